@@ -1,0 +1,3 @@
+#include "runtime/base/cpu.h"
+
+uint32_t sg_cpu_detect(void) { return 0; }

@@ -1,0 +1,89 @@
+#include "runtime/base/team.h"
+
+#include <omp.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+
+/* Spins of the barrier before a thread goes to sleep: about 20 us, longer than the skew of one matrix-vector product and
+ * far shorter than a scheduler's time slice. */
+#define SPINS 4000
+
+struct sg_team {
+    uint32_t n;
+    /* Sense-counting barrier: `round` grows by one each time all n threads have arrived. */
+    _Alignas(64) atomic_uint arrived;
+    _Alignas(64) atomic_uint round;
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+};
+
+static void cpu_relax(void) {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ __volatile__("yield");
+#endif
+}
+
+sg_status sg_team_create(uint32_t n_threads, sg_team **out, sg_error *err) {
+    *out = NULL;
+    if (n_threads < 1 || n_threads > 1024)
+        return sg_fail(err, SG_E_ARG, "number of threads %u is not between 1 and 1024", n_threads);
+    sg_team *t = NULL;
+    if (posix_memalign((void **)&t, 64, sizeof *t) != 0) return sg_fail(err, SG_E_NOMEM, "out of memory for the thread team");
+    t->n = n_threads;
+    atomic_init(&t->arrived, 0);
+    atomic_init(&t->round, 0);
+    pthread_mutex_init(&t->lock, NULL);
+    pthread_cond_init(&t->wake, NULL);
+    *out = t;
+    return SG_OK;
+}
+
+void sg_team_destroy(sg_team **t) {
+    if (!*t) return;
+    pthread_cond_destroy(&(*t)->wake);
+    pthread_mutex_destroy(&(*t)->lock);
+    free(*t);
+    *t = NULL;
+}
+
+uint32_t sg_team_size(const sg_team *t) { return t->n; }
+
+void sg_team_barrier(sg_team *t) {
+    if (t->n == 1) return;
+    const unsigned round = atomic_load_explicit(&t->round, memory_order_relaxed);
+    /* Release: my writes are visible to whoever sees my arrival; acquire: the last one sees everybody's. */
+    if (atomic_fetch_add_explicit(&t->arrived, 1, memory_order_acq_rel) + 1 == t->n) {
+        atomic_store_explicit(&t->arrived, 0, memory_order_relaxed);
+        pthread_mutex_lock(&t->lock); /* a sleeper tests `round` under this lock, so no wake-up is lost */
+        atomic_store_explicit(&t->round, round + 1, memory_order_release);
+        pthread_cond_broadcast(&t->wake);
+        pthread_mutex_unlock(&t->lock);
+        return;
+    }
+    for (int i = 0; i < SPINS; i++) {
+        if (atomic_load_explicit(&t->round, memory_order_acquire) != round) return;
+        cpu_relax();
+    }
+    pthread_mutex_lock(&t->lock);
+    while (atomic_load_explicit(&t->round, memory_order_acquire) == round) pthread_cond_wait(&t->wake, &t->lock);
+    pthread_mutex_unlock(&t->lock);
+}
+
+void sg_team_run(sg_team *t, void (*job)(void *arg, uint32_t thread), void *arg) {
+    if (t->n == 1) {
+        job(arg, 0);
+        return;
+    }
+    /* The runtime may give fewer threads than asked for (OMP_THREAD_LIMIT, a dynamic adjustment); the barriers inside the job
+     * count on every one, so in that case the parts are not dropped but the team shrinks for this run. */
+#pragma omp parallel num_threads((int)t->n)
+    {
+#pragma omp master
+        if ((uint32_t)omp_get_num_threads() < t->n) t->n = (uint32_t)omp_get_num_threads();
+#pragma omp barrier
+        job(arg, (uint32_t)omp_get_thread_num());
+    }
+}

@@ -1,0 +1,301 @@
+/* sparsegen: run language models that are larger than the RAM of the device.
+ *
+ * Two nouns carry the API:
+ *   sg_model    one loaded model: weights and tokenizer, read-only once open, shared by any number of sessions.
+ *   sg_session  one mutable timeline of tokens over a model: KV cache, logits, statistics.
+ *
+ * From simple to detailed:
+ *   sg_model_open, sg_session_create, sg_session_feed_text, sg_generate      text in, text out
+ *   sg_tokenize, sg_session_feed, sg_session_logits, sg_sampler_*            one token at a time
+ *   sg_file_info_*, sg_convert                                               files
+ *
+ * Rules that hold everywhere:
+ *  - Handles are opaque; `x_close`/`x_destroy` take the address of the handle, accept NULL in it and set it to NULL.
+ *  - Option structs start from their INIT macro (or pass NULL: all defaults). Pointers in them need live only during the call.
+ *  - Functions return SG_OK (0) or a negative sg_status; `err` may be NULL and else receives one sentence.
+ *  - The library never prints, never exits and holds no global state.
+ *  - Threads: an sg_model may be used from several threads at once. A session, a sampler or a detokenizer belongs to one
+ *    thread at a time; the one exception is sg_session_cancel, callable from any thread and from signal handlers.
+ */
+#ifndef SPARSEGEN_H
+#define SPARSEGEN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define SG_API __attribute__((visibility("default")))
+#define SG_NODISCARD __attribute__((warn_unused_result))
+#else
+#define SG_API
+#define SG_NODISCARD
+#endif
+
+/* ---- status and errors ------------------------------------------------------------------------------------------- */
+
+typedef enum sg_status {
+    SG_OK = 0,
+    SG_E_NOMEM = -1,     /* an allocation failed */
+    SG_E_INTERNAL = -2,  /* a bug in sparsegen */
+    SG_E_CANCELLED = -3, /* sg_session_cancel was called */
+
+    SG_E_ARG = -10,     /* an argument is outside what its comment allows */
+    SG_E_CONTEXT = -11, /* the tokens do not fit into the session's context */
+    SG_E_UTF8 = -12,    /* text is not valid UTF-8 */
+
+    SG_E_FORMAT = -20,      /* a file contradicts its format */
+    SG_E_UNSUPPORTED = -21, /* a well-formed file that this version cannot run: architecture, tensor type, tokenizer */
+
+    SG_E_IO = -30,        /* reading or writing failed */
+    SG_E_NOT_FOUND = -31, /* no such file */
+    SG_E_ACCESS = -32,    /* no permission, or not a regular file */
+    SG_E_EXISTS = -33     /* the output is there already and may not be replaced */
+} sg_status;
+
+#define SG_ERROR_MESSAGE_SIZE 512
+
+/* Filled on failure: the code that was returned and one sentence that says what and where. */
+typedef struct sg_error {
+    sg_status code;
+    char message[SG_ERROR_MESSAGE_SIZE];
+} sg_error;
+
+/* Short fixed text for a status ("out of memory"). Never NULL. */
+SG_API const char *sg_status_str(sg_status status);
+
+/* Version of the library, "MAJOR.MINOR.PATCH". */
+SG_API const char *sg_version(void);
+
+/* Frees memory that a function of this header handed over. NULL is fine. */
+SG_API void sg_free(void *p);
+
+typedef enum sg_log_level { SG_LOG_INFO = 0, SG_LOG_WARN = 1 } sg_log_level;
+
+/* Receives one line without newline: fallbacks taken, choices made. */
+typedef void (*sg_log_fn)(void *user, sg_log_level level, const char *line);
+
+/* Progress of long work, `done` of `total` units. Return false to cancel. */
+typedef bool (*sg_progress_fn)(void *user, uint64_t done, uint64_t total);
+
+/* ---- model ------------------------------------------------------------------------------------------------------- */
+
+typedef struct sg_model sg_model;
+
+typedef enum sg_io_engine {
+    SG_IO_AUTO = 0, /* io_uring where a probe in a child process survives, pread workers elsewhere */
+    SG_IO_URING = 1,
+    SG_IO_PREAD = 2
+} sg_io_engine;
+
+typedef struct sg_model_options {
+    size_t struct_size;
+    sg_io_engine io;
+    const char *cpu_mask; /* highest kernel tier to use ("ref", "avx2", "avx512vnni", "neon", ..); NULL: the best there is */
+    sg_log_fn log;
+    sg_progress_fn progress; /* bytes of weights read; called from the opening thread */
+    void *user;              /* handed to log and progress; log must stay callable for the model's life */
+} sg_model_options;
+#define SG_MODEL_OPTIONS_INIT { sizeof(sg_model_options), SG_IO_AUTO, NULL, NULL, NULL, NULL }
+
+/* Facts about an open model. Strings live as long as the model. */
+typedef struct sg_model_info {
+    const char *architecture; /* "llama" */
+    const char *name;         /* general.name, or "" */
+    const char *chat_family;  /* "chatml", "llama-3", .. or NULL when the file names no template that is known */
+    const char *kernel_tier;  /* tier in use, "avx2" */
+    uint64_t n_params;        /* weights, all tensors */
+    uint64_t n_bytes;         /* bytes of weights in RAM */
+    uint32_t n_vocab, n_ctx_train, n_embd, n_layer;
+    int32_t bos, eos; /* -1 when the vocabulary has none */
+    bool adds_bos;
+} sg_model_info;
+
+/* Opens a GGUF file (the first one of a split set) and reads its weights into RAM.
+ * Errors: SG_E_NOT_FOUND, SG_E_ACCESS, SG_E_FORMAT, SG_E_UNSUPPORTED, SG_E_IO, SG_E_NOMEM. */
+SG_API SG_NODISCARD sg_status sg_model_open(const char *path, const sg_model_options *options, sg_model **out,
+                                            sg_error *err);
+/* Every session of the model must be destroyed first. */
+SG_API void sg_model_close(sg_model **model);
+SG_API const sg_model_info *sg_model_get_info(const sg_model *model);
+
+/* ---- text and tokens --------------------------------------------------------------------------------------------- */
+
+enum {
+    SG_TOKENIZE_SPECIAL = 1,      /* add BOS/EOS as the model's metadata asks */
+    SG_TOKENIZE_PARSE_SPECIAL = 2 /* text such as "<|im_end|>" becomes that control token instead of plain characters */
+};
+
+/* Tokens of text[0..len). *out is allocated (sg_free), *n_out its length.
+ * SG_E_UTF8 when the text is not valid UTF-8; the message names the byte. */
+SG_API SG_NODISCARD sg_status sg_tokenize(const sg_model *model, const char *text, size_t len, unsigned flags,
+                                          int32_t **out, size_t *n_out, sg_error *err);
+
+/* Text of tokens, allocated and zero-terminated (*len without the zero). Control tokens give "". Bytes that do not form
+ * UTF-8 are kept as they are. */
+SG_API SG_NODISCARD sg_status sg_detokenize(const sg_model *model, const int32_t *tokens, size_t n, char **out,
+                                            size_t *len, sg_error *err);
+
+/* True for tokens that end a generation (EOS, end of turn). */
+SG_API bool sg_token_is_eog(const sg_model *model, int32_t token);
+
+typedef struct sg_chat_message {
+    const char *role; /* "system", "user" or "assistant" */
+    const char *text;
+} sg_chat_message;
+
+/* Writes messages in the model's chat template family (chatml when the file names none), ready for
+ * sg_tokenize(SG_TOKENIZE_PARSE_SPECIAL). `open_assistant` appends what starts an answer. *out: sg_free. */
+SG_API SG_NODISCARD sg_status sg_chat_format(const sg_model *model, const sg_chat_message *messages, size_t n,
+                                             bool open_assistant, char **out, sg_error *err);
+
+/* ---- session ----------------------------------------------------------------------------------------------------- */
+
+typedef struct sg_session sg_session;
+
+typedef enum sg_kv_type { SG_KV_F16 = 0, SG_KV_F32 = 1 } sg_kv_type;
+
+typedef struct sg_session_options {
+    size_t struct_size;
+    uint32_t n_ctx;     /* tokens of context; 0: what the model was trained for, 4096 at most */
+    uint32_t n_threads; /* 0: one per usable core */
+    uint32_t n_batch;   /* tokens evaluated together when a prompt is fed; 0: 128. Does not change any result. */
+    sg_kv_type kv_type;
+} sg_session_options;
+#define SG_SESSION_OPTIONS_INIT { sizeof(sg_session_options), 0, 0, 0, SG_KV_F16 }
+
+/* The model must outlive the session. */
+SG_API SG_NODISCARD sg_status sg_session_create(sg_model *model, const sg_session_options *options, sg_session **out,
+                                                sg_error *err);
+SG_API void sg_session_destroy(sg_session **session);
+
+/* Appends tokens to the timeline and evaluates them. The logits of the last `n_keep` of them (1 .. n) are kept.
+ * On failure the timeline holds the tokens evaluated so far (see sg_session_length). */
+SG_API SG_NODISCARD sg_status sg_session_feed(sg_session *session, const int32_t *tokens, size_t n, size_t n_keep,
+                                              sg_error *err);
+
+/* Makes the timeline equal to tokens[0..n): keeps the common beginning, drops the rest, evaluates what is new. */
+SG_API SG_NODISCARD sg_status sg_session_sync(sg_session *session, const int32_t *tokens, size_t n, sg_error *err);
+
+/* Tokenizes (BOS only at the beginning of the timeline) and feeds. */
+SG_API SG_NODISCARD sg_status sg_session_feed_text(sg_session *session, const char *text, size_t len, sg_error *err);
+
+/* Row `i` of the logits kept by the last feed, float[n_vocab]; valid until the next call on the session. NULL outside. */
+SG_API const float *sg_session_logits(const sg_session *session, size_t i);
+SG_API size_t sg_session_logits_rows(const sg_session *session);
+
+/* Tokens on the timeline, and the most it can hold. */
+SG_API size_t sg_session_length(const sg_session *session);
+SG_API size_t sg_session_capacity(const sg_session *session);
+SG_API const int32_t *sg_session_tokens(const sg_session *session);
+
+/* Shortens the timeline to its first n tokens; logits become invalid. */
+SG_API SG_NODISCARD sg_status sg_session_rewind(sg_session *session, size_t n, sg_error *err);
+
+/* Makes the running or the next feed or generate stop with SG_E_CANCELLED (feed) or SG_STOP_CANCELLED (generate).
+ * Async-signal-safe; the request is consumed by the call that it stops. */
+SG_API void sg_session_cancel(sg_session *session);
+
+typedef struct sg_stats {
+    uint64_t prompt_tokens, decode_tokens; /* fed in batches of two and more / one by one */
+    double prompt_seconds, decode_seconds; /* wall time spent evaluating them */
+    uint64_t weight_bytes, kv_bytes, buffer_bytes;
+    uint32_t n_threads;
+} sg_stats;
+SG_API sg_stats sg_session_get_stats(const sg_session *session);
+
+/* ---- sampling ---------------------------------------------------------------------------------------------------- */
+
+typedef struct sg_sampler sg_sampler;
+
+/* The steps run in this order: penalties, top-k, temperature, top-p, min-p, draw. */
+typedef struct sg_sampler_options {
+    size_t struct_size;
+    uint64_t seed;
+    float temperature;    /* 0: greedy */
+    int32_t top_k;        /* 0: off */
+    float top_p;          /* 1: off */
+    float min_p;          /* 0: off */
+    float repeat_penalty; /* 1: off; divides positive and multiplies negative logits of recent tokens */
+    float presence_penalty, frequency_penalty; /* 0: off */
+    int32_t penalty_last_n;                    /* how many tokens count as recent; -1: all */
+} sg_sampler_options;
+#define SG_SAMPLER_OPTIONS_INIT { sizeof(sg_sampler_options), 0, 0.8f, 40, 0.95f, 0.05f, 1.0f, 0.0f, 0.0f, 64 }
+
+SG_API SG_NODISCARD sg_status sg_sampler_create(const sg_sampler_options *options, uint32_t n_vocab, sg_sampler **out,
+                                                sg_error *err);
+SG_API void sg_sampler_destroy(sg_sampler **sampler);
+/* Picks a token from logits[n_vocab] (unchanged) and remembers it for the penalties. Same options, same seed and same
+ * logits give the same tokens on every machine. Never fails: NaN counts as minus infinity. */
+SG_API int32_t sg_sampler_sample(sg_sampler *sampler, const float *logits);
+/* Lets the penalties know a token that was not sampled (the prompt). */
+SG_API void sg_sampler_accept(sg_sampler *sampler, int32_t token);
+
+/* ---- generation -------------------------------------------------------------------------------------------------- */
+
+typedef enum sg_stop_reason {
+    SG_STOP_LENGTH = 0, /* max_tokens reached */
+    SG_STOP_EOG,        /* the model ended its text */
+    SG_STOP_STRING,     /* one of `stop` appeared; it is not part of the text */
+    SG_STOP_CONTEXT,    /* the context is full */
+    SG_STOP_CANCELLED,
+    SG_STOP_CALLBACK /* on_text returned false */
+} sg_stop_reason;
+
+/* Receives text as it is made: whole UTF-8 characters, never a half, zero-terminated. Return false to stop. */
+typedef bool (*sg_text_fn)(void *user, const char *text, size_t len);
+
+typedef struct sg_generate_options {
+    size_t struct_size;
+    int64_t max_tokens; /* -1: until the model ends or the context is full */
+    bool ignore_eog;    /* end tokens are fed like any other and give no text */
+    const char *const *stop;
+    size_t n_stop;
+    sg_text_fn on_text; /* may be NULL */
+    void *user;
+} sg_generate_options;
+#define SG_GENERATE_OPTIONS_INIT { sizeof(sg_generate_options), -1, false, NULL, 0, NULL, NULL }
+
+typedef struct sg_generate_result {
+    sg_stop_reason reason;
+    uint64_t n_tokens; /* sampled, the end token not counted */
+} sg_generate_result;
+
+/* Continues the timeline, which must have fresh logits (a feed came before). `result` may be NULL. */
+SG_API SG_NODISCARD sg_status sg_generate(sg_session *session, sg_sampler *sampler, const sg_generate_options *options,
+                                          sg_generate_result *result, sg_error *err);
+
+/* ---- files ------------------------------------------------------------------------------------------------------- */
+
+typedef struct sg_file_info sg_file_info;
+
+/* Reads the header of a GGUF file or split set, no weights. */
+SG_API SG_NODISCARD sg_status sg_file_info_open(const char *path, sg_file_info **out, sg_error *err);
+SG_API void sg_file_info_close(sg_file_info **info);
+
+/* The whole description as text for people, or as one JSON object; sg_free. Contents: docs/cli.md, `info`. */
+SG_API SG_NODISCARD sg_status sg_file_info_text(const sg_file_info *info, bool json, char **out, sg_error *err);
+
+typedef struct sg_convert_options {
+    size_t struct_size;
+    const char *input;     /* llama2.c .bin, or a Hugging Face folder */
+    const char *output;    /* written under a temporary name, renamed when complete */
+    const char *type;      /* "f32", "f16", "bf16", "q8_0", "q4_0"; NULL: f16 for folders, f32 for .bin */
+    const char *tokenizer; /* tokenizer file where the input has none beside it; NULL: look beside the input */
+    bool overwrite;
+    sg_log_fn log;
+    sg_progress_fn progress; /* bytes written */
+    void *user;
+} sg_convert_options;
+#define SG_CONVERT_OPTIONS_INIT { sizeof(sg_convert_options), NULL, NULL, NULL, NULL, false, NULL, NULL, NULL }
+
+SG_API SG_NODISCARD sg_status sg_convert(const sg_convert_options *options, sg_error *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* SPARSEGEN_H */
