@@ -1,0 +1,260 @@
+/* Logits of tiny models against references computed by other implementations (tests/data/goldens/README.md), and promise P1:
+ * the same bits whatever the threads, the batch and the kernel tier. */
+#include <cjson/cJSON.h>
+#include <check.h>
+#include <dirent.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime/base/cpu.h"
+#include "sparsegen.h"
+
+#define MAX_TOKENS 128
+#define ROWS 16
+#define PROMPT_ROWS 8
+
+typedef struct golden {
+    char name[64], path[1024];
+    char *prompt;
+    int32_t prompt_ids[MAX_TOKENS], greedy[ROWS];
+    size_t n_prompt;
+    double bound_fp32, bound_fp32_f16kv, bound_q8;
+    bool quantised; /* some weight type makes the engine round activations to 8 bits */
+    float *logits;  /* [ROWS][n_vocab] */
+    size_t n_vocab;
+} golden;
+
+static void *slurp(const char *path, size_t *size) {
+    FILE *f = fopen(path, "rb");
+    ck_assert_msg(f != NULL, "cannot open %s", path);
+    fseek(f, 0, SEEK_END);
+    *size = (size_t)ftell(f);
+    rewind(f);
+    char *p = malloc(*size + 1);
+    ck_assert_uint_eq(fread(p, 1, *size, f), *size);
+    p[*size] = 0;
+    fclose(f);
+    return p;
+}
+
+static double number(const cJSON *j, const char *group, const char *key) {
+    const cJSON *v = cJSON_GetObjectItem(cJSON_GetObjectItem(j, group), key);
+    return cJSON_IsNumber(v) ? v->valuedouble : 0;
+}
+
+static void golden_load(golden *g, const char *dir, const char *name) {
+    char path[2048];
+    size_t size;
+    memset(g, 0, sizeof *g);
+    snprintf(g->name, sizeof g->name, "%s", name);
+    snprintf(path, sizeof path, "%s/%s.json", dir, name);
+    char *text = slurp(path, &size);
+    cJSON *j = cJSON_Parse(text);
+    ck_assert_ptr_nonnull(j);
+    snprintf(g->path, sizeof g->path, "%s/%s", dir, cJSON_GetObjectItem(j, "model")->valuestring);
+    g->prompt = strdup(cJSON_GetObjectItem(j, "prompt")->valuestring);
+    const cJSON *v;
+    cJSON_ArrayForEach(v, cJSON_GetObjectItem(j, "prompt_ids")) {
+        ck_assert_uint_lt(g->n_prompt, MAX_TOKENS);
+        g->prompt_ids[g->n_prompt++] = v->valueint;
+    }
+    size_t n = 0;
+    cJSON_ArrayForEach(v, cJSON_GetObjectItem(j, "greedy_ids")) g->greedy[n++] = v->valueint;
+    ck_assert_uint_eq(n, ROWS);
+    cJSON_ArrayForEach(v, cJSON_GetObjectItem(j, "tensor_types")) if (strcmp(v->string, "F32") && strcmp(v->string, "F16") &&
+                                                                      strcmp(v->string, "BF16")) g->quantised = true;
+    g->bound_fp32 = number(j, "bound", "fp32");
+    g->bound_fp32_f16kv = number(j, "bound", "fp32_with_f16_kv");
+    g->bound_q8 = number(j, "bound", "quantised_activations");
+    g->n_vocab = (size_t)cJSON_GetObjectItem(j, "n_vocab")->valueint;
+    snprintf(path, sizeof path, "%s/%s.f32", dir, name);
+    g->logits = slurp(path, &size);
+    ck_assert_uint_eq(size, ROWS * g->n_vocab * sizeof(float));
+    cJSON_Delete(j);
+    free(text);
+}
+
+static void golden_free(golden *g) {
+    free(g->prompt);
+    free(g->logits);
+}
+
+static sg_model *open_model(const golden *g, const char *mask) {
+    sg_model_options o = SG_MODEL_OPTIONS_INIT;
+    o.cpu_mask = mask;
+    sg_model *m = NULL;
+    sg_error err = { 0 };
+    ck_assert_msg(sg_model_open(g->path, &o, &m, &err) == SG_OK, "%s", err.message);
+    return m;
+}
+
+static int32_t arg_max(const float *x, size_t n) {
+    size_t best = 0;
+    for (size_t i = 1; i < n; i++)
+        if (x[i] > x[best]) best = i;
+    return (int32_t)best;
+}
+
+/* The way the references were made: the prompt as a whole, then the greedy ids one by one. out: [ROWS][n_vocab]. */
+static void evaluate(sg_model *m, const golden *g, const sg_session_options *o, size_t chunk, float *out) {
+    sg_error err = { 0 };
+    sg_session *s = NULL;
+    ck_assert_msg(sg_session_create(m, o, &s, &err) == SG_OK, "%s", err.message);
+    for (size_t i = 0; i < g->n_prompt; i += chunk) {
+        const size_t n = g->n_prompt - i < chunk ? g->n_prompt - i : chunk;
+        ck_assert_msg(sg_session_feed(s, g->prompt_ids + i, n, n, &err) == SG_OK, "%s", err.message);
+        for (size_t t = 0; t < n; t++) {
+            const size_t pos = i + t;
+            if (pos + PROMPT_ROWS < g->n_prompt) continue;
+            memcpy(out + (pos + PROMPT_ROWS - g->n_prompt) * g->n_vocab, sg_session_logits(s, t), g->n_vocab * sizeof(float));
+        }
+    }
+    for (size_t k = 0; k < ROWS - PROMPT_ROWS; k++) {
+        ck_assert_msg(sg_session_feed(s, &g->greedy[k], 1, 1, &err) == SG_OK, "%s", err.message);
+        memcpy(out + (PROMPT_ROWS + k) * g->n_vocab, sg_session_logits(s, 0), g->n_vocab * sizeof(float));
+    }
+    sg_session_destroy(&s);
+}
+
+static double nmse(const float *x, const float *ref, size_t n) {
+    double num = 0, den = 0;
+    for (size_t i = 0; i < n; i++) {
+        num += ((double)x[i] - ref[i]) * ((double)x[i] - ref[i]);
+        den += (double)ref[i] * ref[i];
+    }
+    return num / den;
+}
+
+static void check_greedy(sg_model *m, const golden *g, const sg_session_options *o) {
+    sg_error err = { 0 };
+    sg_session *s = NULL;
+    ck_assert_int_eq(sg_session_create(m, o, &s, &err), SG_OK);
+    ck_assert_int_eq(sg_session_feed(s, g->prompt_ids, g->n_prompt, 1, &err), SG_OK);
+    for (int k = 0; k < ROWS; k++) {
+        const int32_t id = arg_max(sg_session_logits(s, 0), g->n_vocab);
+        ck_assert_msg(id == g->greedy[k], "%s: greedy id %d is %d, expected %d", g->name, k, id, g->greedy[k]);
+        ck_assert_int_eq(sg_session_feed(s, &id, 1, 1, &err), SG_OK);
+    }
+    sg_session_destroy(&s);
+}
+
+static void check_against_reference(sg_model *m, const golden *g) {
+    float *out = malloc(ROWS * g->n_vocab * sizeof *out);
+    double error[2];
+    for (int f16 = 0; f16 < 2; f16++) {
+        sg_session_options o = SG_SESSION_OPTIONS_INIT;
+        o.n_ctx = 256;
+        o.kv_type = f16 ? SG_KV_F16 : SG_KV_F32;
+        evaluate(m, g, &o, g->n_prompt, out);
+        error[f16] = nmse(out, g->logits, ROWS * g->n_vocab);
+        const double bound = g->quantised ? g->bound_q8 : f16 ? g->bound_fp32_f16kv : g->bound_fp32;
+        ck_assert_msg(error[f16] <= bound, "%s: NMSE %.3g is above %.3g (KV %s)", g->name, error[f16], bound, f16 ? "F16" : "F32");
+        check_greedy(m, g, &o);
+    }
+    int32_t *ids;
+    size_t n;
+    sg_error err = { 0 };
+    ck_assert_int_eq(sg_tokenize(m, g->prompt, strlen(g->prompt), SG_TOKENIZE_SPECIAL, &ids, &n, &err), SG_OK);
+    ck_assert_uint_eq(n, g->n_prompt);
+    ck_assert_mem_eq(ids, g->prompt_ids, n * sizeof *ids);
+    sg_free(ids);
+    printf("%-14s NMSE %.2e (KV F32) %.2e (KV F16), bound %.0e; greedy and prompt ids equal\n", g->name, error[0], error[1],
+           g->quantised ? g->bound_q8 : g->bound_fp32);
+    free(out);
+}
+
+/* Threads, batches and the way the prompt is cut must not change a bit; neither may the kernel tier. */
+static void check_bits(sg_model *m, const golden *g, float *want, bool make) {
+    static const struct { uint32_t threads, batch; size_t chunk; } ways[] = {
+        { 1, 0, MAX_TOKENS }, { 2, 0, MAX_TOKENS }, { 3, 0, MAX_TOKENS }, { 8, 0, MAX_TOKENS },
+        { 2, 7, MAX_TOKENS }, { 1, 0, 1 },          { 3, 64, 5 },
+    };
+    float *out = malloc(ROWS * g->n_vocab * sizeof *out);
+    for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+        sg_session_options o = SG_SESSION_OPTIONS_INIT;
+        o.n_ctx = 256;
+        o.n_threads = ways[i].threads;
+        o.n_batch = ways[i].batch;
+        evaluate(m, g, &o, ways[i].chunk, make && i == 0 ? want : out);
+        if (make && i == 0) continue;
+        ck_assert_msg(memcmp(out, want, ROWS * g->n_vocab * sizeof *out) == 0,
+                      "%s, tier %s: logits differ with %u threads, batch %u, chunks of %zu", g->name,
+                      sg_model_get_info(m)->kernel_tier, ways[i].threads, ways[i].batch, ways[i].chunk);
+    }
+    free(out);
+}
+
+static void check_golden(const char *dir, const char *name) {
+    static const char *const tiers[] = { "ref", "avx2", "avxvnni", "avx512", "avx512vnni", "neon", "dotprod", "i8mm" };
+    golden g;
+    golden_load(&g, dir, name);
+    sg_model *m = open_model(&g, NULL);
+    check_against_reference(m, &g);
+    float *want = malloc(ROWS * g.n_vocab * sizeof *want);
+    check_bits(m, &g, want, true);
+    sg_model_close(&m);
+    for (size_t i = 0; i < sizeof tiers / sizeof *tiers; i++) {
+        uint32_t flags = sg_cpu_detect();
+        if (sg_cpu_mask(&flags, tiers[i], NULL) != SG_OK) continue; /* not on this machine */
+        m = open_model(&g, tiers[i]);
+        check_bits(m, &g, want, false);
+        sg_model_close(&m);
+    }
+    free(want);
+    golden_free(&g);
+}
+
+/* Names of DIR/NAME.json that this version runs. */
+static bool wanted(const char *name) {
+    if (strcmp(name, "qwen2") == 0 || strcmp(name, "qwen3") == 0) return true;
+    return strncmp(name, "llama-", 6) == 0 && strcmp(name, "llama-moe") != 0;
+}
+
+static int check_folder(const char *dir) {
+    DIR *d = opendir(dir);
+    if (!d) return 0;
+    int n = 0;
+    for (struct dirent *e; (e = readdir(d));) {
+        char *dot = strrchr(e->d_name, '.');
+        if (!dot || strcmp(dot, ".json")) continue;
+        *dot = 0;
+        if (!wanted(e->d_name)) continue;
+        check_golden(dir, e->d_name);
+        n++;
+    }
+    closedir(d);
+    return n;
+}
+
+START_TEST(committed) {
+    char dir[1024];
+    snprintf(dir, sizeof dir, "%s/tests/data/goldens", getenv("SG_SOURCE_ROOT"));
+    ck_assert_int_eq(check_folder(dir), 16);
+}
+END_TEST
+
+START_TEST(shared) {
+    char dir[1024];
+    const char *root = getenv("SG_SHARED");
+    snprintf(dir, sizeof dir, "%s/data/goldens", root ? root : "");
+    const int n = check_folder(dir);
+    if (n == 0) printf("no further golden models at hand\n");
+    else ck_assert_int_ge(n, 21);
+}
+END_TEST
+
+int main(void) {
+    Suite *s = suite_create("goldens");
+    TCase *t = tcase_create("goldens");
+    tcase_set_timeout(t, 0);
+    tcase_add_test(t, committed);
+    tcase_add_test(t, shared);
+    suite_add_tcase(s, t);
+    SRunner *r = srunner_create(s);
+    srunner_set_fork_status(r, CK_NOFORK); /* OpenMP teams do not survive a fork */
+    srunner_run_all(r, CK_NORMAL);
+    const int failed = srunner_ntests_failed(r);
+    srunner_free(r);
+    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
