@@ -1,0 +1,173 @@
+/* Models that contradict their architecture, and what sessions promise. */
+#include <check.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "sparsegen.h"
+#include "tiny_model.h"
+
+static char path[256];
+
+static void setup(void) { snprintf(path, sizeof path, "%s/sg-model-%d.gguf", getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp", (int)getpid()); }
+static void teardown(void) { unlink(path); }
+
+static const struct bad {
+    const char *what, *word; /* `word` must be in the message */
+    sg_status status;
+    tiny_model t;
+} bad[] = {
+#define T(...) { .arch = "llama", .n_embd = 64, .n_layer = 2, .n_head = 4, .n_head_kv = 2, .n_ff = 96, .n_rot = 16, .eps = 1e-5f, \
+                 .freq_base = 10000.0f, .n_tokens = TINY_VOCAB, __VA_ARGS__ }
+    { "no architecture", "general.architecture", SG_E_FORMAT, T(.skip_key = "general.architecture") },
+    { "unknown architecture", "\"mamba\"", SG_E_UNSUPPORTED, T(.arch = "mamba") },
+    { "experts", "8 experts", SG_E_UNSUPPORTED, T(.n_expert = 8) },
+    { "no layers key", "llama.block_count", SG_E_FORMAT, T(.skip_key = "llama.block_count") },
+    { "zero layers", "llama.block_count", SG_E_FORMAT, T(.n_layer = 0) },
+    { "more layers than tensors", "blk.4.attn_norm.weight", SG_E_FORMAT, T(.n_layer = 5) },
+    { "absurd layers", "llama.block_count", SG_E_FORMAT, T(.n_layer = 1u << 31) },
+    { "zero heads", "attention.head_count", SG_E_FORMAT, T(.n_head = 0) },
+    { "heads no multiple", "no multiple", SG_E_FORMAT, T(.n_head_kv = 3) },
+    { "more kv heads than heads", "head_count_kv", SG_E_FORMAT, T(.n_head_kv = 8) },
+    { "embedding no multiple of heads", "no multiple", SG_E_FORMAT, T(.n_head = 5, .n_head_kv = 5) },
+    { "odd rotary", "odd", SG_E_FORMAT, T(.n_rot = 15) },
+    { "rotary above the head", "rope.dimension_count", SG_E_FORMAT, T(.n_rot = 18) },
+    { "NaN epsilon", "layer_norm_rms_epsilon", SG_E_FORMAT, T(.eps = NAN) },
+    { "infinite base", "rope.freq_base", SG_E_FORMAT, T(.freq_base = INFINITY) },
+    { "negative base", "rope.freq_base", SG_E_FORMAT, T(.freq_base = -1.0f) },
+    { "unknown rope scaling", "\"su\"", SG_E_UNSUPPORTED, T(.rope_type = "su") },
+    { "unknown activation", "\"gelu\"", SG_E_UNSUPPORTED, T(.activation = "gelu") },
+    { "no embedding", "token_embd.weight", SG_E_FORMAT, T(.skip_tensor = "token_embd.weight") },
+    { "no gate in layer 1", "blk.1.ffn_gate.weight is missing", SG_E_FORMAT, T(.skip_tensor = "blk.1.ffn_gate.weight") },
+    { "odd matrix", "blk.0.attn_k.weight is 64 x 33", SG_E_FORMAT, T(.odd_tensor = "blk.0.attn_k.weight") },
+    { "odd vector", "blk.1.ffn_norm.weight is 65 x 1", SG_E_FORMAT, T(.odd_tensor = "blk.1.ffn_norm.weight") },
+    { "unknown tensor", "blk.0.attn_sinks", SG_E_UNSUPPORTED, T(.extra_tensor = "blk.0.attn_sinks.weight") },
+    { "vocabulary missing", "tokenizer.ggml.tokens", SG_E_FORMAT, T(.skip_key = "tokenizer.ggml.tokens") },
+    { "tokenizer missing", "tokenizer.ggml.model", SG_E_FORMAT, T(.skip_key = "tokenizer.ggml.model") },
+#undef T
+};
+
+START_TEST(refuses) {
+    const struct bad *b = &bad[_i];
+    tiny_model_write(&b->t, path);
+    sg_model *m = NULL;
+    sg_error err = { 0 };
+    const sg_status s = sg_model_open(path, NULL, &m, &err);
+    ck_assert_msg(s == b->status, "%s: status %d (%s), expected %d", b->what, (int)s, err.message, (int)b->status);
+    ck_assert_ptr_null(m);
+    ck_assert_msg(strstr(err.message, b->word) != NULL, "%s: \"%s\" does not say \"%s\"", b->what, err.message, b->word);
+    ck_assert_msg(strstr(err.message, path) != NULL, "%s: \"%s\" does not name the file", b->what, err.message);
+}
+END_TEST
+
+static sg_model *open_tiny(const char *activation) {
+    tiny_model t = TINY_MODEL_INIT;
+    t.activation = activation;
+    tiny_model_write(&t, path);
+    sg_model *m = NULL;
+    sg_error err = { 0 };
+    ck_assert_msg(sg_model_open(path, NULL, &m, &err) == SG_OK, "%s", err.message);
+    return m;
+}
+
+START_TEST(activations_differ) {
+    float last[3] = { 0 };
+    const char *const acts[3] = { "silu", "relu", "drelu" };
+    for (int i = 0; i < 3; i++) {
+        sg_model *m = open_tiny(acts[i]);
+        sg_session *s = NULL;
+        ck_assert_int_eq(sg_session_create(m, NULL, &s, NULL), SG_OK);
+        const int32_t ids[] = { 1, 270, 280, 290 };
+        ck_assert_int_eq(sg_session_feed(s, ids, 4, 1, NULL), SG_OK);
+        last[i] = sg_session_logits(s, 0)[7];
+        ck_assert(isfinite(last[i]));
+        sg_session_destroy(&s);
+        sg_model_close(&m);
+    }
+    ck_assert(last[0] != last[1] && last[1] != last[2] && last[0] != last[2]);
+}
+END_TEST
+
+START_TEST(session_edges) {
+    sg_model *m = open_tiny(NULL);
+    sg_session_options o = SG_SESSION_OPTIONS_INIT;
+    o.n_ctx = 8;
+    sg_session *s = NULL;
+    sg_error err = { 0 };
+    ck_assert_int_eq(sg_session_create(m, &o, &s, &err), SG_OK);
+    ck_assert_uint_eq(sg_session_capacity(s), 8);
+    ck_assert_ptr_null(sg_session_logits(s, 0));
+    const int32_t ids[9] = { 1, 260, 261, 262, 263, 264, 265, 266, 267 };
+    const int32_t out_of_range[2] = { 1, TINY_VOCAB }, negative[1] = { -1 };
+    ck_assert_int_eq(sg_session_feed(s, ids, 9, 1, &err), SG_E_CONTEXT);
+    ck_assert_int_eq(sg_session_feed(s, out_of_range, 2, 1, &err), SG_E_ARG);
+    ck_assert_int_eq(sg_session_feed(s, negative, 1, 1, &err), SG_E_ARG);
+    ck_assert_int_eq(sg_session_feed(s, ids, 4, 0, &err), SG_E_ARG);
+    ck_assert_int_eq(sg_session_feed(s, ids, 4, 5, &err), SG_E_ARG);
+    ck_assert_uint_eq(sg_session_length(s), 0);
+    ck_assert_int_eq(sg_session_feed(s, ids, 8, 1, &err), SG_OK);
+    ck_assert_int_eq(sg_session_feed(s, ids, 1, 1, &err), SG_E_CONTEXT);
+    ck_assert_int_eq(sg_session_rewind(s, 9, &err), SG_E_ARG);
+    ck_assert_int_eq(sg_session_rewind(s, 3, &err), SG_OK);
+    ck_assert_ptr_null(sg_session_logits(s, 0));
+    sg_session_destroy(&s);
+    sg_session_destroy(&s);
+    sg_model_close(&m);
+}
+END_TEST
+
+/* Rewinding, syncing and feeding in pieces lead to the same bits as feeding at once. */
+START_TEST(timelines_agree) {
+    sg_model *m = open_tiny("drelu");
+    sg_session *a = NULL, *b = NULL;
+    ck_assert_int_eq(sg_session_create(m, NULL, &a, NULL), SG_OK);
+    ck_assert_int_eq(sg_session_create(m, NULL, &b, NULL), SG_OK);
+    const int32_t ids[6] = { 1, 260, 271, 262, 283, 264 }, other[5] = { 1, 260, 271, 299, 298 };
+    ck_assert_int_eq(sg_session_feed(a, ids, 6, 1, NULL), SG_OK);
+    ck_assert_int_eq(sg_session_sync(b, other, 5, NULL), SG_OK);
+    ck_assert_int_eq(sg_session_sync(b, ids, 6, NULL), SG_OK);
+    const size_t bytes = TINY_VOCAB * sizeof(float);
+    ck_assert_mem_eq(sg_session_logits(a, 0), sg_session_logits(b, 0), bytes);
+    ck_assert_mem_eq(sg_session_tokens(b), ids, sizeof ids);
+    ck_assert_int_eq(sg_session_sync(b, ids, 6, NULL), SG_OK); /* nothing new: the last token again */
+    ck_assert_mem_eq(sg_session_logits(a, 0), sg_session_logits(b, 0), bytes);
+    sg_session_destroy(&a);
+    sg_session_destroy(&b);
+    sg_model_close(&m);
+}
+END_TEST
+
+START_TEST(cancel_before_feed) {
+    sg_model *m = open_tiny(NULL);
+    sg_session *s = NULL;
+    sg_error err = { 0 };
+    ck_assert_int_eq(sg_session_create(m, NULL, &s, NULL), SG_OK);
+    const int32_t ids[2] = { 1, 260 };
+    sg_session_cancel(s);
+    ck_assert_int_eq(sg_session_feed(s, ids, 2, 1, &err), SG_E_CANCELLED);
+    ck_assert_uint_eq(sg_session_length(s), 0);
+    ck_assert_int_eq(sg_session_feed(s, ids, 2, 1, &err), SG_OK);
+    sg_session_destroy(&s);
+    sg_model_close(&m);
+}
+END_TEST
+
+int main(void) {
+    Suite *s = suite_create("model");
+    TCase *t = tcase_create("model");
+    tcase_add_checked_fixture(t, setup, teardown);
+    tcase_add_loop_test(t, refuses, 0, sizeof bad / sizeof *bad);
+    tcase_add_test(t, activations_differ);
+    tcase_add_test(t, session_edges);
+    tcase_add_test(t, timelines_agree);
+    tcase_add_test(t, cancel_before_feed);
+    suite_add_tcase(s, t);
+    SRunner *r = srunner_create(s);
+    srunner_set_fork_status(r, CK_NOFORK);
+    srunner_run_all(r, CK_NORMAL);
+    const int failed = srunner_ntests_failed(r);
+    srunner_free(r);
+    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
