@@ -295,6 +295,23 @@ typedef struct sg_convert_options {
 
 SG_API SG_NODISCARD sg_status sg_convert(const sg_convert_options *options, sg_error *err);
 
+/* ---- devices ----------------------------------------------------------------------------------------------------- */
+
+typedef enum sg_gpu_api { SG_GPU_OPENCL = 0, SG_GPU_VULKAN = 1 } sg_gpu_api;
+typedef enum sg_gpu_kind { SG_GPU_OTHER = 0, SG_GPU_DISCRETE, SG_GPU_INTEGRATED, SG_GPU_SOFTWARE } sg_gpu_kind;
+
+typedef struct sg_gpu_device {
+    sg_gpu_api api;
+    sg_gpu_kind kind;
+    char name[128], driver[160];
+    uint64_t memory;     /* bytes of device memory */
+    uint64_t max_buffer; /* largest single buffer in bytes */
+} sg_gpu_device;
+
+/* GPUs that OpenCL and Vulkan report. Drivers run in a child process, so a broken one is a log line and not a crash. This
+ * version computes on the CPU only. *out: sg_free. Forks: call it before the program has threads of its own. */
+SG_API SG_NODISCARD sg_status sg_gpu_list(sg_gpu_device **out, size_t *n, sg_log_fn log, void *user, sg_error *err);
+
 #ifdef __cplusplus
 }
 #endif
