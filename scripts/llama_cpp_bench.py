@@ -1,0 +1,107 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Time prefill and decode of llama.cpp through llama-cpp-python, with the arguments and JSON of `sparsegen bench`.
+
+Used by bench_peers.py, and by itself. llama.cpp's defaults hold (mmap, repacking at load, flash attention auto).
+Each test starts from an empty context after a warm-up (one whole prompt; one token) and is fed random tokens: prefill
+in one batch, decode one by one, with the logits of each batch's last token and no sampling.
+"""
+import argparse
+import ctypes
+import glob
+import json
+import math
+import os
+import random
+import re
+import sys
+import time
+
+import llama_cpp as lc
+
+
+def versions():
+    """Versions of llama-cpp-python, of the llama.cpp in it, and of the compiler that made it."""
+    folder = os.path.join(os.path.dirname(lc.__file__), "lib")
+
+    def call(library, name):
+        try:
+            function = getattr(ctypes.CDLL(glob.glob(os.path.join(folder, library + ".*"))[0]), name)
+            function.restype = ctypes.c_char_p
+            return function().decode()
+        except (AttributeError, IndexError, OSError):
+            return "?"
+
+    compiler = None
+    for path in glob.glob(os.path.join(folder, "libggml-cpu.*"))[:1]:
+        with open(path, "rb") as f:
+            compiler = re.search(rb"GCC: \([^)]*\) [\d.]+|clang version [\d.]+", f.read())
+    return {"llama-cpp-python": lc.__version__, "llama.cpp": call("libllama", "llama_version"),
+            "ggml": f"{call('libggml-base', 'ggml_version')} ({call('libggml-base', 'ggml_commit')})",
+            "llama.cpp compiler": compiler.group().decode() if compiler else "?",
+            "llama.cpp system": lc.llama_print_system_info().decode().strip(" |\n")}
+
+
+def load(path, threads, tokens):
+    """Load the model on the CPU and make a context for so many tokens."""
+    model_params, params = lc.llama_model_default_params(), lc.llama_context_default_params()
+    model_params.n_gpu_layers = 0
+    params.n_ctx = params.n_batch = max(tokens, 32)
+    params.n_threads = params.n_threads_batch = threads
+    model = lc.llama_model_load_from_file(path.encode(), model_params)
+    context = lc.llama_init_from_model(model, params) if model else None
+    if not context:
+        sys.exit(f"llama.cpp cannot load {path}")
+    return context, lc.llama_vocab_n_tokens(lc.llama_model_get_vocab(model))
+
+
+def feed(context, ids, batch):
+    """Evaluate the tokens, `batch` at a time, from an empty context; returns seconds and the last logits."""
+    lc.llama_memory_clear(lc.llama_get_memory(context), True)
+    batches = [(lc.llama_token * batch)(*ids[i:i + batch]) for i in range(0, len(ids), batch)]
+    start = time.perf_counter()
+    for tokens in batches:
+        if lc.llama_decode(context, lc.llama_batch_get_one(tokens, batch)):
+            sys.exit("llama_decode failed")
+    lc.llama_synchronize(context)
+    return time.perf_counter() - start, lc.llama_get_logits_ith(context, -1)
+
+
+def main():
+    """Read the command line, run the tests, print JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("-m", metavar="FILE", help="GGUF model")
+    add("-p", type=int, default=512, metavar="N", help="tokens of the prompt, 0 for none (default %(default)s)")
+    add("-n", type=int, default=32, metavar="N", help="tokens to decode, 0 for none (default %(default)s)")
+    add("-t", type=int, default=os.cpu_count(), metavar="T", help="threads (default: all cores)")
+    add("-r", type=int, default=1, metavar="N", help="times to run each test; the median counts (default %(default)s)")
+    add("-o", choices=["json"], default="json", help="form of the output")
+    add("--seed", type=int, default=1, help="seed of the random tokens (default %(default)s)")
+    add("--versions", action="store_true", help="print versions as JSON and stop")
+    args = parser.parse_args()
+    if args.versions:
+        return print(json.dumps(versions()))
+    if not args.m or min(args.t, args.r) < 1 or min(args.p, args.n) < 0:
+        parser.error("-m is needed, -t and -r must be at least 1, -p and -n at least 0")
+    lc.llama_backend_init()
+    context, vocabulary = load(args.m, args.t, max(args.p, args.n))
+    numbers, results = random.Random(args.seed), []
+    for name, count, batch in (("pp", args.p, args.p), ("tg", args.n, 1)):
+        if count == 0:
+            continue
+        times = []
+        for turn in range(args.r + 1):  # the first is the warm-up
+            ids = [numbers.randrange(vocabulary) for _ in range(count if turn else batch)]
+            seconds, logits = feed(context, ids, batch)
+            times += [seconds] if turn else []
+        if not all(math.isfinite(x) for x in logits[:vocabulary]):
+            sys.exit(f"llama.cpp's logits after {name}{count} are not finite")
+        seconds = sorted(times)[len(times) // 2]
+        results.append({"test": f"{name}{count}", "n_threads": args.t, "tokens": count, "seconds": seconds,
+                        "tokens_per_second": count / seconds})
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()
