@@ -133,7 +133,7 @@ sg_status sg_chat_write(sg_chat_family kind, const sg_chat_message *messages, si
     const bool inside_user = kind == SG_CHAT_LLAMA2 || !f->system[0]; /* system text is part of the first user message */
     const char *system = NULL;
     for (size_t i = 0; i < n; i++) {
-        char role, next = 0;
+        char role = 0, next = 0;
         SG_TRY(check(&messages[i], i, &role, err));
         if (role == 's' && inside_user) {
             if (i + 1 < n) SG_TRY(check(&messages[i + 1], i + 1, &next, err));
