@@ -110,7 +110,7 @@ static void put_first_user(sg_chat_family kind, const family *f, const char *sys
         sg_str_puts(out, f->system[1]);
         put_text(text, false, true, out); /* its template trims the two together */
     } else {
-        put_text(system, f->trim, false, out);
+        sg_str_puts(out, system);
         sg_str_puts(out, "\n\n");
         put_text(text, f->trim, f->trim, out);
     }
