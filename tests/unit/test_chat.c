@@ -1,5 +1,6 @@
-/* Chat formats. The expected strings are what Jinja2 makes of the published templates of the models named in chat.c (with
- * trim_blocks and lstrip_blocks, without the first BOS); mistral follows the model card of Mistral-7B-Instruct. */
+/* Chat formats. The expected strings are what Jinja2 makes of the published templates of the models named in chat.c
+ * (with trim_blocks and lstrip_blocks, without the first BOS); mistral follows the model card of Mistral-7B-Instruct.
+ */
 #include "runtime/text/chat.h"
 
 #include <check.h>
@@ -15,18 +16,22 @@ static const struct {
     const char *name, *full, *no_system;
 } expected[] = {
     { SG_CHAT_CHATML, "chatml",
-      "<|im_start|>system\nBe terse.<|im_end|>\n<|im_start|>user\n Hi? <|im_end|>\n<|im_start|>assistant\n Yes. <|im_end|>\n"
+      "<|im_start|>system\nBe terse.<|im_end|>\n<|im_start|>user\n Hi? <|im_end|>\n<|im_start|>assistant\n Yes. "
+      "<|im_end|>\n"
       "<|im_start|>user\nMore\n<|im_end|>\n<|im_start|>assistant\n",
       "<|im_start|>user\n Hi? <|im_end|>\n<|im_start|>assistant\n Yes. <|im_end|>\n"
       "<|im_start|>user\nMore\n<|im_end|>\n<|im_start|>assistant\n" },
     { SG_CHAT_LLAMA2, "llama-2", "[INST] <<SYS>>\nBe terse.\n<</SYS>>\n\n Hi? [/INST] Yes. </s><s>[INST] More [/INST]",
       "[INST] Hi? [/INST] Yes. </s><s>[INST] More [/INST]" },
     { SG_CHAT_LLAMA3, "llama-3",
-      "<|start_header_id|>system<|end_header_id|>\n\nBe terse.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nHi?<|eot_id|>"
-      "<|start_header_id|>assistant<|end_header_id|>\n\nYes.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nMore<|eot_id|>"
+      "<|start_header_id|>system<|end_header_id|>\n\nBe "
+      "terse.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nHi?<|eot_id|>"
+      "<|start_header_id|>assistant<|end_header_id|>\n\nYes.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nMore<"
+      "|eot_id|>"
       "<|start_header_id|>assistant<|end_header_id|>\n\n",
       "<|start_header_id|>user<|end_header_id|>\n\nHi?<|eot_id|>"
-      "<|start_header_id|>assistant<|end_header_id|>\n\nYes.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nMore<|eot_id|>"
+      "<|start_header_id|>assistant<|end_header_id|>\n\nYes.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nMore<"
+      "|eot_id|>"
       "<|start_header_id|>assistant<|end_header_id|>\n\n" },
     { SG_CHAT_MISTRAL, "mistral", "[INST] Be terse.\n\n Hi?  [/INST]  Yes. </s>[INST] More\n [/INST]",
       "[INST]  Hi?  [/INST]  Yes. </s>[INST] More\n [/INST]" },
@@ -40,7 +45,8 @@ static const struct {
       "<|assistant|>\n",
       "<|user|>\n Hi? <|end|>\n<|assistant|>\n Yes. <|end|>\n<|user|>\nMore\n<|end|>\n<|assistant|>\n" },
     { SG_CHAT_ZEPHYR, "zephyr",
-      "<|system|>\nBe terse.</s>\n<|user|>\n Hi? </s>\n<|assistant|>\n Yes. </s>\n<|user|>\nMore\n</s>\n<|assistant|>\n",
+      "<|system|>\nBe terse.</s>\n<|user|>\n Hi? </s>\n<|assistant|>\n Yes. "
+      "</s>\n<|user|>\nMore\n</s>\n<|assistant|>\n",
       "<|user|>\n Hi? </s>\n<|assistant|>\n Yes. </s>\n<|user|>\nMore\n</s>\n<|assistant|>\n" },
 };
 #define N_FAMILIES ((int)(sizeof expected / sizeof *expected))
@@ -68,7 +74,8 @@ END_TEST
 START_TEST(turn_by_turn) {
     static const sg_chat_message talk[] = { { "user", "One" }, { "assistant", "Two" }, { "user", "Three" } };
     const sg_chat_family f = expected[_i].family;
-    char *whole = write_chat(f, talk, 3, true), *first = write_chat(f, talk, 1, true), *next = write_chat(f, talk + 2, 1, true);
+    char *whole = write_chat(f, talk, 3, true), *first = write_chat(f, talk, 1, true),
+         *next = write_chat(f, talk + 2, 1, true);
     sg_str s = { 0 };
     sg_str_puts(&s, first);
     if (f == SG_CHAT_LLAMA2 || f == SG_CHAT_MISTRAL) sg_str_puts(&s, " "); /* models of these families begin with it */
@@ -130,25 +137,33 @@ START_TEST(recognises) {
         { NULL, SG_CHAT_NONE },
         { "", SG_CHAT_NONE },
         { "{% for message in messages %}{{ message['content'] }}{% endfor %}", SG_CHAT_NONE },
-        { "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
-          "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}", SG_CHAT_CHATML },
+        { "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' "
+          "+ '\n'}}"
+          "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
+          SG_CHAT_CHATML },
         { "{{'<|im_start|>user<|im_sep|>' + message['content'] + '<|im_end|>'}}", SG_CHAT_NONE },
         { "{% set content = '<<SYS>>\\n' + system_message + '\\n<</SYS>>\\n\\n' + message['content'] %}"
-          "{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}", SG_CHAT_LLAMA2 },
+          "{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}",
+          SG_CHAT_LLAMA2 },
         { "{{ '[INST] ' + message['content'] + ' [/INST]' }}", SG_CHAT_MISTRAL },
-        { "{% set content = '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n'+ message['content'] | trim + "
-          "'<|eot_id|>' %}", SG_CHAT_LLAMA3 },
+        { "{% set content = '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n'+ message['content'] | "
+          "trim + "
+          "'<|eot_id|>' %}",
+          SG_CHAT_LLAMA3 },
         { "{{ '<start_of_turn>' + role + '\n' + message['content'] | trim + '<end_of_turn>\n' }}", SG_CHAT_GEMMA },
         { "{{'<|user|>' + '\n' + message['content'] + '<|end|>' + '\n' + '<|assistant|>' + '\n'}}", SG_CHAT_PHI3 },
         { "{% if message['role'] == 'user' %}\n{{ '<|user|>\n' + message['content'] + eos_token }}\n{% endif %}"
-          "{{ '<|assistant|>' }}", SG_CHAT_ZEPHYR },
+          "{{ '<|assistant|>' }}",
+          SG_CHAT_ZEPHYR },
         /* Falcon 3: the same marks, but nothing after the user's text */
-        { "{{ '<|user|>\n' + message['content'] + '\n' }}{{ '<|assistant|>\n' + message['content'] + eos_token }}", SG_CHAT_NONE },
+        { "{{ '<|user|>\n' + message['content'] + '\n' }}{{ '<|assistant|>\n' + message['content'] + eos_token }}",
+          SG_CHAT_NONE },
         /* GLM-4 */
         { "[gMASK]<sop>{% if m.role == 'user' %}<|user|>\n{{ m.content }}{% endif %}<|assistant|>", SG_CHAT_NONE },
     };
     for (size_t i = 0; i < sizeof t / sizeof *t; i++)
-        ck_assert_msg(sg_chat_recognise(t[i].jinja) == t[i].family, "template %zu: %d", i, (int)sg_chat_recognise(t[i].jinja));
+        ck_assert_msg(sg_chat_recognise(t[i].jinja) == t[i].family, "template %zu: %d", i,
+                      (int)sg_chat_recognise(t[i].jinja));
 }
 END_TEST
 

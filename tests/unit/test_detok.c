@@ -22,7 +22,8 @@ static uint32_t next_random(uint32_t *state) {
     return *state >> 8;
 }
 
-/* What the bytes stand for as text: Unicode's way, U+FFFD for each longest beginning of a character that stays unfinished. */
+/* What the bytes stand for as text: Unicode's way, U+FFFD for each longest beginning of a character that stays
+ * unfinished. */
 static void expect(const uint8_t *b, size_t n, sg_str *out) {
     for (size_t i = 0; i < n;) {
         size_t len = sg_utf8_next((const char *)b + i, n - i, NULL);
@@ -39,7 +40,8 @@ static void expect(const uint8_t *b, size_t n, sg_str *out) {
 /* Bytes as tokens of one byte each: with GPT-2's alphabet id = byte. */
 START_TEST(never_half_a_character) {
     sg_tokenizer *t = make(false);
-    static const uint8_t edge[] = { 'a', ' ', 0x80, 0xBF, 0xC3, 0xA9, 0xE2, 0x82, 0xAC, 0xF0, 0x9F, 0x98, 0xED, 0xA0, 0xF4, 0x90, 0xFF };
+    static const uint8_t edge[] = { 'a',  ' ',  0x80, 0xBF, 0xC3, 0xA9, 0xE2, 0x82, 0xAC,
+                                    0xF0, 0x9F, 0x98, 0xED, 0xA0, 0xF4, 0x90, 0xFF };
     uint32_t seed = 1;
     for (int round = 0; round < 20000; round++) {
         uint8_t bytes[12];
@@ -90,7 +92,8 @@ START_TEST(pieces_that_span_tokens) {
 }
 END_TEST
 
-static void check_detok(const sg_tokenizer *t, const char *const *pieces, size_t n, bool at_start, bool special, const char *want) {
+static void check_detok(const sg_tokenizer *t, const char *const *pieces, size_t n, bool at_start, bool special,
+                        const char *want) {
     sg_detok d;
     sg_str s = { 0 };
     sg_str_puts(&s, "");
@@ -107,7 +110,8 @@ static void check_detok(const sg_tokenizer *t, const char *const *pieces, size_t
 
 START_TEST(first_space_and_specials) {
     sg_tokenizer *t = make(true);
-    static const char *const text[] = { "<s>", "\xE2\x96\x81hello", "<|user|>", "\xE2\x96\x81world", "<0xC3>", "<0xA9>", "</s>" };
+    static const char *const text[] = { "<s>", "\xE2\x96\x81hello", "<|user|>", "\xE2\x96\x81world", "<0xC3>", "<0xA9>",
+                                        "</s>" };
     check_detok(t, text, 7, true, false, "hello world\xC3\xA9");
     check_detok(t, text, 7, false, false, " hello world\xC3\xA9");
     check_detok(t, text, 7, false, true, "<s> hello<|user|> world\xC3\xA9</s>");

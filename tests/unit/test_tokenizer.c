@@ -92,6 +92,8 @@ START_TEST(spm_specials) {
     sg_ids ids = encode(t, "<|user|>", 8, 0);
     for (size_t i = 0; i < ids.len; i++) ck_assert_int_ne(ids.data[i], sg_tokenizer_find(t, "<|user|>"));
     free(ids.data);
+    check_tokens(t, "</s>", 0, SP " </ s>"); /* not even where its pieces meet */
+    check_tokens(t, "</s>", SG_TOKENIZE_PARSE_SPECIAL, "</s>");
     const unsigned parse = SG_TOKENIZE_PARSE_SPECIAL;
     check_tokens(t, "<|user|>hello", parse, "<|user|> " SP "hello");
     check_tokens(t, "hello<|user|> world</s>", parse, SP "hello <|user|> " SP SP " w or ld </s>");
@@ -144,7 +146,7 @@ START_TEST(bpe_merges) {
     check_tokens(t, "hello world", SG_TOKENIZE_SPECIAL, "hello " G "world");
     check_tokens(t, "hell", 0, "hell");
     check_tokens(t, "1212", 0, "12 12");
-    check_tokens(t, "whole", 0, "w h o l e"); /* no merge leads there */
+    check_tokens(t, "whole", 0, "w h o l e");           /* no merge leads there */
     check_tokens(t, "   hello", 0, G G " " G " hello"); /* "  " is cut off, " hello" has no piece */
     check_tokens(t, "\xC3\xA9", 0, "\xC3\x83\xC2\xA9");
     check_tokens(t, "<think>h", 0, "<think> h");
@@ -181,7 +183,8 @@ START_TEST(end_of_generation) {
     fixture f;
     fx_vocab v;
     fx_spm(&v);
-    const size_t other = fx_token(&v, "<|over|>", SG_TOKEN_CONTROL, 0), end = fx_token(&v, "<|end|>", SG_TOKEN_NORMAL, 0);
+    const size_t other = fx_token(&v, "<|over|>", SG_TOKEN_CONTROL, 0),
+                 end = fx_token(&v, "<|end|>", SG_TOKEN_NORMAL, 0);
     fx_begin(&f);
     fx_str(&f, "tokenizer.ggml.model", "llama");
     fx_write_vocab(&f, &v);
@@ -349,7 +352,8 @@ static int find(const fx_vocab *v, const char *s, size_t n) {
     return -1;
 }
 
-/* Joins the best pair, the leftmost of equals, until there is none: the definition, in O(n^3). `order` NULL: by score. */
+/* Joins the best pair, the leftmost of equals, until there is none: the definition, in O(n^3). `order` NULL: by score.
+ */
 static size_t slow_merge(const fx_vocab *v, const int (*order)[64], const char *text, int *ids) {
     char part[64][64];
     size_t n = strlen(text);
@@ -440,12 +444,14 @@ START_TEST(agrees_with_definition) {
 }
 END_TEST
 
-/* ---- long texts: everything is linear or nearly so; with a quadratic step these would run into the time limit ------ */
+/* ---- long texts: everything is linear or nearly so; with a quadratic step these would run into the time limit ------
+ */
 
 static void round_trip(const sg_tokenizer *t, const char *text, size_t n) {
     sg_ids ids = encode(t, text, n, 0);
     sg_str s = { 0 };
     sg_detok d;
+    sg_str_puts(&s, "");
     sg_detok_init(&d, t, true, false);
     for (size_t i = 0; i < ids.len; i++) sg_detok_feed(&d, ids.data[i], &s);
     sg_detok_finish(&d, &s);
@@ -456,14 +462,16 @@ static void round_trip(const sg_tokenizer *t, const char *text, size_t n) {
 }
 
 static const char *const pres[] = {
-    "default", "gpt-2", "llama-bpe", "dbrx", "qwen2", "qwen35", "starcoder", "falcon", "gpt-4o", "tekken", "deepseek-v3",
-    "deepseek-llm", "deepseek-coder", "poro-chat", "viking", "bailingmoe", "seed-coder",
+    "default",        "gpt-2",     "llama-bpe", "dbrx",       "qwen2",       "qwen35",
+    "starcoder",      "falcon",    "gpt-4o",    "tekken",     "deepseek-v3", "deepseek-llm",
+    "deepseek-coder", "poro-chat", "viking",    "bailingmoe", "seed-coder",
 };
 #define N_PRES ((int)(sizeof pres / sizeof *pres))
 
 START_TEST(long_texts) {
     static const char *const units[] = {
-        "a", "A", " ", "\n", "\t", "1", "!", "'", "\xE4\xB8\xAD", "\xCC\x81", " a", "A\xCC\x81", "\n ", "he", "<|im_start|", "a1",
+        "a",        "A",  " ",         "\n",  "\t", "1",           "!",  "'", "\xE4\xB8\xAD",
+        "\xCC\x81", " a", "A\xCC\x81", "\n ", "he", "<|im_start|", "a1",
     };
     sg_tokenizer *t = _i < N_PRES ? make_bpe(pres[_i]) : make_spm();
     if (_i < N_PRES) ck_assert_int_eq(n_warnings, 0);
@@ -480,16 +488,19 @@ END_TEST
 
 /* Random characters from all over Unicode come back as they were. */
 START_TEST(random_texts) {
-    static const uint32_t start[] = { 0, 0x20, 0x30, 0x41, 0x61, 0xA0, 0x2000, 0x3040, 0x4E00, 0x300, 0x1F600, 0x10FF00, 0x5D0, 0x900 };
+    static const uint32_t start[] = { 0,      0x20,   0x30,  0x41,    0x61,     0xA0,  0x2000,
+                                      0x3040, 0x4E00, 0x300, 0x1F600, 0x10FF00, 0x5D0, 0x900 };
     sg_tokenizer *t = _i < N_PRES ? make_bpe(pres[_i]) : make_spm();
     for (int round = 0; round < 300; round++) {
         sg_str s = { 0 };
         sg_str_puts(&s, "");
         for (uint32_t n = next_random() % 40; n > 0; n--) {
             char c[4];
-            sg_str_append(&s, c, sg_utf8_put(start[next_random() % (sizeof start / sizeof *start)] + next_random() % 60, c));
+            sg_str_append(&s, c,
+                          sg_utf8_put(start[next_random() % (sizeof start / sizeof *start)] + next_random() % 60, c));
         }
-        if (_i < N_PRES || !strstr(s.data, SP)) round_trip(t, s.data, s.len); /* SentencePiece cannot tell U+2581 from a space */
+        if (_i < N_PRES || !strstr(s.data, SP))
+            round_trip(t, s.data, s.len); /* SentencePiece cannot tell U+2581 from a space */
         free(s.data);
     }
     sg_tokenizer_destroy(&t);

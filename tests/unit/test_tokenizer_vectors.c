@@ -1,8 +1,8 @@
 /* Published vectors: the texts and ids of llama.cpp's vocabulary tests, and the prompts of the golden models. */
 #include "tests/unit/text_fixture.h"
 
-#include <cjson/cJSON.h>
 #include <check.h>
+#include <cjson/cJSON.h>
 #include <dirent.h>
 #include <stdio.h>
 #include <unistd.h>

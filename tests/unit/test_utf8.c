@@ -64,7 +64,8 @@ START_TEST(agrees_with_definition) {
             uint32_t want = 0, got = 0;
             const size_t w = slow_next(b, len, &want);
             const size_t g = sg_utf8_next((const char *)b, len, &got);
-            if (w != g || (w && want != got)) ck_abort_msg("%02x %02x %02x %02x, %zu: %zu %zu", b[0], b[1], b[2], b[3], len, w, g);
+            if (w != g || (w && want != got))
+                ck_abort_msg("%02x %02x %02x %02x, %zu: %zu %zu", b[0], b[1], b[2], b[3], len, w, g);
         }
     }
 }
@@ -82,11 +83,11 @@ START_TEST(offset_of_fault) {
         { "ab\xC3", 3, 2 },
         { "ab\xC3(", 4, 2 },
         { "\xE2\x82\xAC\x80", 4, 3 },
-        { "x\xED\xA0\x80", 4, 1 },          /* surrogate */
-        { "\xC0\x80", 2, 0 },               /* overlong zero */
-        { "ok\xF4\x90\x80\x80", 6, 2 },     /* above U+10FFFF */
-        { "\xE0\x9F\xBF", 3, 0 },           /* overlong */
-        { "\xF0\x8F\xBF\xBF", 4, 0 },       /* overlong */
+        { "x\xED\xA0\x80", 4, 1 },      /* surrogate */
+        { "\xC0\x80", 2, 0 },           /* overlong zero */
+        { "ok\xF4\x90\x80\x80", 6, 2 }, /* above U+10FFFF */
+        { "\xE0\x9F\xBF", 3, 0 },       /* overlong */
+        { "\xF0\x8F\xBF\xBF", 4, 0 },   /* overlong */
         { "abc\xFF", 4, 3 },
     };
     for (size_t i = 0; i < sizeof t / sizeof *t; i++) ck_assert_uint_eq(sg_utf8_check(t[i].s, t[i].n), t[i].at);
