@@ -35,6 +35,10 @@ static sg_status get_id(const sg_gguf *g, const char *key, uint32_t n, int32_t *
     return SG_OK;
 }
 
+#define DEEPSEEK_EOS                                                                                                   \
+    "<\xEF\xBD\x9C"                                                                                                    \
+    "end\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>" /* with U+FF5C and U+2581 */
+
 /* Texts of tokens that end a generation whatever the file says of them: the list that llama.cpp keeps
  * (llama-vocab.cpp). */
 static const char *const eog_texts[] = {
@@ -56,8 +60,7 @@ static const char *const eog_texts[] = {
     "<|end_of_text|>",
     "<end_of_utterance>",
     "<eos>",
-    "<\xEF\xBD\x9C"
-    "end\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>",
+    DEEPSEEK_EOS,
     "[e~[",
     /* padding, repository and file marks of fill-in-the-middle */
     "<|fim_pad|>",
