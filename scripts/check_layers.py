@@ -44,6 +44,8 @@ FOREIGN = {
     'cJSON.h': {'runtime', 'io'},
     'editline/readline.h': {'cli'},
     'histedit.h': {'cli'},
+    'CL/cl.h': {'gpu'},
+    'vulkan/vulkan.h': {'gpu'},
     'check.h': set(),
 }
 GENERATED = {'sg_config.h'}  # made by Meson, visible to all

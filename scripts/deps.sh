@@ -29,6 +29,8 @@ c_compiler() {
   if [ -n "${CC:-}" ]; then printf '%s\n' "$CC"; elif has cc; then echo cc; elif has gcc; then echo gcc; else echo clang; fi
 }
 
+has_header() { printf '#include <%s>\n' "$1" | "$(c_compiler)" -E -x c - >/dev/null 2>&1; }
+
 meson_is_new() { # 1.0 and newer
   has meson && [ "$(printf '1.0.0\n%s\n' "$(meson --version)" | sort -V | head -n 1)" = 1.0.0 ]
 }
@@ -60,6 +62,8 @@ missing() {
     ;;
   tests)
     has_lib check || pick check check
+    has_header CL/cl.h || pick opencl-c-headers opencl-headers # only headers, so that the code that finds GPUs is built
+    has_header vulkan/vulkan.h || pick libvulkan-dev vulkan-headers
     { has c++ || has g++ || has clang++; } || pick g++ ''
     ;;
   sanitizers)
