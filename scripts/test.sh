@@ -89,7 +89,7 @@ if [ $quick = 0 ]; then
   # clang with LLVM's libomp, whose tool Archer tells ThreadSanitizer what OpenMP synchronizes; GCC's libgomp tells it nothing,
   # so every parallel region would be reported. libomp itself is not instrumented: ignore_noninstrumented_modules.
   say "ThreadSanitizer"
-  sg_need sanitizers || true
+  (sg_need sanitizers) || true
   if ! try_cc clang -fsanitize=thread; then
     summary+=("TSan: not run, there is no clang that can build and run such programs here")
   elif CC=clang configure build-tsan -Dtests=enabled -Dbuildtype=debugoptimized \

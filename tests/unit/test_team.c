@@ -102,7 +102,7 @@ static void relay(void *arg, uint32_t thread) {
 }
 
 START_TEST(barrier_keeps_rounds_apart) {
-    rounds r = { .team = make(widths[_i]), .n_rounds = 300 };
+    rounds r = { .team = make(widths[_i]), .n_rounds = 200 };
     for (int run = 0; run < 2; run++) sg_team_run(r.team, relay, &r);
     ck_assert_uint_eq(atomic_load(&r.wrong), 0);
     for (uint32_t i = 0; i < sg_team_size(r.team); i++) ck_assert_uint_eq(r.cell[i][0], r.n_rounds);
