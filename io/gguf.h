@@ -2,8 +2,15 @@
  * Specification: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
  *
  * The reader checks every count, length, offset and type against the size of the file before it is used, so after a
- * successful open: strings are valid UTF-8 without embedded zeros and zero-terminated, array sizes are true, every tensor
- * lies inside its file, its rows are whole blocks, no two tensors share a name. A gguf handle is immutable: thread-safe. */
+ * successful open:
+ *  - keys and tensor names are valid UTF-8 without control characters, not empty, and unique; string values of scalars are
+ *    valid UTF-8 without embedded zeros. Strings inside arrays may hold any bytes, zeros too (vocabularies of real files
+ *    do): use their len, and check before printing. All strings are zero-terminated.
+ *  - array sizes are true; bools are 0 or 1; float values may be NaN or infinite (the typed look-ups refuse them).
+ *  - every tensor lies inside its file at an aligned offset, overlaps no other, has 1 to 4 dimensions, none zero, and rows
+ *    of whole blocks.
+ * Refused: GGUF v1 and big-endian files, nested arrays, tensor types that sg_dtype_get does not know, headers above 512 MiB.
+ * Messages have the form "PATH: byte N: what". A gguf handle is immutable (thread-safe) and keeps no file open. */
 #ifndef SG_IO_GGUF_H
 #define SG_IO_GGUF_H
 
@@ -26,7 +33,7 @@ typedef struct sg_gguf_kv {
     sg_gguf_type type; /* of the elements, never ARRAY */
     bool is_array;
     uint64_t n;                    /* elements */
-    const void *data;              /* n packed little-endian numbers, perhaps unaligned; NULL for strings */
+    const void *data;              /* n packed numbers, aligned to 8; bools are bytes; NULL for strings */
     const sg_gguf_string *strings; /* n strings; NULL for numbers */
 } sg_gguf_kv;
 
@@ -43,9 +50,10 @@ typedef struct sg_tensor_info {
 
 typedef struct sg_gguf sg_gguf;
 
-/* Opens PATH; when it is the first file of a split set (split.count > 1), the others beside it too. */
+/* Opens PATH; when it is the first file of a split set (split.count > 1), the others beside it too. Another file of the set
+ * is SG_E_UNSUPPORTED with a message that names the first. *out is NULL on failure. */
 SG_NODISCARD sg_status sg_gguf_open(const char *path, sg_gguf **out, sg_error *err);
-/* Parses one file held in memory (kept by the caller until close). For tests and fuzzing. */
+/* Parses one file held in memory (not needed after the call). For tests and fuzzing. */
 SG_NODISCARD sg_status sg_gguf_open_memory(const void *data, size_t size, const char *label, sg_gguf **out, sg_error *err);
 void sg_gguf_close(sg_gguf **g);
 
@@ -59,12 +67,12 @@ uint64_t sg_gguf_alignment(const sg_gguf *g);
 /* Metadata of the first file. */
 size_t sg_gguf_n_kv(const sg_gguf *g);
 const sg_gguf_kv *sg_gguf_kv_at(const sg_gguf *g, size_t i);
-const sg_gguf_kv *sg_gguf_find(const sg_gguf *g, const char *key); /* NULL when absent; hashed */
+const sg_gguf_kv *sg_gguf_find(const sg_gguf *g, const char *key); /* NULL when absent; by bisection */
 
 /* Tensors of all files. */
 size_t sg_gguf_n_tensors(const sg_gguf *g);
 const sg_tensor_info *sg_gguf_tensor_at(const sg_gguf *g, size_t i);
-const sg_tensor_info *sg_gguf_tensor(const sg_gguf *g, const char *name); /* NULL when absent; hashed */
+const sg_tensor_info *sg_gguf_tensor(const sg_gguf *g, const char *name); /* NULL when absent; by bisection */
 
 /* Typed look-ups. SG_OK and *out untouched when the key is absent; an error that names key and type when it is there but
  * cannot be read as asked (wrong kind, negative, out of range, NaN or infinite). Any integer type is accepted for
@@ -74,16 +82,20 @@ SG_NODISCARD sg_status sg_gguf_get_f32(const sg_gguf *g, const char *key, float 
 SG_NODISCARD sg_status sg_gguf_get_bool(const sg_gguf *g, const char *key, bool *out, sg_error *err);
 SG_NODISCARD sg_status sg_gguf_get_str(const sg_gguf *g, const char *key, const char **out, sg_error *err);
 
-/* Element i < kv->n of a numeric entry, converted. */
+/* Element i < kv->n of a numeric or bool entry, converted; NaN for strings. */
 double sg_gguf_kv_number(const sg_gguf_kv *kv, uint64_t i);
 
 /* ---- writer ------------------------------------------------------------------------------------------------------ */
 
-/* Writes PATH under the temporary name PATH.part-PID-N and renames it in sg_gguf_writer_finish; abort (or a failure) removes it.
- * Order of calls: create, add_* and declare tensors in file order, begin_data, write tensor data in the same order,
- * finish. Every function fails fast after the first failure and repeats its error. */
+/* Writes PATH (GGUF v3) under the temporary name PATH.part-PID-N and gives it its name in sg_gguf_writer_finish; abort (or
+ * a failure, then abort) removes it. Order of calls: create, add entries and declare tensors in file order, begin_data,
+ * write tensor data in the same order, finish, abort. Functions without a result remember the first failure; the next one
+ * with a result returns it, as do all later ones. Names follow the rules of the reader. A writer belongs to one thread. */
 typedef struct sg_gguf_writer sg_gguf_writer;
 
+/* `alignment`: a power of two of at least 8, 0: 32; written as general.alignment when it is not 32. SG_E_EXISTS when PATH is
+ * there and `overwrite` is false, SG_E_ACCESS when it is there and no regular file. A PATH that is a symbolic link is
+ * replaced itself. */
 SG_NODISCARD sg_status sg_gguf_writer_create(const char *path, uint32_t alignment, bool overwrite, sg_gguf_writer **out,
                                              sg_error *err);
 void sg_gguf_writer_abort(sg_gguf_writer **w); /* also releases after finish; NULL is fine */
@@ -93,15 +105,17 @@ void sg_gguf_writer_u64(sg_gguf_writer *w, const char *key, uint64_t v);
 void sg_gguf_writer_f32(sg_gguf_writer *w, const char *key, float v);
 void sg_gguf_writer_bool(sg_gguf_writer *w, const char *key, bool v);
 void sg_gguf_writer_str(sg_gguf_writer *w, const char *key, const char *v);
+/* n packed numbers of a numeric type or BOOL (bytes). */
 void sg_gguf_writer_array(sg_gguf_writer *w, const char *key, sg_gguf_type type, const void *data, uint64_t n);
 void sg_gguf_writer_strings(sg_gguf_writer *w, const char *key, const sg_gguf_string *v, uint64_t n);
-/* Copies an entry of an open file as it is. */
+/* Copies an entry of an open file as it is. Passes over general.alignment and split.*, which tell of the other file. */
 void sg_gguf_writer_copy(sg_gguf_writer *w, const sg_gguf_kv *kv);
 
 void sg_gguf_writer_tensor(sg_gguf_writer *w, const char *name, sg_dtype type, uint32_t n_dims, const uint64_t *ne);
 SG_NODISCARD sg_status sg_gguf_writer_begin_data(sg_gguf_writer *w, sg_error *err);
-/* Next bytes of the current tensor; moves on to the next one (with padding) when it is complete. */
+/* Next bytes of the current tensor, not beyond its end; moves on to the next one (with padding) when it is complete. */
 SG_NODISCARD sg_status sg_gguf_writer_data(sg_gguf_writer *w, const void *bytes, size_t n, sg_error *err);
+/* Syncs and renames. SG_E_ARG when tensor data is missing. Call abort afterwards in any case. */
 SG_NODISCARD sg_status sg_gguf_writer_finish(sg_gguf_writer *w, sg_error *err);
 
 #endif
