@@ -57,8 +57,8 @@ typedef struct sg_conv_tensor {
     uint64_t offset, scale_offset;
     uint32_t group;
     sg_conv_src src;
-    /* 0, or the number of heads that the rows belong to: in the source value i of a head turns with i + head_dim/2, in the
-     * output neighbours turn, so row i goes to 2i and row i + head_dim/2 to 2i + 1. */
+    /* 0, or the number of heads that the rows (of a vector: the values) belong to. In the source, row i of a head turns with
+     * row i + head_dim/2; in the output neighbours turn, so row i goes to 2i and row i + head_dim/2 to 2i + 1. */
     uint32_t n_pair_heads;
 } sg_conv_tensor;
 

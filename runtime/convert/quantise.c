@@ -1,6 +1,7 @@
 /* Values of one tensor from source to output, a few MiB at a time. */
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "neuron_engine/quant.h"
@@ -11,6 +12,7 @@
 
 typedef struct stream {
     const sg_conv_tensor *t;
+    uint64_t cols, rows; /* as ne, but a vector whose values change places counts as rows of one value */
     int fd;
     uint8_t *raw;   /* source bytes of one chunk */
     float *scales;  /* INT8: scales of one chunk */
@@ -21,9 +23,8 @@ typedef struct stream {
 static uint64_t src_bytes(sg_conv_src src) { return src == SG_CONV_SRC_F32 ? 4 : src == SG_CONV_SRC_INT8 ? 1 : 2; }
 
 /* Row of the source for row r of the output; see n_pair_heads. */
-static uint64_t source_row(const sg_conv_tensor *t, uint64_t r) {
-    if (t->n_pair_heads == 0) return r;
-    const uint64_t head = t->ne[1] / t->n_pair_heads, in_head = r % head;
+static uint64_t source_row(const stream *s, uint64_t r) {
+    const uint64_t head = s->rows / s->t->n_pair_heads, in_head = r % head;
     return r - in_head + in_head % 2 * (head / 2) + in_head / 2;
 }
 
@@ -45,10 +46,9 @@ static sg_status load(stream *s, float *values, uint64_t first, size_t n, sg_err
 }
 
 static sg_status load_rows(stream *s, uint64_t row, uint64_t rows, sg_error *err) {
-    const sg_conv_tensor *t = s->t;
-    if (t->n_pair_heads == 0) return load(s, s->values, row * t->ne[0], rows * t->ne[0], err);
+    if (s->t->n_pair_heads == 0) return load(s, s->values, row * s->cols, rows * s->cols, err);
     for (uint64_t i = 0; i < rows; i++)
-        SG_TRY(load(s, s->values + i * t->ne[0], source_row(t, row + i) * t->ne[0], t->ne[0], err));
+        SG_TRY(load(s, s->values + i * s->cols, source_row(s, row + i) * s->cols, s->cols, err));
     return SG_OK;
 }
 
@@ -72,9 +72,13 @@ static sg_status check_values(const stream *s, size_t n, sg_error *err) {
     return SG_OK;
 }
 
-static sg_status stream_open(stream *s, const sg_conv_tensor *t, uint64_t rows, sg_error *err) {
-    *s = (stream){ .t = t, .fd = -1 };
-    const size_t n = rows * t->ne[0];
+/* *step: rows of a chunk. */
+static sg_status stream_open(stream *s, const sg_conv_tensor *t, uint64_t *step, sg_error *err) {
+    const bool by_value = t->n_dims == 1 && t->n_pair_heads;
+    *s = (stream){ .t = t, .cols = by_value ? 1 : t->ne[0], .rows = by_value ? t->ne[0] : t->ne[1], .fd = -1 };
+    *step = CHUNK_VALUES / s->cols;
+    *step = *step == 0 ? 1 : *step > s->rows ? s->rows : *step;
+    const size_t n = *step * s->cols;
     s->values = malloc(n * sizeof *s->values);
     s->out = malloc(sg_dtype_bytes(sg_dtype_get(t->type), n));
     if (!t->values && t->src != SG_CONV_SRC_F32) s->raw = malloc(n * src_bytes(t->src));
@@ -96,15 +100,14 @@ static void stream_close(stream *s) {
 
 sg_status sg_conv_stream(const sg_conv_job *job, const sg_conv_tensor *t, sg_gguf_writer *w, uint64_t *done, uint64_t total,
                          sg_error *err) {
-    uint64_t step = CHUNK_VALUES / t->ne[0];
-    step = step == 0 ? 1 : step > t->ne[1] ? t->ne[1] : step;
+    uint64_t step;
     stream s;
-    sg_status status = stream_open(&s, t, step, err);
-    for (uint64_t row = 0; status == SG_OK && row < t->ne[1]; row += step) {
-        const uint64_t rows = t->ne[1] - row < step ? t->ne[1] - row : step;
-        const size_t n = rows * t->ne[0], bytes = sg_dtype_bytes(sg_dtype_get(t->type), n);
+    sg_status status = stream_open(&s, t, &step, err);
+    for (uint64_t row = 0; status == SG_OK && row < s.rows; row += step) {
+        const uint64_t rows = s.rows - row < step ? s.rows - row : step;
+        const size_t n = rows * s.cols, bytes = sg_dtype_bytes(sg_dtype_get(t->type), n);
         if (t->values)
-            for (size_t i = 0; i < n; i++) s.values[i] = t->values[row * t->ne[0] + i];
+            memcpy(s.values, t->values + row * s.cols, n * sizeof *s.values);
         else
             status = load_rows(&s, row, rows, err);
         if (status == SG_OK) status = check_values(&s, n, err);
