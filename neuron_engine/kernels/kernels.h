@@ -51,6 +51,8 @@ typedef struct sg_mat_kernel {
     size_t (*packed_bytes)(uint32_t rows, uint32_t k);
     /* dst = packed form of src; NULL when layout == 0 (weights are used as they are). */
     void (*pack)(void *restrict dst, const void *restrict src, uint32_t rows, uint32_t k);
+    /* out[k] = row `row` of the packed matrix as F32, exactly as sg_dequantize gives it; NULL when layout == 0. */
+    void (*unpack_row)(float *restrict out, const void *restrict w, uint32_t row, uint32_t k);
     sg_matmul_fn gemv; /* n == 1 */
     sg_matmul_fn gemm; /* n >= 1 */
 } sg_mat_kernel;

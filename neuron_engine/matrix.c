@@ -1,0 +1,29 @@
+#include "neuron_engine/matrix.h"
+
+#include "runtime/base/team.h"
+
+size_t sg_matrix_bytes(const sg_mat_kernel *kernel, uint32_t rows, uint32_t k) {
+    if (kernel->packed_bytes) return kernel->packed_bytes(rows, k);
+    return (size_t)rows * sg_dtype_bytes(sg_dtype_get(kernel->type), k);
+}
+
+void sg_matrix_mul_share(const sg_matrix *w, const float *bias, const sg_acts *a, float *y, size_t ldy, uint32_t thread,
+                         uint32_t n_threads) {
+    uint32_t row0, row1;
+    sg_share(w->rows, w->kernel->mr, thread, n_threads, &row0, &row1);
+    if (row0 == row1) return;
+    if (a->n == 1) w->kernel->gemv(y, ldy, w->data, a, row0, row1);
+    else w->kernel->gemm(y, ldy, w->data, a, row0, row1);
+    if (!bias) return;
+    for (uint32_t t = 0; t < a->n; t++)
+        for (uint32_t r = row0; r < row1; r++) y[t * ldy + r] += bias[r];
+}
+
+void sg_matrix_row(const sg_matrix *w, uint32_t row, float *out) {
+    if (w->kernel->unpack_row) {
+        w->kernel->unpack_row(out, w->data, row, w->k);
+        return;
+    }
+    const size_t bytes = sg_dtype_bytes(sg_dtype_get(w->kernel->type), w->k);
+    sg_dequantize(w->kernel->type, (const char *)w->data + row * bytes, out, w->k);
+}

@@ -1,0 +1,43 @@
+/* Walks the steps of a plan for a batch of tokens with a team of threads. Owns the working buffers of a session. */
+#ifndef SG_RUNTIME_EXEC_H
+#define SG_RUNTIME_EXEC_H
+
+#include <stdatomic.h>
+
+#include "neuron_engine/attention.h"
+#include "neuron_engine/rope.h"
+#include "runtime/base/team.h"
+#include "runtime/plan.h"
+
+/* What an executor reads of a model; immutable. */
+typedef struct sg_exec_model {
+    const sg_hparams *hp;
+    const sg_weights *weights;
+    const sg_plan *plan;
+    const sg_kernels *kernels;
+    const sg_rope *rope;
+} sg_exec_model;
+
+typedef struct sg_exec {
+    sg_exec_model m;
+    sg_attention att;
+    sg_team *team;
+    uint32_t n_batch, n_ctx;
+    sg_region memory;              /* everything below lies in it */
+    float *f32[SG_BUFS];           /* [n_batch][width]; LOGITS is set per run */
+    sg_acts acts[SG_BUFS];         /* 8-bit form of the acts buffers */
+    float *rope_table;             /* [n_batch][n_rot] */
+    float *scores;                 /* [threads][n_ctx] */
+} sg_exec;
+
+SG_NODISCARD sg_status sg_exec_init(sg_exec *e, const sg_exec_model *m, uint32_t n_threads, uint32_t n_batch, uint32_t n_ctx,
+                                    sg_error *err);
+void sg_exec_finish(sg_exec *e);
+
+/* Evaluates tokens[0..n), n <= n_batch, at positions pos .. pos + n - 1; keys and values go into `kv`. The logits of the last
+ * n_keep tokens are written to logits[n_keep][n_vocab] (n_keep may be 0). `cancel` is looked at once per layer: SG_E_CANCELLED
+ * leaves the cache as if nothing had been evaluated. Ids must be below n_vocab. */
+SG_NODISCARD sg_status sg_exec_run(sg_exec *e, sg_kv_cache *kv, const int32_t *tokens, uint32_t n, uint32_t pos, uint32_t n_keep,
+                                   float *logits, atomic_bool *cancel, sg_error *err);
+
+#endif

@@ -1,0 +1,166 @@
+/* Opening a model: header, description, tokenizer, weights, plan. */
+#include "runtime/model.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static sg_status open_rope(sg_model *m, sg_error *err) {
+    const sg_rope_params *r = &m->desc.hp.rope;
+    const sg_rope_config c = {
+        .n_rot = r->n_rot,
+        .adjacent = r->pairing == SG_ROPE_ADJACENT,
+        .freq_base = r->freq_base,
+        .scale = r->scaling == SG_ROPE_PLAIN ? 1.0 : r->factor,
+        .yarn = r->scaling == SG_ROPE_YARN,
+        .beta_fast = r->beta_fast,
+        .beta_slow = r->beta_slow,
+        .ext_factor = r->ext_factor,
+        .attn_factor = r->attn_factor,
+        .n_ctx_orig = r->n_ctx_orig,
+        .factors = m->weights.globals[SG_T_ROPE_FREQS].v,
+    };
+    return sg_rope_init(&m->rope, &c, err);
+}
+
+static sg_status open_text(sg_model *m, const sg_gguf *g, const sg_log *log, sg_error *err) {
+    SG_TRY(sg_tokenizer_create(g, log, &m->tokenizer, err));
+    if (sg_tokenizer_n_vocab(m->tokenizer) > m->desc.hp.n_vocab)
+        return sg_fail(err, SG_E_FORMAT, "%s: the vocabulary has %u tokens, the embedding only %u rows", sg_gguf_path(g, 0),
+                       sg_tokenizer_n_vocab(m->tokenizer), m->desc.hp.n_vocab);
+    const char *jinja = NULL, *name = "";
+    SG_TRY(sg_gguf_get_str(g, "tokenizer.chat_template", &jinja, err));
+    SG_TRY(sg_gguf_get_str(g, "general.name", &name, err));
+    m->chat = sg_chat_recognise(jinja);
+    m->name = strdup(name);
+    return m->name ? SG_OK : sg_fail(err, SG_E_NOMEM, "out of memory");
+}
+
+static void fill_info(sg_model *m, const sg_gguf *g) {
+    uint64_t params = 0;
+    for (size_t i = 0; i < sg_gguf_n_tensors(g); i++) params += sg_gguf_tensor_at(g, i)->n_values;
+    const sg_hparams *hp = &m->desc.hp;
+    m->info = (sg_model_info){
+        .architecture = m->desc.arch->name,
+        .name = m->name,
+        .chat_family = sg_chat_family_name(m->chat),
+        .kernel_tier = m->kernels.tier,
+        .n_params = params,
+        .n_bytes = m->weights.region.size,
+        .n_vocab = hp->n_vocab,
+        .n_ctx_train = hp->n_ctx_train,
+        .n_embd = hp->n_embd,
+        .n_layer = hp->n_layer,
+        .bos = sg_tokenizer_bos(m->tokenizer),
+        .eos = sg_tokenizer_eos(m->tokenizer),
+        .adds_bos = sg_tokenizer_adds_bos(m->tokenizer),
+    };
+}
+
+static sg_status open_model(sg_model *m, const sg_gguf *g, const sg_model_options *o, sg_error *err) {
+    const sg_log log = { o->log, o->user };
+    uint32_t flags = sg_cpu_detect();
+    SG_TRY(sg_cpu_mask(&flags, o->cpu_mask, err));
+    sg_kernels_init(&m->kernels, flags);
+    SG_TRY(sg_model_describe(g, &m->desc, err));
+    SG_TRY(open_text(m, g, &log, err));
+    const sg_weights_options wo = { o->io, &log, o->progress, o->user };
+    SG_TRY(sg_weights_load(&m->weights, g, &m->desc, &m->kernels, &wo, err));
+    SG_TRY(open_rope(m, err));
+    SG_TRY(sg_plan_create(&m->plan, &m->desc, &m->weights, err));
+    fill_info(m, g);
+    return SG_OK;
+}
+
+sg_status sg_model_open(const char *path, const sg_model_options *options, sg_model **out, sg_error *err) {
+    if (!out) return sg_fail(err, SG_E_ARG, "sg_model_open: out is NULL");
+    *out = NULL;
+    if (!path) return sg_fail(err, SG_E_ARG, "sg_model_open: path is NULL");
+    sg_model_options o = SG_MODEL_OPTIONS_INIT;
+    if (options) memcpy(&o, options, options->struct_size < sizeof o ? options->struct_size : sizeof o);
+
+    sg_gguf *g = NULL;
+    SG_TRY(sg_gguf_open(path, &g, err));
+    sg_model *m = calloc(1, sizeof *m);
+    sg_status s = m ? open_model(m, g, &o, err) : sg_fail(err, SG_E_NOMEM, "out of memory");
+    if (m) { /* these point into the file's header, which goes now */
+        free(m->desc.layers);
+        m->desc.layers = NULL;
+        memset(m->desc.globals, 0, sizeof m->desc.globals);
+    }
+    sg_gguf_close(&g);
+    if (s != SG_OK) sg_model_close(&m);
+    *out = m;
+    return s;
+}
+
+void sg_model_close(sg_model **model) {
+    if (!model || !*model) return;
+    sg_model *m = *model;
+    sg_plan_finish(&m->plan);
+    sg_rope_finish(&m->rope);
+    sg_weights_finish(&m->weights);
+    sg_model_desc_finish(&m->desc);
+    sg_tokenizer_destroy(&m->tokenizer);
+    free(m->name);
+    free(m);
+    *model = NULL;
+}
+
+const sg_model_info *sg_model_get_info(const sg_model *model) { return model ? &model->info : NULL; }
+
+const sg_tokenizer *sg_model_tokenizer(const sg_model *model) { return model->tokenizer; }
+
+sg_status sg_tokenize(const sg_model *model, const char *text, size_t len, unsigned flags, int32_t **out, size_t *n_out,
+                      sg_error *err) {
+    if (!model || !out || !n_out || (!text && len)) return sg_fail(err, SG_E_ARG, "sg_tokenize: an argument is NULL");
+    *out = NULL;
+    *n_out = 0;
+    sg_ids ids = { 0 };
+    sg_status s = sg_tokenizer_encode(model->tokenizer, text, len, flags, &ids, err);
+    if (s == SG_OK && ids.failed) s = sg_fail(err, SG_E_NOMEM, "out of memory for the tokens");
+    if (s == SG_OK && !ids.data && !(ids.data = calloc(1, sizeof *ids.data))) s = sg_fail(err, SG_E_NOMEM, "out of memory");
+    if (s != SG_OK) {
+        free(ids.data);
+        return s;
+    }
+    *out = ids.data;
+    *n_out = ids.len;
+    return SG_OK;
+}
+
+sg_status sg_detokenize(const sg_model *model, const int32_t *tokens, size_t n, char **out, size_t *len, sg_error *err) {
+    if (!model || !out || (!tokens && n)) return sg_fail(err, SG_E_ARG, "sg_detokenize: an argument is NULL");
+    *out = NULL;
+    sg_str s = { 0 };
+    for (size_t i = 0; i < n; i++) {
+        size_t piece_len;
+        const char *piece = sg_tokenizer_piece(model->tokenizer, tokens[i], false, &piece_len);
+        sg_str_append(&s, piece, piece_len);
+    }
+    sg_str_append(&s, "", 0);
+    if (s.failed) {
+        free(s.data);
+        return sg_fail(err, SG_E_NOMEM, "out of memory for the text");
+    }
+    *out = s.data;
+    if (len) *len = s.len;
+    return SG_OK;
+}
+
+bool sg_token_is_eog(const sg_model *model, int32_t token) { return model && sg_tokenizer_is_eog(model->tokenizer, token); }
+
+sg_status sg_chat_format(const sg_model *model, const sg_chat_message *messages, size_t n, bool open_assistant, char **out,
+                         sg_error *err) {
+    if (!model || !out || (!messages && n)) return sg_fail(err, SG_E_ARG, "sg_chat_format: an argument is NULL");
+    *out = NULL;
+    sg_str text = { 0 };
+    sg_status s = sg_chat_write(model->chat, messages, n, open_assistant, &text, err);
+    if (s == SG_OK) sg_str_append(&text, "", 0);
+    if (s == SG_OK && text.failed) s = sg_fail(err, SG_E_NOMEM, "out of memory for the chat text");
+    if (s != SG_OK) {
+        free(text.data);
+        return s;
+    }
+    *out = text.data;
+    return SG_OK;
+}

@@ -1,0 +1,182 @@
+#include "runtime/session.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "runtime/exec.h"
+#include "runtime/model.h"
+
+#define DEFAULT_CTX 4096u
+#define DEFAULT_BATCH 128u
+
+struct sg_session {
+    sg_model *model;
+    sg_exec exec;
+    sg_kv_cache kv;
+    int32_t *tokens; /* [n_ctx], the timeline */
+    uint32_t n, n_ctx;
+    float *logits; /* [logits_rows][n_vocab] */
+    size_t logits_rows, logits_cap;
+    atomic_bool cancel;
+    sg_stats stats;
+};
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static sg_status init(sg_session *s, const sg_session_options *o, sg_error *err) {
+    const sg_model *m = s->model;
+    const sg_hparams *hp = &m->desc.hp;
+    uint32_t n_ctx = o->n_ctx;
+    if (n_ctx == 0) n_ctx = hp->n_ctx_train < DEFAULT_CTX ? hp->n_ctx_train : DEFAULT_CTX;
+    uint32_t n_batch = o->n_batch ? o->n_batch : DEFAULT_BATCH;
+    if (n_batch > n_ctx) n_batch = n_ctx;
+    const uint32_t n_threads = o->n_threads ? o->n_threads : sg_cpu_count();
+    if (o->kv_type != SG_KV_F16 && o->kv_type != SG_KV_F32) return sg_fail(err, SG_E_ARG, "unknown KV cache type %d", (int)o->kv_type);
+    s->n_ctx = n_ctx;
+    s->tokens = malloc((size_t)n_ctx * sizeof *s->tokens);
+    if (!s->tokens) return sg_fail(err, SG_E_NOMEM, "out of memory for a context of %u tokens", n_ctx);
+    SG_TRY(sg_kv_init(&s->kv, o->kv_type, hp->n_layer, n_ctx, (uint32_t)sg_dim_value(hp, SG_D_K),
+                      (uint32_t)sg_dim_value(hp, SG_D_V), err));
+    const sg_exec_model em = { hp, &m->weights, &m->plan, &m->kernels, &m->rope };
+    SG_TRY(sg_exec_init(&s->exec, &em, n_threads, n_batch, n_ctx, err));
+    s->stats = (sg_stats){ .weight_bytes = m->weights.region.size,
+                           .kv_bytes = s->kv.k.size + s->kv.v.size,
+                           .buffer_bytes = s->exec.memory.size,
+                           .n_threads = n_threads };
+    return SG_OK;
+}
+
+sg_status sg_session_create(sg_model *model, const sg_session_options *options, sg_session **out, sg_error *err) {
+    if (!model || !out) return sg_fail(err, SG_E_ARG, "sg_session_create: an argument is NULL");
+    *out = NULL;
+    sg_session_options o = SG_SESSION_OPTIONS_INIT;
+    if (options) memcpy(&o, options, options->struct_size < sizeof o ? options->struct_size : sizeof o);
+    sg_session *s = calloc(1, sizeof *s);
+    if (!s) return sg_fail(err, SG_E_NOMEM, "out of memory");
+    s->model = model;
+    atomic_init(&s->cancel, false);
+    const sg_status status = init(s, &o, err);
+    if (status != SG_OK) sg_session_destroy(&s);
+    *out = s;
+    return status;
+}
+
+void sg_session_destroy(sg_session **session) {
+    if (!session || !*session) return;
+    sg_session *s = *session;
+    sg_exec_finish(&s->exec);
+    sg_kv_finish(&s->kv);
+    free(s->tokens);
+    free(s->logits);
+    free(s);
+    *session = NULL;
+}
+
+/* Room for `rows` rows of logits. */
+static sg_status reserve_logits(sg_session *s, size_t rows, sg_error *err) {
+    s->logits_rows = 0;
+    if (rows <= s->logits_cap) return SG_OK;
+    uint64_t bytes;
+    free(s->logits);
+    s->logits = NULL;
+    s->logits_cap = 0;
+    if (sg_mul_add(rows, (uint64_t)s->model->desc.hp.n_vocab * sizeof(float), 0, &bytes) && bytes < SIZE_MAX)
+        s->logits = malloc((size_t)bytes);
+    if (!s->logits) return sg_fail(err, SG_E_NOMEM, "out of memory for %zu rows of logits", rows);
+    s->logits_cap = rows;
+    return SG_OK;
+}
+
+static sg_status check_tokens(const sg_session *s, const int32_t *tokens, size_t n, sg_error *err) {
+    const uint32_t n_vocab = s->model->desc.hp.n_vocab;
+    if (n > s->n_ctx - s->n)
+        return sg_fail(err, SG_E_CONTEXT, "%zu tokens do not fit: the context holds %u tokens and %u are used", n, s->n_ctx, s->n);
+    for (size_t i = 0; i < n; i++)
+        if (tokens[i] < 0 || (uint32_t)tokens[i] >= n_vocab)
+            return sg_fail(err, SG_E_ARG, "token %d is outside the vocabulary of %u", (int)tokens[i], n_vocab);
+    return SG_OK;
+}
+
+sg_status sg_session_feed(sg_session *s, const int32_t *tokens, size_t n, size_t n_keep, sg_error *err) {
+    if (!s || !tokens || n == 0) return sg_fail(err, SG_E_ARG, "sg_session_feed: no session or no tokens");
+    if (n_keep < 1 || n_keep > n) return sg_fail(err, SG_E_ARG, "sg_session_feed: n_keep %zu is not between 1 and %zu", n_keep, n);
+    SG_TRY(check_tokens(s, tokens, n, err));
+    SG_TRY(reserve_logits(s, n_keep, err));
+    const double start = now();
+    const size_t n_vocab = s->model->desc.hp.n_vocab, skip = n - n_keep;
+    sg_status status = SG_OK;
+    size_t done = 0;
+    while (done < n) {
+        const uint32_t batch = n - done < s->exec.n_batch ? (uint32_t)(n - done) : s->exec.n_batch;
+        /* Of this batch, the tokens at or after `skip` keep their logits. */
+        const size_t end = done + batch;
+        const uint32_t keep = end <= skip ? 0 : (uint32_t)(end - (done > skip ? done : skip));
+        float *rows = keep ? s->logits + (end - keep - skip) * n_vocab : NULL;
+        status = sg_exec_run(&s->exec, &s->kv, tokens + done, batch, s->n, keep, rows, &s->cancel, err);
+        if (status != SG_OK) {
+            atomic_store(&s->cancel, false);
+            break;
+        }
+        memcpy(s->tokens + s->n, tokens + done, batch * sizeof *tokens);
+        s->n += batch;
+        done = end;
+    }
+    if (status == SG_OK) s->logits_rows = n_keep;
+    (n > 1 ? (s->stats.prompt_tokens += done) : (s->stats.decode_tokens += done));
+    *(n > 1 ? &s->stats.prompt_seconds : &s->stats.decode_seconds) += now() - start;
+    return status;
+}
+
+sg_status sg_session_sync(sg_session *s, const int32_t *tokens, size_t n, sg_error *err) {
+    if (!s || !tokens || n == 0) return sg_fail(err, SG_E_ARG, "sg_session_sync: no session or no tokens");
+    size_t same = 0;
+    while (same < n && same < s->n && tokens[same] == s->tokens[same]) same++;
+    /* The last token is always evaluated again: its logits are what the caller wants. */
+    if (same == n) same--;
+    SG_TRY(sg_session_rewind(s, same, err));
+    return sg_session_feed(s, tokens + same, n - same, 1, err);
+}
+
+sg_status sg_session_feed_text(sg_session *s, const char *text, size_t len, sg_error *err) {
+    if (!s) return sg_fail(err, SG_E_ARG, "sg_session_feed_text: session is NULL");
+    int32_t *ids = NULL;
+    size_t n = 0;
+    SG_TRY(sg_tokenize(s->model, text, len, s->n == 0 ? SG_TOKENIZE_SPECIAL : 0, &ids, &n, err));
+    sg_status status = SG_OK;
+    if (n > 0) status = sg_session_feed(s, ids, n, 1, err);
+    else if (s->n == 0) status = sg_fail(err, SG_E_ARG, "the prompt is empty and the model has no beginning token");
+    sg_free(ids);
+    return status;
+}
+
+sg_status sg_session_rewind(sg_session *s, size_t n, sg_error *err) {
+    if (!s) return sg_fail(err, SG_E_ARG, "sg_session_rewind: session is NULL");
+    if (n > s->n) return sg_fail(err, SG_E_ARG, "cannot rewind to %zu tokens, only %u are there", n, s->n);
+    if (n != s->n) s->logits_rows = 0;
+    s->n = (uint32_t)n;
+    return SG_OK;
+}
+
+const float *sg_session_logits(const sg_session *s, size_t i) {
+    return s && i < s->logits_rows ? s->logits + i * s->model->desc.hp.n_vocab : NULL;
+}
+
+size_t sg_session_logits_rows(const sg_session *s) { return s ? s->logits_rows : 0; }
+size_t sg_session_length(const sg_session *s) { return s ? s->n : 0; }
+size_t sg_session_capacity(const sg_session *s) { return s ? s->n_ctx : 0; }
+const int32_t *sg_session_tokens(const sg_session *s) { return s ? s->tokens : NULL; }
+sg_model *sg_session_model(const sg_session *s) { return s->model; }
+
+void sg_session_cancel(sg_session *s) {
+    if (s) atomic_store(&s->cancel, true);
+}
+
+bool sg_session_take_cancel(sg_session *s) { return atomic_exchange(&s->cancel, false); }
+
+sg_stats sg_session_get_stats(const sg_session *s) { return s ? s->stats : (sg_stats){ 0 }; }

@@ -1,0 +1,172 @@
+#include "runtime/weights.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "io/reader.h"
+
+/* Rows read at a time when they have to be packed: large enough for the drive, small enough not to matter in RAM. */
+#define CHUNK_BYTES (8u << 20)
+
+/* One tensor on its way into the region. */
+typedef struct load_job {
+    const sg_tensor_info *info;
+    sg_weight *dst;
+    const sg_mat_kernel *kernel; /* NULL: a vector, kept as F32 */
+    size_t bytes, offset;        /* of its place in the region */
+} load_job;
+
+typedef struct loader {
+    const sg_gguf *g;
+    const sg_kernels *kernels;
+    load_job *jobs;
+    size_t n_jobs, cap;
+    size_t total; /* bytes of the region */
+    const sg_weights_options *options;
+    uint64_t done, to_read; /* bytes of the file, for progress */
+} loader;
+
+/* Kernel that reads the tensor's rows as they lie in the file (for rows looked up by token). */
+static sg_status add_job(loader *l, const sg_tensor_info *info, sg_weight *dst, bool vector, sg_error *err) {
+    const char *path = sg_gguf_path(l->g, info->file);
+    const sg_dtype_info *type = sg_dtype_get(info->type);
+    load_job *job = &l->jobs[l->n_jobs++];
+    *job = (load_job){ .info = info, .dst = dst, .offset = l->total };
+    if (info->ne[0] > UINT32_MAX || info->ne[1] > UINT32_MAX)
+        return sg_fail(err, SG_E_UNSUPPORTED, "%s: tensor %s is too large", path, info->name);
+    if (vector) {
+        job->bytes = info->ne[0] * sizeof(float);
+    } else {
+        job->kernel = l->kernels->mat[info->type];
+        if (!job->kernel)
+            return sg_fail(err, SG_E_UNSUPPORTED, "%s: no kernel for tensor %s of type %s", path, info->name, type->name);
+        job->bytes = sg_matrix_bytes(job->kernel, (uint32_t)info->ne[1], (uint32_t)info->ne[0]);
+    }
+    l->to_read += info->n_bytes;
+    l->total += (job->bytes + SG_CACHE_LINE - 1) / SG_CACHE_LINE * SG_CACHE_LINE;
+    return SG_OK;
+}
+
+static sg_status plan_jobs(loader *l, sg_weights *w, const sg_model_desc *d, sg_error *err) {
+    const size_t most = SG_T_GLOBALS + (size_t)d->hp.n_layer * SG_L_SLOTS;
+    l->jobs = calloc(most, sizeof *l->jobs);
+    w->layers = calloc(d->hp.n_layer, sizeof *w->layers);
+    if (!l->jobs || !w->layers) return sg_fail(err, SG_E_NOMEM, "out of memory for the table of weights");
+    for (size_t i = 0; i < d->arch->n_tensors; i++) {
+        const sg_tensor_rule *rule = &d->arch->tensors[i];
+        const bool per_layer = strstr(rule->name, "%u") != NULL;
+        for (uint32_t layer = 0; layer < (per_layer ? d->hp.n_layer : 1); layer++) {
+            const sg_tensor_info *info = per_layer ? d->layers[layer][rule->slot] : d->globals[rule->slot];
+            sg_weight *dst = per_layer ? &w->layers[layer][rule->slot] : &w->globals[rule->slot];
+            if (info) SG_TRY(add_job(l, info, dst, rule->ne1 == SG_D_ONE, err));
+        }
+    }
+    return SG_OK;
+}
+
+/* Passes bytes of one read on as bytes of the whole load. */
+static bool report(void *user, uint64_t done, uint64_t total) {
+    (void)total;
+    const loader *l = user;
+    const sg_weights_options *o = l->options;
+    return !o->progress || o->progress(o->user, l->done + done, l->to_read);
+}
+
+static bool is_direct(const load_job *j) {
+    return j->kernel ? !j->kernel->pack : j->info->type == SG_DTYPE_F32;
+}
+
+/* Tensors that are used as they lie in the file: straight into the region, all in flight together. */
+static sg_status load_direct(loader *l, sg_reader *r, char *base, sg_error *err) {
+    sg_read *reads = calloc(l->n_jobs, sizeof *reads);
+    if (!reads) return sg_fail(err, SG_E_NOMEM, "out of memory for the list of reads");
+    size_t n = 0;
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < l->n_jobs; i++) {
+        const load_job *j = &l->jobs[i];
+        if (!is_direct(j)) continue;
+        reads[n++] = (sg_read){ j->info->file, j->info->offset, base + j->offset, j->info->n_bytes };
+        bytes += j->info->n_bytes;
+    }
+    const sg_status s = sg_reader_read_all(r, reads, n, report, l, err);
+    l->done += bytes;
+    free(reads);
+    return s;
+}
+
+/* Tensors that change their form: some rows at a time through a bounce buffer. */
+static sg_status load_packed(loader *l, sg_reader *r, const load_job *j, char *bounce, char *dst, sg_error *err) {
+    const uint32_t k = (uint32_t)j->info->ne[0], rows = (uint32_t)j->info->ne[1];
+    const size_t row_bytes = j->info->n_bytes / rows;
+    const uint32_t mr = j->kernel ? j->kernel->mr : 1;
+    uint32_t step = (uint32_t)(CHUNK_BYTES / row_bytes) / mr * mr;
+    if (step == 0) step = mr;
+    for (uint32_t row = 0; row < rows; row += step) {
+        const uint32_t n = rows - row < step ? rows - row : step;
+        const sg_read read = { j->info->file, j->info->offset + row * row_bytes, bounce, n * row_bytes };
+        SG_TRY(sg_reader_read_all(r, &read, 1, report, l, err));
+        l->done += read.size;
+        if (j->kernel) j->kernel->pack(dst + sg_matrix_bytes(j->kernel, row, k), bounce, n, k);
+        else sg_dequantize(j->info->type, bounce, (float *)(void *)dst, k);
+    }
+    return SG_OK;
+}
+
+/* Bytes of the bounce buffer: the largest single step of load_packed. */
+static size_t bounce_bytes(const loader *l) {
+    size_t most = 0;
+    for (size_t i = 0; i < l->n_jobs; i++) {
+        const load_job *j = &l->jobs[i];
+        if (is_direct(j)) continue;
+        const size_t row = j->info->n_bytes / j->info->ne[1], tile = row * (j->kernel ? j->kernel->mr : 1);
+        size_t need = tile > CHUNK_BYTES ? tile : CHUNK_BYTES;
+        if (need > j->info->n_bytes) need = j->info->n_bytes;
+        if (need > most) most = need;
+    }
+    return most;
+}
+
+static sg_status load_all(loader *l, char *base, sg_error *err) {
+    sg_reader *r = NULL;
+    char *bounce = NULL;
+    SG_TRY(sg_reader_create(l->options->io, l->options->log, &r, err));
+    sg_status s = SG_OK;
+    for (uint32_t f = 0; s == SG_OK && f < sg_gguf_n_files(l->g); f++) {
+        uint32_t number; /* files are added in order, so numbers agree with the gguf's */
+        s = sg_reader_add_file(r, sg_gguf_path(l->g, f), &number, err);
+    }
+    if (s == SG_OK) s = load_direct(l, r, base, err);
+    const size_t need = bounce_bytes(l);
+    if (s == SG_OK && need > 0 && !(bounce = sg_aligned_calloc(4096, need, 1)))
+        s = sg_fail(err, SG_E_NOMEM, "out of memory for a buffer of %zu bytes to load through", need);
+    for (size_t i = 0; s == SG_OK && i < l->n_jobs; i++)
+        if (!is_direct(&l->jobs[i])) s = load_packed(l, r, &l->jobs[i], bounce, base + l->jobs[i].offset, err);
+    free(bounce);
+    sg_reader_destroy(&r);
+    return s;
+}
+
+sg_status sg_weights_load(sg_weights *w, const sg_gguf *g, const sg_model_desc *d, const sg_kernels *kernels,
+                          const sg_weights_options *options, sg_error *err) {
+    *w = (sg_weights){ 0 };
+    loader l = { .g = g, .kernels = kernels, .options = options };
+    sg_status s = plan_jobs(&l, w, d, err);
+    if (s == SG_OK) s = sg_region_create(&w->region, l.total, "the weights", err);
+    if (s == SG_OK) s = load_all(&l, w->region.data, err);
+    for (size_t i = 0; s == SG_OK && i < l.n_jobs; i++) {
+        const load_job *j = &l.jobs[i];
+        const void *data = (const char *)w->region.data + j->offset;
+        if (j->kernel) j->dst->m = (sg_matrix){ j->kernel, data, (uint32_t)j->info->ne[1], (uint32_t)j->info->ne[0] };
+        else j->dst->v = data;
+    }
+    free(l.jobs);
+    if (s != SG_OK) sg_weights_finish(w);
+    return s;
+}
+
+void sg_weights_finish(sg_weights *w) {
+    free(w->layers);
+    sg_region_destroy(&w->region);
+    *w = (sg_weights){ 0 };
+}

@@ -1,0 +1,33 @@
+/* The weights of a model in RAM: one region, every matrix packed for its kernel, vectors as F32. */
+#ifndef SG_RUNTIME_WEIGHTS_H
+#define SG_RUNTIME_WEIGHTS_H
+
+#include "models/model.h"
+#include "neuron_engine/matrix.h"
+#include "runtime/base/mem.h"
+
+/* A tensor of the model: a matrix (m.kernel set) or a vector (v set); neither: the model has none. */
+typedef struct sg_weight {
+    sg_matrix m;
+    const float *v;
+} sg_weight;
+
+typedef struct sg_weights {
+    sg_region region;
+    sg_weight globals[SG_T_GLOBALS];
+    sg_weight (*layers)[SG_L_SLOTS]; /* [n_layer], owned */
+} sg_weights;
+
+typedef struct sg_weights_options {
+    sg_io_engine io;
+    const sg_log *log;
+    sg_progress_fn progress;
+    void *user;
+} sg_weights_options;
+
+/* Reads and packs every tensor of the description. On failure *w is empty. */
+SG_NODISCARD sg_status sg_weights_load(sg_weights *w, const sg_gguf *g, const sg_model_desc *d, const sg_kernels *kernels,
+                                       const sg_weights_options *options, sg_error *err);
+void sg_weights_finish(sg_weights *w);
+
+#endif
