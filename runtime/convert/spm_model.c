@@ -120,6 +120,7 @@ static sg_status parse(sg_conv_vocab *v, const char *path, span s, sg_error *err
     uint64_t model_type = 1; /* unigram, the default of the message */
     field f;
     bool ok;
+    if (s.n == 0 || *s.p != 0x0A) return sg_fail(err, SG_E_FORMAT, "%s: is no SentencePiece model", path); /* tag of a piece */
     while (next_field(&s, &f, &ok)) {
         if (f.wire != 2) continue;
         if (f.number == 1) {
@@ -130,7 +131,7 @@ static sg_status parse(sg_conv_vocab *v, const char *path, span s, sg_error *err
             return sg_fail(err, SG_E_FORMAT, "%s: its settings are damaged", path);
         }
     }
-    if (!ok || n == 0) return sg_fail(err, SG_E_FORMAT, "%s: is no SentencePiece model, or is damaged after %u tokens", path, n);
+    if (!ok || n == 0) return sg_fail(err, SG_E_FORMAT, "%s: the SentencePiece model is damaged after %u tokens", path, n);
     if (model_type != 2)
         return sg_fail(err, SG_E_UNSUPPORTED, "%s: is a SentencePiece model of type %llu; only BPE (2) is known", path,
                        (unsigned long long)model_type);
