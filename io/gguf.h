@@ -87,11 +87,15 @@ double sg_gguf_kv_number(const sg_gguf_kv *kv, uint64_t i);
 
 /* ---- writer ------------------------------------------------------------------------------------------------------ */
 
-/* Writes PATH under the temporary name PATH.part-PID-N and renames it in sg_gguf_writer_finish; abort (or a failure) removes it.
- * Order of calls: create, add_* and declare tensors in file order, begin_data, write tensor data in the same order,
- * finish. Every function fails fast after the first failure and repeats its error. */
+/* Writes PATH (GGUF v3) under the temporary name PATH.part-PID-N and gives it its name in sg_gguf_writer_finish; abort (or
+ * a failure, then abort) removes it. Order of calls: create, add entries and declare tensors in file order, begin_data,
+ * write tensor data in the same order, finish, abort. Functions without a result remember the first failure; the next one
+ * with a result returns it, as do all later ones. Names follow the rules of the reader. A writer belongs to one thread. */
 typedef struct sg_gguf_writer sg_gguf_writer;
 
+/* `alignment`: a power of two of at least 8, 0: 32; written as general.alignment when it is not 32. SG_E_EXISTS when PATH is
+ * there and `overwrite` is false, SG_E_ACCESS when it is there and no regular file. A PATH that is a symbolic link is
+ * replaced itself. */
 SG_NODISCARD sg_status sg_gguf_writer_create(const char *path, uint32_t alignment, bool overwrite, sg_gguf_writer **out,
                                              sg_error *err);
 void sg_gguf_writer_abort(sg_gguf_writer **w); /* also releases after finish; NULL is fine */
@@ -101,15 +105,17 @@ void sg_gguf_writer_u64(sg_gguf_writer *w, const char *key, uint64_t v);
 void sg_gguf_writer_f32(sg_gguf_writer *w, const char *key, float v);
 void sg_gguf_writer_bool(sg_gguf_writer *w, const char *key, bool v);
 void sg_gguf_writer_str(sg_gguf_writer *w, const char *key, const char *v);
+/* n packed numbers of a numeric type or BOOL (bytes). */
 void sg_gguf_writer_array(sg_gguf_writer *w, const char *key, sg_gguf_type type, const void *data, uint64_t n);
 void sg_gguf_writer_strings(sg_gguf_writer *w, const char *key, const sg_gguf_string *v, uint64_t n);
-/* Copies an entry of an open file as it is. */
+/* Copies an entry of an open file as it is. Passes over general.alignment and split.*, which tell of the other file. */
 void sg_gguf_writer_copy(sg_gguf_writer *w, const sg_gguf_kv *kv);
 
 void sg_gguf_writer_tensor(sg_gguf_writer *w, const char *name, sg_dtype type, uint32_t n_dims, const uint64_t *ne);
 SG_NODISCARD sg_status sg_gguf_writer_begin_data(sg_gguf_writer *w, sg_error *err);
-/* Next bytes of the current tensor; moves on to the next one (with padding) when it is complete. */
+/* Next bytes of the current tensor, not beyond its end; moves on to the next one (with padding) when it is complete. */
 SG_NODISCARD sg_status sg_gguf_writer_data(sg_gguf_writer *w, const void *bytes, size_t n, sg_error *err);
+/* Syncs and renames. SG_E_ARG when tensor data is missing. Call abort afterwards in any case. */
 SG_NODISCARD sg_status sg_gguf_writer_finish(sg_gguf_writer *w, sg_error *err);
 
 #endif

@@ -25,6 +25,9 @@ SG_NODISCARD sg_status sg_tokenizer_encode(const sg_tokenizer *t, const char *te
  * that lives as long as the tokenizer; *len its length. Unknown ids give "". */
 const char *sg_tokenizer_piece(const sg_tokenizer *t, int32_t id, bool show_special, size_t *len);
 
+/* True when a space at the beginning of this token, as the first of a text, is the one that SentencePiece put there. */
+bool sg_tokenizer_drops_space(const sg_tokenizer *t, int32_t id);
+
 uint32_t sg_tokenizer_n_vocab(const sg_tokenizer *t);
 int32_t sg_tokenizer_bos(const sg_tokenizer *t); /* -1: none */
 int32_t sg_tokenizer_eos(const sg_tokenizer *t);

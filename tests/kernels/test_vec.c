@@ -1,0 +1,293 @@
+/* Vector functions: every tier of this machine against the reference bit by bit, and the reference against double
+ * precision or the words of kernels.h. Usage: test_vec [--bench] */
+#include <float.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "neuron_engine/kernels/ref/ref.h"
+#include "neuron_engine/quant.h"
+#include "tests/kernels/harness.h"
+
+#define MAX_N 300
+
+/* Inputs of one round. Filled behind n too, so that a function that reads too far finds values that would show. */
+typedef struct inputs {
+    float *a, *b, *c; /* MAX_N + 1 values, 4 bytes off alignment */
+    uint16_t *h;
+    float s;
+} inputs;
+
+/* Values of kind 0: normal; 1: with zeros of both signs, infinities and subnormals; 2: wide range; 3: NaN among them.
+ */
+static void fill(float *x, int kind) {
+    static const float special[] = { 0.0f,    -0.0f,   INFINITY, -INFINITY, 1e-45f,
+                                     -1e-40f, FLT_MAX, -FLT_MAX, 88.7f,     -104.0f };
+    for (int i = 0; i <= MAX_N; i++) {
+        x[i] = h_normal();
+        if (kind == 1 && h_below(8) == 0) x[i] = special[h_below(10)];
+        if (kind == 2) x[i] = ldexpf(x[i], (int)h_below(200) - 100);
+        if (kind == 3 && h_below(40) == 0) x[i] = NAN;
+    }
+}
+
+static void fill_inputs(inputs *in, int kind) {
+    fill(in->a, kind);
+    fill(in->b, kind);
+    fill(in->c, kind);
+    for (int i = 0; i <= MAX_N; i++) in->h[i] = sg_f32_to_f16(in->c[i]);
+    in->s = h_normal();
+}
+
+enum { RMSNORM, RMSNORM_ONES, DOT_F32, DOT_F16, AXPY_F32, AXPY_F16, ADD, SOFTMAX, SILU, RELU, DRELU, TO_F16, N_FNS };
+static const char *const fn_names[N_FNS] = { "rmsnorm",  "rmsnorm (no w)", "dot_f32",   "dot_f16",
+                                             "axpy_f32", "axpy_f16",       "add",       "softmax",
+                                             "silu_mul", "relu_mul",       "drelu_mul", "f32_to_f16" };
+
+/* Runs function f on n values; out holds MAX_N + 1 values, of which those behind the result must not change. */
+static void call(const sg_vec_fns *v, int f, const inputs *in, size_t n, float *out) {
+    memcpy(out, in->a, (MAX_N + 1) * sizeof *out);
+    uint16_t halves[MAX_N + 1];
+    switch (f) {
+    case RMSNORM: v->rmsnorm(out, in->a, in->b, n, 1e-5f); break;
+    case RMSNORM_ONES: v->rmsnorm(out, out, NULL, n, 1e-5f); break; /* in place */
+    case DOT_F32: out[0] = v->dot_f32(in->a, in->b, n); break;
+    case DOT_F16: out[0] = v->dot_f16(in->a, in->h, n); break;
+    case AXPY_F32: v->axpy_f32(out, in->s, in->b, n); break;
+    case AXPY_F16: v->axpy_f16(out, in->s, in->h, n); break;
+    case ADD: v->add(out, in->b, n); break;
+    case SOFTMAX: v->softmax(out, n); break;
+    case SILU: v->silu_mul(out, in->a, in->b, n); break;
+    case RELU: v->relu_mul(out, in->a, in->b, n); break;
+    case DRELU: v->drelu_mul(out, in->a, in->b, n); break;
+    case TO_F16:
+        memset(halves, 0x55, sizeof halves);
+        v->f32_to_f16(halves, in->a, n);
+        for (int i = 0; i <= MAX_N; i++) out[i] = sg_f16_to_f32(halves[i]);
+        break;
+    default: break;
+    }
+}
+
+static void check_tier(const sg_kernels *tier, const sg_kernels *below, inputs *in) {
+    float want[MAX_N + 1], got[MAX_N + 1];
+    for (int round = 0; round < 120; round++) {
+        const int kind = round % 4;
+        const size_t n = round < 70 ? (size_t)round + 1 : 1 + h_below(MAX_N);
+        fill_inputs(in, kind);
+        for (int f = 0; f < N_FNS; f++) {
+            call(&below->vec, f, in, n, want);
+            call(&tier->vec, f, in, n, got);
+            const size_t i = h_differ(want, got, MAX_N + 1);
+            h_check(i > MAX_N, "%s %s n %zu (kind %d): value %zu is %a, not %a", tier->tier, fn_names[f], n, kind, i,
+                    i <= MAX_N ? got[i] : 0, i <= MAX_N ? want[i] : 0);
+        }
+    }
+}
+
+static void check_acts(const sg_kernels *tier, const sg_kernels *ref) {
+    for (int round = 0; round < 40; round++) {
+        const uint32_t n = 1 + h_below(3), k = 32 * (1 + h_below(9));
+        sg_acts a = h_acts(n, k, round % H_ACT_MODES, &ref->vec), b = a;
+        float *x = (float *)a.x;
+        if (round % 5 == 4) {
+            x[h_below(k)] = NAN;
+            x[h_below(k)] = INFINITY;
+            x[h_below(k)] = -INFINITY;
+        }
+        const size_t blocks = (size_t)n * a.n_blocks;
+        b.q = h_alloc((size_t)n * k, 0);
+        b.d = h_alloc(blocks * sizeof *b.d, 0);
+        b.sums = h_alloc(blocks * 2 * sizeof *b.sums, 0);
+        for (uint32_t t = 0; t < n; t++) {
+            ref->vec.quantize_acts(&a, t);
+            tier->vec.quantize_acts(&b, t);
+        }
+        h_check(memcmp(a.q, b.q, (size_t)n * k) == 0 && memcmp(a.d, b.d, blocks * sizeof *a.d) == 0 &&
+                    memcmp(a.sums, b.sums, 2 * blocks * sizeof *a.sums) == 0,
+                "%s quantize_acts differs (round %d)", tier->tier, round);
+        for (size_t i = 0; i < blocks; i++) { /* the words of kernels.h, the slow way */
+            float top = 0;
+            int sums[2] = { 0 };
+            for (int j = 0; j < 32; j++) {
+                const float v = x[i * 32 + j];
+                top = v == v && fabsf(v) > top ? fminf(fabsf(v), FLT_MAX) : top;
+            }
+            bool same = b.d[i] == top / 127;
+            for (int j = 0; j < 32; j++) {
+                float v = x[i * 32 + j];
+                v = v != v || b.d[i] == 0 ? 0 : nearbyintf(fmaxf(fminf(v, FLT_MAX), -FLT_MAX) / b.d[i]);
+                v = fmaxf(fminf(v, 127), -127);
+                same &= (float)b.q[i * 32 + j] == v;
+                sums[j / 16] += b.q[i * 32 + j];
+            }
+            h_check(same && sums[0] == b.sums[2 * i] && sums[1] == b.sums[2 * i + 1],
+                    "%s quantize_acts: block %zu is wrong", tier->tier, i);
+        }
+        h_free(b.q, 0);
+        h_free(b.d, 0);
+        h_free(b.sums, 0);
+        h_acts_free(&a);
+    }
+}
+
+/* |got - want| in units of the last place of want. */
+static double ulps(float got, double want) {
+    const float w = (float)want;
+    if (got == w) return 0;
+    const double unit = fmax(ldexp(1, ilogb(want) - 23), 0x1p-149);
+    return fabs((double)got - want) / unit;
+}
+
+/* exp through softmax: with a first value of 0 (the maximum) and a sum that the others do not move, out[1] / out[0] =
+ * e^x. */
+static void check_exp(const sg_vec_fns *v) {
+    double worst = 0;
+    for (int i = 0; i < 200000; i++) {
+        float x[2] = { 0, -17.5f - h_uniform(0, 69.5f) };
+        const double want = exp((double)x[1]);
+        v->softmax(x, 2);
+        if (x[0] == 1) worst = fmax(worst, ulps(x[1], want));
+    }
+    h_check(worst <= 2, "e^x is off by %.2f ulp", worst);
+    double worst_silu = 0;
+    for (int i = 0; i < 200000; i++) {
+        const float g = h_uniform(-80, 80), one = 1;
+        float y;
+        v->silu_mul(&y, &g, &one, 1);
+        worst_silu = fmax(worst_silu, ulps(y, (double)g / (1 + exp(-(double)g))));
+    }
+    h_check(worst_silu <= 4, "silu is off by %.2f ulp", worst_silu);
+    printf("e^x within %.3f ulp, silu within %.3f ulp\n", worst, worst_silu);
+}
+
+/* The reference against double precision. */
+static void check_reference(const sg_vec_fns *v, inputs *in) {
+    for (int round = 0; round < 60; round++) {
+        const size_t n = 1 + h_below(MAX_N);
+        fill_inputs(in, 0);
+        double dot = 0, dot_h = 0, square = 0, size = 0;
+        for (size_t i = 0; i < n; i++) {
+            dot += (double)in->a[i] * in->b[i];
+            dot_h += (double)in->a[i] * sg_f16_to_f32(in->h[i]);
+            square += (double)in->a[i] * in->a[i];
+            size += fabs((double)in->a[i]) * fmax(fabs((double)in->b[i]), fabs((double)in->c[i]));
+        }
+        const double bound = (size + 1e-6) * 0x1p-24 * ((double)n / 16 + 8);
+        h_check(fabs(v->dot_f32(in->a, in->b, n) - dot) <= bound, "dot_f32 n %zu", n);
+        h_check(fabs(v->dot_f16(in->a, in->h, n) - dot_h) <= bound, "dot_f16 n %zu", n);
+        float out[MAX_N + 1];
+        v->rmsnorm(out, in->a, in->b, n, 1e-5f);
+        double off = 0;
+        for (size_t i = 0; i < n; i++) {
+            const double want = (double)in->a[i] / sqrt(square / (double)n + 1e-5) * in->b[i];
+            off = fmax(off, fabs(out[i] - want) - fabs(want) * 4e-6);
+        }
+        h_check(off <= 0, "rmsnorm n %zu", n);
+        double sum = 0, max = -1e30, total = 0;
+        for (size_t i = 0; i < n; i++) max = fmax(max, (double)in->a[i]);
+        for (size_t i = 0; i < n; i++) sum += exp((double)in->a[i] - max);
+        memcpy(out, in->a, sizeof out);
+        v->softmax(out, n);
+        off = 0;
+        for (size_t i = 0; i < n; i++) {
+            off = fmax(off, fabs(out[i] - exp((double)in->a[i] - max) / sum));
+            total += out[i];
+        }
+        h_check(off <= 1e-6 && fabs(total - 1) < 1e-5, "softmax n %zu: off by %g", n, off);
+        bool same = true;
+        for (int f = AXPY_F32; f < N_FNS; f++) {
+            if (f == SOFTMAX || f == SILU) continue;
+            call(v, f, in, n, out);
+            for (size_t i = 0; i < n; i++) {
+                const float a = in->a[i], b = in->b[i], hf = sg_f16_to_f32(in->h[i]), ra = a > 0 ? a : 0,
+                            rb = b > 0 ? b : 0;
+                const volatile float sb = in->s * b, sh = in->s * hf; /* rounded by themselves */
+                same &= out[i] == (f == AXPY_F32   ? a + sb
+                                   : f == AXPY_F16 ? a + sh
+                                   : f == ADD      ? a + b
+                                   : f == RELU     ? ra * b
+                                   : f == DRELU    ? ra * rb
+                                                   : sg_f16_to_f32(sg_f32_to_f16(a)));
+            }
+            h_check(same, "%s n %zu", fn_names[f], n);
+        }
+    }
+}
+
+static void check_softmax_limits(const sg_vec_fns *v, const char *tier) {
+    float x[20];
+    for (int i = 0; i < 20; i++) x[i] = -INFINITY;
+    v->softmax(x, 20);
+    bool zero = true;
+    for (int i = 0; i < 20; i++) zero &= x[i] == 0;
+    h_check(zero, "%s softmax of -inf only", tier);
+    for (int i = 0; i < 20; i++) x[i] = i % 2 ? -INFINITY : 1000;
+    v->softmax(x, 20);
+    h_check(x[0] == 0.1f && x[19] == 0 && x[18] == 0.1f, "%s softmax with -inf: %g, %g", tier, x[0], x[19]);
+}
+
+static void bench(const sg_kernels *k) {
+    enum { N = 4096 };
+    static float a[N], b[N], out[N];
+    static uint16_t hb[N];
+    for (int i = 0; i < N; i++) {
+        a[i] = h_normal();
+        b[i] = h_normal();
+        hb[i] = sg_f32_to_f16(b[i]);
+    }
+    static int8_t q[N];
+    static float d[N / 32];
+    static int16_t sums[N / 16];
+    sg_acts acts = { .n = 1, .k = N, .n_blocks = N / 32, .x = a, .q = q, .d = d, .sums = sums };
+    volatile float sink = 0;
+    const char *const names[] = { "rmsnorm", "dot_f32",  "dot_f16",  "axpy_f32",   "axpy_f16",
+                                  "softmax", "silu_mul", "relu_mul", "f32_to_f16", "quantize_acts" };
+    for (int f = 0; f < 10; f++) {
+        double best = 1e9;
+        for (int run = 0; run < 200; run++) {
+            memcpy(out, a, sizeof out);
+            const double t0 = h_seconds();
+            switch (f) {
+            case 0: k->vec.rmsnorm(out, a, b, N, 1e-5f); break;
+            case 1: sink += k->vec.dot_f32(a, b, N); break;
+            case 2: sink += k->vec.dot_f16(a, hb, N); break;
+            case 3: k->vec.axpy_f32(out, 0.5f, b, N); break;
+            case 4: k->vec.axpy_f16(out, 0.5f, hb, N); break;
+            case 5: k->vec.softmax(out, N); break;
+            case 6: k->vec.silu_mul(out, a, b, N); break;
+            case 7: k->vec.relu_mul(out, a, b, N); break;
+            case 8: k->vec.f32_to_f16((uint16_t *)out, a, N); break;
+            default: k->vec.quantize_acts(&acts, 0); break;
+            }
+            const double t = h_seconds() - t0;
+            best = t < best ? t : best;
+        }
+        printf("%-12s %-14s %7.2f values/ns\n", k->tier, names[f], N / best * 1e-9);
+    }
+}
+
+int main(int argc, char **argv) {
+    h_init("vec");
+    sg_kernels tiers[H_MAX_TIERS];
+    const int n_tiers = h_tiers(tiers);
+    if (argc > 1 && strcmp(argv[1], "--bench") == 0) {
+        for (int t = 0; t < n_tiers; t++) bench(&tiers[t]);
+        return 0;
+    }
+    inputs in = { h_alloc((MAX_N + 1) * 4, 4), h_alloc((MAX_N + 1) * 4, 4), h_alloc((MAX_N + 1) * 4, 4),
+                  h_alloc((MAX_N + 1) * 2, 2), 0 };
+    check_reference(&tiers[0].vec, &in);
+    check_exp(&tiers[0].vec);
+    for (int t = 0; t < n_tiers; t++) {
+        check_softmax_limits(&tiers[t].vec, tiers[t].tier);
+        check_acts(&tiers[t], &tiers[0]);
+        if (t > 0) check_tier(&tiers[t], &tiers[0], &in);
+        printf("tier %s\n", tiers[t].tier);
+    }
+    h_free(in.a, 4);
+    h_free(in.b, 4);
+    h_free(in.c, 4);
+    h_free(in.h, 2);
+    return h_finish();
+}
