@@ -1,0 +1,121 @@
+/* What the commands of the sparsegen program share. */
+#ifndef SG_CLI_CLI_H
+#define SG_CLI_CLI_H
+
+#include <stdio.h>
+
+#include "runtime/cli/args.h"
+#include "sparsegen.h"
+
+/* Exit codes: 0, 1 after a failure, 2 after wrong usage, and as in shells 128 + SIGINT after Ctrl-C. */
+enum { CLI_OK = 0, CLI_FAILED = 1, CLI_USAGE = 2, CLI_INTERRUPTED = 130 };
+
+/* ---- commands: argv[0] is the command's name; the result is the exit code
+ * --------------------------------------------- */
+int cmd_generate(int argc, char **argv);
+int cmd_info(int argc, char **argv);
+int cmd_tokenize(int argc, char **argv);
+int cmd_logits(int argc, char **argv);
+int cmd_perplexity(int argc, char **argv);
+int cmd_convert(int argc, char **argv);
+int cmd_bench(int argc, char **argv);
+
+/* ---- messages (stderr) and results (stdout)
+ * ----------------------------------------------------------------------------- */
+
+/* "sparsegen: ..." on stderr; returns CLI_FAILED. */
+int cli_fail(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+/* The same for an error of the library; CLI_INTERRUPTED and no message when it says that Ctrl-C was pressed. */
+int cli_fail_error(const sg_error *err);
+/* A sentence for people, in square brackets, unless quiet. */
+void cli_note(bool quiet, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* Whether stderr gets color: asked for, or a terminal and NO_COLOR (https://no-color.org) is not set. */
+void cli_set_color(bool always);
+extern const char *cli_dim, *cli_bold, *cli_plain; /* escape sequences, or "" */
+
+/* Writes and flushes; false once stdout failed (cli_finish then says so). */
+bool cli_write(const char *text, size_t len);
+/* Flushes stdout; turns `code` into CLI_FAILED with a sentence when anything could not be written. */
+int cli_finish(int code);
+
+/* ---- Ctrl-C
+ * ------------------------------------------------------------------------------------------------------------- */
+
+/* From here on the first Ctrl-C cancels what runs and the second one quits. */
+void cli_catch_interrupts(void);
+/* The session that Ctrl-C cancels; NULL for none. */
+void cli_set_session(sg_session *session);
+bool cli_interrupted(void);
+void cli_clear_interrupt(void);
+/* While waiting for a line the first Ctrl-C quits, giving the terminal back as it was. */
+void cli_at_prompt(bool waiting);
+
+/* ---- model and session
+ * -------------------------------------------------------------------------------------------------- */
+
+typedef struct cli_model {
+    const char *path, *cpu_mask;
+    int64_t threads, batch;
+    int kv, io; /* indices of the choices, equal to sg_kv_type and sg_io_engine */
+    bool quiet, stats;
+    sg_model *model;
+    sg_session *session;
+} cli_model;
+extern const char *const cli_kv_choices[], *const cli_io_choices[];
+
+/* Options that every command with a model has. */
+#define CLI_MODEL_OPTS(m)                                                                                              \
+    { NULL, 0, CLI_FLAG, NULL, NULL, "model and machine:" },                                                           \
+        { "model", 'm', CLI_STR, &(m)->path, "FILE", "GGUF file, or the first file of a split set" },                  \
+        { "io", 0, CLI_CHOICE,    &(m)->io, "ENGINE", "how the model is read: auto (default), uring, pread",           \
+          0,    0, cli_io_choices },                                                                                   \
+        { "cpu-mask",     0,      CLI_STR,                                                                             \
+          &(m)->cpu_mask, "TIER", "highest kernel tier to use: ref, avx2, .. (default: the best)" },                   \
+    {                                                                                                                  \
+        "quiet", 'q', CLI_FLAG, &(m)->quiet, NULL, "no notes, warnings or progress on stderr, only errors"             \
+    }
+#define CLI_SESSION_OPTS(m)                                                                                            \
+    { "threads", 't', CLI_INT, &(m)->threads, "N", "threads (default: one per usable core)", 0, 4096 },                \
+        { "batch", 'b', CLI_INT, &(m)->batch, "N", "prompt tokens evaluated together (default 128)", 0, 65536 }, {     \
+        "kv", 0, CLI_CHOICE, &(m)->kv, "TYPE", "type of the KV cache: f16 (default), f32", 0, 0, cli_kv_choices        \
+    }
+
+/* Opens the model with a progress bar; 0 or the exit code, the error printed. */
+int cli_open_model(cli_model *m);
+/* Makes the session and hands it to Ctrl-C. n_ctx 0: the library's choice. */
+int cli_open_session(cli_model *m, uint64_t n_ctx);
+void cli_close(cli_model *m);
+void cli_print_stats(const cli_model *m);
+
+/* ---- files
+ * -------------------------------------------------------------------------------------------------------------- */
+
+/* The whole of a file, or of stdin for "-"; free() it. 0 or the exit code, the error printed. */
+int cli_read_file(const char *path, char **text, size_t *len);
+
+/* A file that appears under its name only when it is complete. Outputs that exist and are no regular file are written
+ * in place. */
+typedef struct cli_output {
+    FILE *f;
+    const char *path;
+    char *temp; /* NULL: written in place */
+} cli_output;
+int cli_output_open(cli_output *o, const char *path);
+/* Closes; keeps the file when `ok` and everything was written. 0 or the exit code, the error printed. */
+int cli_output_close(cli_output *o, bool ok);
+
+double cli_now(void); /* seconds of a clock that only goes forward */
+
+/* ---- progress (stderr, only when it is a terminal)
+ * ------------------------------------------------------------------------ */
+
+typedef struct cli_progress {
+    const char *what; /* "reading" */
+    bool on, drawn;
+    int permille; /* last drawn */
+} cli_progress;
+void cli_progress_start(cli_progress *p, const char *what, bool quiet);
+bool cli_progress_step(void *progress, uint64_t done, uint64_t total); /* a sg_progress_fn; false after Ctrl-C */
+void cli_progress_end(cli_progress *p);                                /* removes the bar */
+
+#endif

@@ -1,0 +1,195 @@
+/* Messages, Ctrl-C, models and sessions for the commands. */
+#include <errno.h>
+#include <math.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <termios.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "runtime/cli/cli.h"
+
+const char *const cli_kv_choices[] = { "f16", "f32", NULL };
+const char *const cli_io_choices[] = { "auto", "uring", "pread", NULL };
+
+/* ---- messages and results
+ * ------------------------------------------------------------------------------------------------ */
+
+const char *cli_dim = "", *cli_bold = "", *cli_plain = "";
+static int stdout_errno; /* why stdout failed first; 0: it did not */
+
+int cli_fail(const char *fmt, ...) {
+    va_list ap;
+    va_start(ap, fmt);
+    fputs("sparsegen: ", stderr);
+    vfprintf(stderr, fmt, ap);
+    fputc('\n', stderr);
+    va_end(ap);
+    return CLI_FAILED;
+}
+
+int cli_fail_error(const sg_error *err) {
+    if (err->code == SG_E_CANCELLED) return CLI_INTERRUPTED;
+    return cli_fail("%s", err->message);
+}
+
+void cli_note(bool quiet, const char *fmt, ...) {
+    if (quiet) return;
+    va_list ap;
+    va_start(ap, fmt);
+    fprintf(stderr, "%s[", cli_dim);
+    vfprintf(stderr, fmt, ap);
+    fprintf(stderr, "]%s\n", cli_plain);
+    va_end(ap);
+}
+
+void cli_set_color(bool always) {
+    const char *no_color = getenv("NO_COLOR");
+    if (!always && ((no_color && *no_color) || !isatty(STDERR_FILENO))) return;
+    cli_dim = "\033[2m";
+    cli_bold = "\033[1;32m";
+    cli_plain = "\033[0m";
+}
+
+bool cli_write(const char *text, size_t len) {
+    if (stdout_errno) return false;
+    if (fwrite(text, 1, len, stdout) == len && fflush(stdout) == 0) return true;
+    stdout_errno = errno ? errno : EIO;
+    return false;
+}
+
+int cli_finish(int code) {
+    if (!stdout_errno && (ferror(stdout) || fflush(stdout) != 0)) stdout_errno = errno ? errno : EIO;
+    if (!stdout_errno || code == CLI_INTERRUPTED) return code;
+    return cli_fail("standard output cannot be written: %s", strerror(stdout_errno));
+}
+
+/* ---- Ctrl-C
+ * -------------------------------------------------------------------------------------------------------------- */
+
+static volatile sig_atomic_t interrupts, at_prompt;
+static sg_session *volatile running;
+static struct termios terminal; /* stdin's settings before line editing changed them */
+static bool have_terminal;
+
+static void on_interrupt(int sig) {
+    (void)sig;
+    interrupts = interrupts + 1;
+    if (interrupts > 1 || at_prompt) {
+        if (have_terminal) tcsetattr(STDIN_FILENO, TCSANOW, &terminal);
+        if (at_prompt && write(STDERR_FILENO, "\n", 1) < 0) _exit(CLI_FAILED);
+        _exit(CLI_INTERRUPTED);
+    }
+    if (running) sg_session_cancel(running);
+}
+
+void cli_catch_interrupts(void) {
+    have_terminal = tcgetattr(STDIN_FILENO, &terminal) == 0;
+    struct sigaction action = { .sa_handler = on_interrupt, .sa_flags = SA_RESTART };
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGINT, &action, NULL);
+}
+
+void cli_set_session(sg_session *session) {
+    running = session;
+    if (session && interrupts > 0) sg_session_cancel(session); /* it came before there was anything to cancel */
+}
+
+bool cli_interrupted(void) { return interrupts > 0; }
+void cli_clear_interrupt(void) { interrupts = 0; }
+void cli_at_prompt(bool waiting) { at_prompt = waiting; }
+
+/* ---- model and session
+ * --------------------------------------------------------------------------------------------------- */
+
+/* What sg_model_options.user points to while a model is open. */
+typedef struct open_state {
+    cli_progress progress;
+    bool quiet, verbose;
+} open_state;
+
+static void log_line(void *user, sg_log_level level, const char *line) {
+    const open_state *s = user;
+    if (level == SG_LOG_WARN ? !s->quiet : s->verbose) cli_note(false, "%s", line);
+}
+
+static bool step(void *user, uint64_t done, uint64_t total) {
+    open_state *s = user;
+    return cli_progress_step(&s->progress, done, total);
+}
+
+static open_state state; /* the log must stay callable as long as the model lives */
+
+int cli_open_model(cli_model *m) {
+    state.quiet = m->quiet;
+    state.verbose = m->stats && !m->quiet;
+    cli_progress_start(&state.progress, "reading", m->quiet);
+    sg_model_options o = SG_MODEL_OPTIONS_INIT;
+    o.io = (sg_io_engine)m->io;
+    o.cpu_mask = m->cpu_mask;
+    o.log = log_line;
+    o.progress = step;
+    o.user = &state;
+    sg_error err;
+    const sg_status s = sg_model_open(m->path, &o, &m->model, &err);
+    cli_progress_end(&state.progress);
+    return s == SG_OK ? CLI_OK : cli_fail_error(&err);
+}
+
+int cli_open_session(cli_model *m, uint64_t n_ctx) {
+    if (n_ctx > UINT32_MAX) return cli_fail("a context of %llu tokens is too large", (unsigned long long)n_ctx);
+    sg_session_options o = SG_SESSION_OPTIONS_INIT;
+    o.n_ctx = (uint32_t)n_ctx;
+    o.n_threads = (uint32_t)m->threads;
+    o.n_batch = (uint32_t)m->batch;
+    o.kv_type = (sg_kv_type)m->kv;
+    sg_error err;
+    if (sg_session_create(m->model, &o, &m->session, &err) != SG_OK) return cli_fail_error(&err);
+    cli_set_session(m->session);
+    return CLI_OK;
+}
+
+void cli_close(cli_model *m) {
+    cli_set_session(NULL);
+    sg_session_destroy(&m->session);
+    sg_model_close(&m->model);
+}
+
+/* Highest resident memory of this process in KiB. VmHWM where there is one: ru_maxrss of a process also counts what its
+ * parent had before exec. */
+static long peak_kib(void) {
+    long kib = -1;
+    FILE *f = fopen("/proc/self/status", "r");
+    char line[256];
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, "VmHWM: %ld", &kib) == 1) break;
+    if (f) fclose(f);
+    if (kib >= 0) return kib;
+    struct rusage usage;
+    return getrusage(RUSAGE_SELF, &usage) == 0 ? usage.ru_maxrss : 0;
+}
+
+static double rate(uint64_t tokens, double seconds) { return seconds > 0.0 ? (double)tokens / seconds : 0.0; }
+
+void cli_print_stats(const cli_model *m) {
+    const double mib = 1024.0 * 1024.0;
+    const sg_stats s = sg_session_get_stats(m->session);
+    const sg_model_info *info = sg_model_get_info(m->model);
+    fprintf(stderr, "prompt   %8llu tokens %10.3f s %10.2f tokens/s\n", (unsigned long long)s.prompt_tokens,
+            s.prompt_seconds, rate(s.prompt_tokens, s.prompt_seconds));
+    fprintf(stderr, "decode   %8llu tokens %10.3f s %10.2f tokens/s\n", (unsigned long long)s.decode_tokens,
+            s.decode_seconds, rate(s.decode_tokens, s.decode_seconds));
+    fprintf(stderr, "memory   weights %.1f MiB, KV cache %.1f MiB, buffers %.1f MiB; peak resident %.1f MiB\n",
+            (double)s.weight_bytes / mib, (double)s.kv_bytes / mib, (double)s.buffer_bytes / mib,
+            (double)peak_kib() / 1024.0);
+    fprintf(stderr, "machine  %u threads, %s kernels\n", s.n_threads, info->kernel_tier);
+}
+
+double cli_now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
