@@ -31,21 +31,36 @@ TEXT = {
 }
 PROMPTS = ["Once upon a time", "One day, a little girl named Lily"]
 
+REFERENCE_PROMPTS = [
+    "Once upon a time, there was a little girl named Lily. She loved to",
+    "Once upon a time, there was a boy named Tim. Tim had a",
+    "One day, Tom and Lily went to the park. They saw a",
+    "Lily was very sad. Her mom said,",
+    "Once there was a big dog who lived in a",
+    "The sun was warm and the birds were",
+    "Ben wanted to help his friend, so he",
+    "Sara and her mom went to the",
+]
+
 
 def reference(folder, name, model, sp):
-    """32 greedy ids (end of text ignored) and the logits of the last 4 prompt positions."""
-    prompt = "Once upon a time, there was a little girl named Lily. She liked to"
-    ids = [data.BOS] + sp.encode(prompt)
-    with torch.no_grad():
-        logits = model(torch.tensor([ids]))[0, -4:].float()
-    greedy = model.generate(ids, 32, eos=None)
-    with torch.no_grad():
-        path = model(torch.tensor([ids + greedy]))[0, len(ids) - 1: -1]
-    top = path.topk(2, -1).values
+    """32 greedy ids (end of text ignored) and the logits of the last 4 prompt positions, for
+    the prompt whose greedy path has the clearest choices."""
+    best = None
+    for prompt in REFERENCE_PROMPTS:
+        ids = [data.BOS] + sp.encode(prompt)
+        greedy = model.generate(ids, 32, eos=None)
+        with torch.no_grad():
+            rows = model(torch.tensor([ids + greedy]))[0, len(ids) - 4: -1].float()
+        top = rows[3:].topk(2, -1).values
+        margin = float((top[:, 0] - top[:, 1]).min())
+        if best is None or margin > best[0]:
+            best = margin, prompt, ids, greedy, rows[:4]
+    margin, prompt, ids, greedy, logits = best
     os.makedirs(folder, exist_ok=True)
     logits.numpy().astype("<f4").tofile(os.path.join(folder, name + ".f32"))
     ref = dict(model=f"models/demo/{name}.gguf", prompt=prompt, prompt_ids=ids, greedy_ids=greedy,
-               greedy_text=sp.decode(greedy), greedy_min_margin=round(float((top[:, 0] - top[:, 1]).min()), 5),
+               greedy_text=sp.decode(greedy), greedy_min_margin=round(margin, 5),
                logits=dict(file=name + ".f32", dtype="<f4", rows=4, cols=model.c.vocab,
                            what="last 4 prompt positions, weights unpacked to F32, all in F32"))
     with open(os.path.join(folder, name + ".json"), "w") as f:

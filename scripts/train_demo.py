@@ -47,8 +47,8 @@ def options():
     p.add_argument("--weight-decay", type=float, default=0.1)
     p.add_argument("--dropout", type=float, default=0.1)
     p.add_argument("--active", type=float, help="share of active neurons to aim at "
-                   "(default 0.11 for drelu, 0.25 for moe)")
-    p.add_argument("--balance", type=float, default=0.02, help="weight of the load balancing loss")
+                   "(default 0.15 for drelu, 0.25 for moe)")
+    p.add_argument("--balance", type=float, default=0.05, help="weight of the load balancing loss")
     for key in ("n-layer", "d-ff", "n-expert"):
         p.add_argument("--" + key, type=int)
     p.add_argument("--eval-every", type=int, default=150, help="steps")
@@ -59,7 +59,7 @@ def options():
     if not o.text:
         p.error("no text found, name some with --text")
     if o.active is None:
-        o.active = 0.11 if o.model == "drelu" else 0.25
+        o.active = 0.15 if o.model == "drelu" else 0.25
     return o
 
 
@@ -191,7 +191,7 @@ def main():
         ce = F.cross_entropy(logits.float().flatten(0, 1), torch.from_numpy(y).flatten())
         total = ce + (lam * torch.stack(st.penalty)).sum()
         if st.balance:
-            total = total + o.balance * torch.stack(st.balance).mean()
+            total = total + o.balance * torch.stack(st.balance).sum()
         for opt in opts:
             for g in opt.param_groups:
                 g["lr"] = g["base_lr"] * schedule(progress)
@@ -205,7 +205,7 @@ def main():
         mean_act = 0.9 * mean_act + 0.1 * torch.stack(st.active)
         # The controller: 3 % more where the layer is too busy, 3 % less where it is not.
         too_busy = (mean_act > target_active(progress, start, o.active)).float()
-        lam = (lam * (0.97 + 0.06 * too_busy)).clamp(1e-4, 0.5)
+        lam = (lam * (0.97 + 0.06 * too_busy)).clamp(1e-3, 2.0)
     log(f"done: best held-out loss {-best[1]:.4f}")
 
 

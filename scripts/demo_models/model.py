@@ -139,7 +139,8 @@ class ExpertFFN(nn.Module):
             share = count.float() / flat.numel()
             prob = (s / s.sum(-1, keepdim=True)).mean(0)
             st.ffn(torch.cat(hs))
-            st.route(share, c.n_expert * (share.detach() * prob).sum())
+            # The second term keeps the scores off the flat ends of the sigmoid.
+            st.route(share, c.n_expert * (share * prob).sum() + 0.02 * logits.pow(2).mean())
         return out.view(shape)
 
 
