@@ -129,6 +129,7 @@ START_TEST(dense_model) {
         "BOS                1 \"<s>?[31m\"\n",
         "256 bytes per token in F16, 2 layers; 0.02 MiB for 100 tokens",
         "rope base          500000\n",
+        "chat template      chatml\n",
     };
     const char *path = temp_path(&tmp, "dense.gguf");
     sg_gguf_writer *w = begin(path, "llama");
@@ -142,6 +143,7 @@ START_TEST(dense_model) {
     sg_gguf_writer_str(w, "tokenizer.ggml.model", "llama");
     sg_gguf_writer_strings(w, "tokenizer.ggml.tokens", vocab, 3);
     sg_gguf_writer_u32(w, "tokenizer.ggml.bos_token_id", 1);
+    sg_gguf_writer_str(w, "tokenizer.chat_template", "{{ '<|im_start|>' + m['role'] + m['content'] + '<|im_end|>' }}");
     add_tensors(w, tensors, sizeof tensors / sizeof tensors[0]);
     check_json(path, numbers, sizeof numbers / sizeof numbers[0]);
     check_text(path, lines, sizeof lines / sizeof lines[0]);
