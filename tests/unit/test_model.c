@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 #include "sparsegen.h"
-#include "tiny_model.h"
+#include "tests/unit/tiny_model.h"
 
 static char path[256];
 
