@@ -294,7 +294,7 @@ static inline sg_gguf *converted(const char *input, const char *type) {
 static inline float *tensor_values(const sg_gguf *g, const char *name, const sg_tensor_info **info) {
     const sg_tensor_info *t = sg_gguf_tensor(g, name);
     ck_assert_msg(t != NULL, "no tensor %s", name);
-    size_t n;
+    size_t n = 0;
     uint8_t *file = temp_read(sg_gguf_path(g, t->file), &n);
     float *v = malloc(t->n_values * sizeof *v);
     ck_assert(file && v);
