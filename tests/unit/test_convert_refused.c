@@ -1,5 +1,5 @@
-/* Damaged, hostile and unknown input of sg_convert: the right status, a sentence that says what and where, and nothing left
- * behind. */
+/* Damaged, hostile and unknown input of sg_convert: the right status, a sentence that says what and where, and nothing
+ * left behind. */
 #include "tests/unit/convert_fixture.h"
 
 /* Replaces the first `from` in a file by `to` (of any length). */
@@ -42,14 +42,16 @@ static void expect_refused(const char *input, sg_status status, const char *file
     ck_assert_uint_eq(temp_count(&dir), before);
 }
 
-/* ---- config.json -------------------------------------------------------------------------------------------------- */
+/* ---- config.json --------------------------------------------------------------------------------------------------
+ */
 
 static const struct {
     const char *from, *to;
     sg_status status;
     const char *words;
 } configs[] = {
-    { "LlamaForCausalLM", "FancyForCausalLM", SG_E_UNSUPPORTED, "FancyForCausalLM cannot be converted (LlamaForCausalLM, Mistral" },
+    { "LlamaForCausalLM", "FancyForCausalLM", SG_E_UNSUPPORTED,
+      "FancyForCausalLM cannot be converted (LlamaForCausalLM, Mistral" },
     { "\"architectures\":[\"LlamaForCausalLM\"],", "", SG_E_FORMAT, "\"architectures\" is missing" },
     { "\"architectures\":[", "\"architectures\":[7,", SG_E_FORMAT, "\"architectures\" is missing" },
     { "\"hidden_size\":32,", "", SG_E_FORMAT, "\"hidden_size\" is missing" },
@@ -60,10 +62,12 @@ static const struct {
     { "\"hidden_size\":32", "\"hidden_size\":32.5", SG_E_FORMAT, "no whole number" },
     { "\"hidden_size\":32", "\"hidden_size\":30", SG_E_FORMAT, "no multiple of 4 heads" },
     { "\"hidden_size\":32", "\"hidden_size\":20", SG_E_FORMAT, "head size 5 is odd" },
-    { "\"hidden_size\":32", "\"hidden_size\":64", SG_E_FORMAT, "model.embed_tokens.weight has the shape [16, 32], [16, 64] is needed" },
+    { "\"hidden_size\":32", "\"hidden_size\":64", SG_E_FORMAT,
+      "model.embed_tokens.weight has the shape [16, 32], [16, 64] is needed" },
     { "\"num_attention_heads\":4", "\"num_attention_heads\":0", SG_E_FORMAT, "\"num_attention_heads\" is 0" },
     { "\"num_key_value_heads\":2", "\"num_key_value_heads\":3", SG_E_FORMAT, "no multiple of 3 key/value heads" },
-    { "\"num_hidden_layers\":2", "\"num_hidden_layers\":3", SG_E_FORMAT, "model.layers.2.input_layernorm.weight is missing" },
+    { "\"num_hidden_layers\":2", "\"num_hidden_layers\":3", SG_E_FORMAT,
+      "model.layers.2.input_layernorm.weight is missing" },
     { "\"num_hidden_layers\":2", "\"num_hidden_layers\":1", SG_E_UNSUPPORTED, "model.layers.1." },
     { "\"num_hidden_layers\":2", "\"num_hidden_layers\":2000000000", SG_E_FORMAT, "\"num_hidden_layers\"" },
     { "\"vocab_size\":16", "\"vocab_size\":4294967295", SG_E_FORMAT, "\"vocab_size\"" },
@@ -92,7 +96,8 @@ START_TEST(bad_config) {
 }
 END_TEST
 
-/* ---- safetensors -------------------------------------------------------------------------------------------------- */
+/* ---- safetensors --------------------------------------------------------------------------------------------------
+ */
 
 #define FIRST "\"model.embed_tokens.weight\":{\"dtype\":\"F32\",\"shape\":[16,32],\"data_offsets\":[0,2048]}"
 static const struct {
@@ -119,7 +124,9 @@ static const struct {
     { "[2048,2176]", "[2044,2172]", SG_E_FORMAT, "overlaps" },
     { FIRST ",", "", SG_E_FORMAT, "follows a hole" },
     { FIRST, FIRST "," FIRST, SG_E_FORMAT, "overlaps" },
-    { "{\"model", "{\"__metadata__\":{\"format\":\"pt\"},\"extra\":{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[0,0]},\"model",
+    { "{\"model",
+      "{\"__metadata__\":{\"format\":\"pt\"},\"extra\":{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[0,0]},"
+      "\"model",
       SG_E_UNSUPPORTED, "tensor extra is not part of LlamaForCausalLM" },
     { "{\"model", "{\"extra\":7,\"model", SG_E_FORMAT, "extra is no tensor" },
     { "lm_head.weight", "lm_head_weight", SG_E_UNSUPPORTED, "lm_head_weight is not part" },
@@ -183,18 +190,20 @@ static void write_value(const char *name, uint32_t bits) {
 START_TEST(bad_values) {
     write_llama_folder();
     write_value("model.safetensors", 0x7fc00000);
-    expect_refused(dir.path, SG_E_FORMAT, "model.safetensors", "tensor output.weight holds values that are no finite numbers");
+    expect_refused(dir.path, SG_E_FORMAT, "model.safetensors",
+                   "tensor output.weight holds values that are no finite numbers");
     write_value("model.safetensors", 0x47800000); /* 65536 */
     expect_refused(dir.path, SG_E_UNSUPPORTED, "model.safetensors", "output.weight holds 65536, too large for F16");
 }
 END_TEST
 
-/* ---- shards and files --------------------------------------------------------------------------------------------- */
+/* ---- shards and files ---------------------------------------------------------------------------------------------
+ */
 
 START_TEST(bad_shards) {
     write_config("LlamaForCausalLM", "");
     write_text("tokenizer.json", SPM_JSON);
-    write_weights(&(hf_shape){ .dtype = "F32", .lm_head = true }, true);
+    write_weights(&(hf_shape) { .dtype = "F32", .lm_head = true }, true);
     edit("model.safetensors.index.json", "model-2.safetensors", "model-1.safetensors");
     expect_refused(dir.path, SG_E_FORMAT, "index.json", "is not in model-1.safetensors");
     edit("model.safetensors.index.json", "\"model-1.safetensors\"", "\"../model-1.safetensors\"");
@@ -241,7 +250,8 @@ START_TEST(bad_arguments) {
 }
 END_TEST
 
-/* ---- tokenizer.json ----------------------------------------------------------------------------------------------- */
+/* ---- tokenizer.json -----------------------------------------------------------------------------------------------
+ */
 
 static const struct {
     const char *json, *from, *to;
@@ -276,7 +286,8 @@ START_TEST(bad_tokenizer) {
 }
 END_TEST
 
-/* ---- llama2.c ----------------------------------------------------------------------------------------------------- */
+/* ---- llama2.c -----------------------------------------------------------------------------------------------------
+ */
 
 static const struct {
     unsigned version, at; /* int32 at this byte becomes `v` */
@@ -323,7 +334,8 @@ END_TEST
 
 START_TEST(bad_tokenizer_bin) {
     write_str("m.bin", make_bin(0, true));
-    expect_refused(in_dir("m.bin"), SG_E_NOT_FOUND, "m.bin", "no tok16.bin, tokenizer.bin or tokenizer.model beside it");
+    expect_refused(in_dir("m.bin"), SG_E_NOT_FOUND, "m.bin",
+                   "no tok16.bin, tokenizer.bin or tokenizer.model beside it");
     sg_str s = make_tokenizer_bin();
     for (size_t len = 0; len < s.len; len++) {
         ck_assert(temp_write(in_dir("tokenizer.bin"), s.data, len));
@@ -344,7 +356,8 @@ START_TEST(bad_tokenizer_bin) {
 }
 END_TEST
 
-/* ---- any bytes ---------------------------------------------------------------------------------------------------- */
+/* ---- any bytes ----------------------------------------------------------------------------------------------------
+ */
 
 /* Some bytes changed at random places: whatever the answer, no crash, and a file only after a success. */
 START_TEST(changed_bytes) {
@@ -370,8 +383,10 @@ START_TEST(changed_bytes) {
         const sg_status status = convert(dir.path, NULL, &err);
         ck_assert(status == SG_OK || (err.code == status && err.message[0]));
         ck_assert_uint_eq(temp_count(&dir), status == SG_OK ? 4 : 3);
-        if (status == SG_OK) unlink(in_dir(OUT));
-        else refused++;
+        if (status == SG_OK)
+            unlink(in_dir(OUT));
+        else
+            refused++;
     }
     ck_assert_uint_gt(refused, 40);
     free(good);

@@ -10,14 +10,15 @@ static void expect_merges(const sg_gguf *g, size_t n, const char *const *merges)
 START_TEST(byte_level) {
     write_llama_folder();
     write_text("tokenizer.json", BYTES_JSON);
-    write_text("tokenizer_config.json", "{\"add_bos_token\":false,\"bos_token\":null,\"eos_token\":\"<|end|>\",\"pad_token\":"
-                                        "\"<think>\",\"chat_template\":[{\"name\":\"rag\",\"template\":\"R\"},"
-                                        "{\"name\":\"default\",\"template\":\"D\"}]}");
+    write_text("tokenizer_config.json",
+               "{\"add_bos_token\":false,\"bos_token\":null,\"eos_token\":\"<|end|>\",\"pad_token\":"
+               "\"<think>\",\"chat_template\":[{\"name\":\"rag\",\"template\":\"R\"},"
+               "{\"name\":\"default\",\"template\":\"D\"}]}");
     sg_gguf *g = converted(dir.path, NULL);
     ck_assert_str_eq(str_of(g, "tokenizer.ggml.model"), "gpt2");
     ck_assert_str_eq(str_of(g, "tokenizer.ggml.pre"), "qwen2");
     ck_assert(!sg_gguf_find(g, "tokenizer.ggml.scores"));
-    expect_merges(g, 5, (const char *const[]){ "\u0120 a", "a b", "b c", "a bc", "\u0120a b" });
+    expect_merges(g, 5, (const char *const[]) { "\u0120 a", "a b", "b c", "a bc", "\u0120a b" });
     static const int types[VOCAB] = { 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 3, 4, 5, 5, 5, 5 };
     for (unsigned i = 0; i < VOCAB; i++) ck_assert_int_eq((int)number_of(g, "tokenizer.ggml.token_type", i), types[i]);
     ck_assert_str_eq(token_of(g, 8), "\u0120ab");
@@ -33,8 +34,8 @@ START_TEST(byte_level) {
 END_TEST
 
 #define SPLIT(regex) "{\"type\":\"Split\",\"pattern\":{\"Regex\":\"" regex "\"}},"
-#define CL100K(digits)                                                                                                       \
-    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?\\\\p{L}+|" digits                                               \
+#define CL100K(digits)                                                                                                 \
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?\\\\p{L}+|" digits                                     \
     "| ?[^\\\\s\\\\p{L}\\\\p{N}]+[\\\\r\\\\n]*|\\\\s*[\\\\r\\\\n]+|\\\\s+(?!\\\\S)|\\\\s+"
 static const struct {
     const char *stages, *model, *pre; /* pre NULL: refused */
@@ -50,12 +51,14 @@ static const struct {
 
 START_TEST(pre_tokenizers) {
     sg_str s = { 0 };
-    sg_str_printf(&s,
-                  "{\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[%s{\"type\":\"ByteLevel\",\"add_prefix_space\":"
-                  "false%s}]},\"post_processor\":{\"type\":\"Sequence\",\"processors\":[{\"type\":\"ByteLevel\"},"
-                  "{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"c\"}},{\"Sequence\":{\"id\":\"A\"}}]}]},"
-                  "\"model\":{\"type\":\"BPE\",%s\"vocab\":{\"a\":0,\"b\":1,\"c\":2,\"ab\":3},\"merges\":[\"a b\"]}}",
-                  pres[_i].stages, strstr(pres[_i].stages, "Split") ? ",\"use_regex\":false" : "", pres[_i].model);
+    sg_str_printf(
+        &s,
+        "{\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[%s{\"type\":\"ByteLevel\",\"add_prefix_space\":"
+        "false%s}]},\"post_processor\":{\"type\":\"Sequence\",\"processors\":[{\"type\":\"ByteLevel\"},"
+        "{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"c\"}},{\"Sequence\":{\"id\":\"A\"}}]}"
+        "]},"
+        "\"model\":{\"type\":\"BPE\",%s\"vocab\":{\"a\":0,\"b\":1,\"c\":2,\"ab\":3},\"merges\":[\"a b\"]}}",
+        pres[_i].stages, strstr(pres[_i].stages, "Split") ? ",\"use_regex\":false" : "", pres[_i].model);
     write_llama_folder();
     write_str("tokenizer.json", s);
     if (!pres[_i].pre) {
@@ -92,7 +95,8 @@ START_TEST(with_byte_fallback) {
 }
 END_TEST
 
-/* ---- SentencePiece ------------------------------------------------------------------------------------------------ */
+/* ---- SentencePiece ------------------------------------------------------------------------------------------------
+ */
 
 static void put_message(sg_str *s, unsigned field, const sg_str *body) {
     ck_assert(body->len < 128);
@@ -124,11 +128,14 @@ static sg_str make_spm(int model_type, bool dummy_prefix) {
     put_piece(&s, "old", 0, 5);
     const char type[2] = { 0x18, (char)model_type };
     sg_str_append(&trainer, type, 2);
-    sg_str_append(&trainer, "\xc8\x02\x01", 3);                                         /* 41: bos_id = 1 */
-    sg_str_append(&trainer, "\xd8\x02\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", 12);    /* 43: pad_id = -1 */
+    sg_str_append(&trainer, "\xc8\x02\x01", 3);                                      /* 41: bos_id = 1 */
+    sg_str_append(&trainer, "\xd8\x02\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", 12); /* 43: pad_id = -1 */
     put_message(&s, 2, &trainer);
     const char prefix[2] = { 0x18, (char)dummy_prefix };
-    sg_str_append(&normalizer, "\x0a\x03" "nfk", 5);
+    sg_str_append(&normalizer,
+                  "\x0a\x03"
+                  "nfk",
+                  5);
     sg_str_append(&normalizer, prefix, 2);
     put_message(&s, 3, &normalizer);
     free(trainer.data);
@@ -156,8 +163,9 @@ START_TEST(added_tokens_decoder) {
     write_llama_folder();
     unlink(in_dir("tokenizer.json"));
     write_str("tokenizer.model", make_spm(2, true));
-    write_text("tokenizer_config.json", "{\"added_tokens_decoder\":{\"8\":{\"content\":\"<|im_end|>\",\"special\":true}},"
-                                        "\"eos_token\":\"<|im_end|>\",\"add_bos_token\":false}");
+    write_text("tokenizer_config.json",
+               "{\"added_tokens_decoder\":{\"8\":{\"content\":\"<|im_end|>\",\"special\":true}},"
+               "\"eos_token\":\"<|im_end|>\",\"add_bos_token\":false}");
     sg_gguf *g = converted(dir.path, NULL);
     ck_assert_str_eq(token_of(g, 8), "<|im_end|>");
     ck_assert_int_eq((int)number_of(g, "tokenizer.ggml.token_type", 8), 3);
