@@ -47,7 +47,10 @@ float h_normal(void) {
 
 void h_bytes(void *p, size_t n) {
     uint8_t *b = p;
-    for (size_t i = 0; i < n; i++) b[i] = (uint8_t)(h_random() >> 56);
+    for (size_t i = 0; i < n; i += 8) {
+        const uint64_t r = h_random();
+        memcpy(b + i, &r, n - i < 8 ? n - i : 8);
+    }
 }
 
 bool h_check(bool ok, const char *fmt, ...) {

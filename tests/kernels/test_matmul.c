@@ -170,8 +170,11 @@ static double time_product(const matrix *m, const sg_acts *a, float *y) {
 }
 
 static void bench(const sg_mat_kernel *kernel) {
+    /* one token: 128 MiB, so that they come from memory and not from a cache; many: a matrix that a cache holds */
     const bool slow = kernel->layout == 0;
-    const uint32_t k = 4096, rows = slow ? 512 : 8192, small = 512, n = slow ? 4 : 64;
+    const uint32_t k = 4096, small = 512, n = slow ? 4 : 64;
+    const uint32_t rows =
+        slow ? small : (uint32_t)((128u << 20) / sg_dtype_bytes(sg_dtype_get((uint32_t)kernel->type), k));
     sg_acts one = h_acts(1, k, 0, &sg_vec_ref), many = h_acts(n, k, 0, &sg_vec_ref);
     matrix m = make_matrix(kernel, rows, k, 0), s = make_matrix(kernel, small, k, 0);
     float *y = h_alloc((size_t)(rows > small * n ? rows : small * n) * sizeof *y, 0);
