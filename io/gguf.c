@@ -46,11 +46,9 @@ static sg_status read_bytes(parser *p, uint64_t max, sg_gguf_string *out, const 
     const uint64_t at = p->s->pos;
     uint64_t len;
     SG_TRY(read_u64(p, &len, what));
-    if (len > sg_gguf_stream_left(p->s))
-        return FAIL_AT(p, at, SG_E_FORMAT, "truncated: %s has a length of %" PRIu64 ", but %" PRIu64 " bytes are left",
-                       what, len, sg_gguf_stream_left(p->s));
     if (len > max)
         return FAIL_AT(p, at, SG_E_FORMAT, "%s has a length of %" PRIu64 ", more than %" PRIu64, what, len, max);
+    SG_TRY(sg_gguf_stream_need(p->s, len, what, p->err));
     char *text = sg_arena_alloc(&p->g->arena, (size_t)len + 1);
     if (!text) return no_memory(p);
     SG_TRY(sg_gguf_stream_read(p->s, text, (size_t)len, what, p->err));
@@ -89,8 +87,7 @@ static sg_status read_strings(parser *p, sg_gguf_kv *kv) {
         return FAIL_AT(p, p->s->pos, SG_E_FORMAT,
                        "truncated: key %.80s has %" PRIu64 " strings, but %" PRIu64 " bytes are left", kv->key, kv->n,
                        sg_gguf_stream_left(p->s));
-    if (kv->n > SG_GGUF_MAX_HEADER / 8)
-        return FAIL_AT(p, p->s->pos, SG_E_UNSUPPORTED, "key %.80s has too many strings", kv->key);
+    SG_TRY(sg_gguf_stream_need(p->s, kv->n * 8, "an array of strings", p->err));
     sg_gguf_string *list = sg_arena_alloc(&p->g->arena, (size_t)kv->n * sizeof *list);
     if (!list) return no_memory(p);
     for (uint64_t i = 0; i < kv->n; i++) SG_TRY(read_bytes(p, UINT64_MAX, &list[i], "a string value"));
@@ -106,8 +103,7 @@ static sg_status read_numbers(parser *p, sg_gguf_kv *kv) {
         return FAIL_AT(p, at, SG_E_FORMAT,
                        "truncated: key %.80s has %" PRIu64 " values of %s, but %" PRIu64 " bytes are left", kv->key,
                        kv->n, sg_gguf_type_name(kv->type), sg_gguf_stream_left(p->s));
-    if (kv->n > SG_GGUF_MAX_HEADER / size)
-        return FAIL_AT(p, at, SG_E_UNSUPPORTED, "key %.80s has too many values", kv->key);
+    SG_TRY(sg_gguf_stream_need(p->s, kv->n * size, "a value", p->err));
     uint8_t *data = sg_arena_alloc(&p->g->arena, (size_t)kv->n * size);
     if (!data) return no_memory(p);
     SG_TRY(sg_gguf_stream_read(p->s, data, (size_t)kv->n * size, "a value", p->err));

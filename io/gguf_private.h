@@ -37,7 +37,10 @@ typedef struct sg_gguf_stream {
 /* Opens a regular file; the caller releases the stream whatever the result. */
 SG_NODISCARD sg_status sg_gguf_stream_open(sg_gguf_stream *s, const char *path, sg_error *err);
 void sg_gguf_stream_release(sg_gguf_stream *s);
-/* Next n bytes; the end of the file before them is SG_E_FORMAT "LABEL: byte N: truncated inside WHAT". */
+/* Checks that n more bytes are there, before memory is taken for them: SG_E_FORMAT "LABEL: byte N: truncated inside
+ * WHAT: ..", SG_E_UNSUPPORTED when the header gets too long. */
+SG_NODISCARD sg_status sg_gguf_stream_need(const sg_gguf_stream *s, uint64_t n, const char *what, sg_error *err);
+/* Next n bytes, checked in the same way. */
 SG_NODISCARD sg_status sg_gguf_stream_read(sg_gguf_stream *s, void *dst, size_t n, const char *what, sg_error *err);
 static inline uint64_t sg_gguf_stream_left(const sg_gguf_stream *s) { return s->size - s->pos; }
 

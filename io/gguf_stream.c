@@ -90,14 +90,20 @@ static sg_status fill_window(sg_gguf_stream *s, sg_error *err) {
     return SG_OK;
 }
 
-sg_status sg_gguf_stream_read(sg_gguf_stream *s, void *dst, size_t n, const char *what, sg_error *err) {
-    if (n > sg_gguf_stream_left(s))
+sg_status sg_gguf_stream_need(const sg_gguf_stream *s, uint64_t n, const char *what, sg_error *err) {
+    const uint64_t left = sg_gguf_stream_left(s);
+    if (n > left)
         return sg_fail(err, SG_E_FORMAT,
-                       "%s: byte %" PRIu64 ": truncated inside %s: %zu bytes needed, %" PRIu64 " are left", s->label,
-                       s->pos, what, n, sg_gguf_stream_left(s));
+                       "%s: byte %" PRIu64 ": truncated inside %s: %" PRIu64 " bytes needed, %" PRIu64 " are left",
+                       s->label, s->pos, what, n, left);
     if (s->pos + n > SG_GGUF_MAX_HEADER)
         return sg_fail(err, SG_E_UNSUPPORTED, "%s: byte %" PRIu64 ": the header is larger than %d MiB", s->label,
                        s->pos, (int)(SG_GGUF_MAX_HEADER >> 20));
+    return SG_OK;
+}
+
+sg_status sg_gguf_stream_read(sg_gguf_stream *s, void *dst, size_t n, const char *what, sg_error *err) {
+    SG_TRY(sg_gguf_stream_need(s, n, what, err));
     if (s->mem) {
         if (n) memcpy(dst, s->mem + s->pos, n);
         s->pos += n;

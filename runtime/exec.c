@@ -11,7 +11,7 @@ typedef struct run {
     const int32_t *tokens;
     uint32_t n, pos, n_keep;
     atomic_bool *cancel;
-    bool stop; /* written by thread 0 before a barrier, read by all after it */
+    bool stop; /* written by thread 0 before the barrier that ends an attention step, read by all right after it */
 } run;
 
 static float *row(const sg_exec *e, sg_buf b, uint32_t t) { return e->f32[b] + (size_t)t * e->m.plan->width[b]; }
@@ -115,7 +115,8 @@ static void walk(void *arg, uint32_t thread) {
         }
         if (thread == 0 && s->op == SG_OP_ATTENTION) r->stop = atomic_load(r->cancel);
         sg_team_barrier(e->team);
-        if (r->stop) break;
+        /* Read only here: at any other step thread 0 might already have set it for a later one, and the team would part. */
+        if (s->op == SG_OP_ATTENTION && r->stop) break;
     }
 }
 

@@ -15,22 +15,17 @@
 #define LANES 16
 #define INL static inline __attribute__((always_inline))
 
-#ifndef VEC_TYPES
-#define VEC_TYPES
 typedef float v16 __attribute__((vector_size(64)));
 typedef int32_t v16i __attribute__((vector_size(64)));
 typedef uint32_t v16u __attribute__((vector_size(64)));
-#endif
 
 /* Every helper that passes a vector is inlined, so the calling convention of wide vectors, which differs between
  * targets, does not matter (the build passes -Wno-psabi). */
-INL v16 load(const float *p) {
-    v16 v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
+/* Vectors in memory: any alignment, any type. Not memcpy, which makes GCC keep the vector itself in memory. */
+typedef v16 v16_mem __attribute__((aligned(1), may_alias));
 
-INL void store(float *p, v16 v) { memcpy(p, &v, sizeof v); }
+INL v16 load(const float *p) { return *(const v16_mem *)p; }
+INL void store(float *p, v16 v) { *(v16_mem *)p = v; }
 
 /* The first n < 16 values, `fill` behind them. */
 INL v16 load_n(const float *p, size_t n, float fill) {
@@ -75,7 +70,7 @@ INL v16 load_f16_n(const uint16_t *p, size_t n) {
     return LOAD_F16(t);
 }
 
-INL v16 splat(float f) { return (v16) { 0 } + f; }
+INL v16 splat(float f) { return f - (v16) { 0 }; } /* -0 + 0 would lose the sign */
 INL v16 select_v(v16i mask, v16 a, v16 b) { return (v16)((mask & (v16i)a) | (~mask & (v16i)b)); }
 INL v16 max_v(v16 a, v16 b) { return select_v(a > b, a, b); }
 

@@ -2,8 +2,9 @@
 
 #include <string.h>
 
-/* How one family writes a conversation. A system message in a family without a form for it (`system` empty) goes in front of the
- * first user message, followed by an empty line. Sources: the chat_template of the models named, on huggingface.co. */
+/* How one family writes a conversation. A system message in a family without a form for it (`system` empty) goes in
+ * front of the first user message, followed by an empty line. Sources: the chat_template of the models named, on
+ * huggingface.co. */
 typedef struct family {
     const char *name;
     const char *system[2], *user[2], *assistant[2]; /* before and after the text; system[0] NULL: none */
@@ -19,39 +20,64 @@ static const family families[] = {
                          { "<|im_start|>system\n", "<|im_end|>\n" },
                          { "<|im_start|>user\n", "<|im_end|>\n" },
                          { "<|im_start|>assistant\n", "<|im_end|>\n" },
-                         "<|im_start|>assistant\n", "<|im_end|>\n", NULL, false },
+                         "<|im_start|>assistant\n",
+                         "<|im_end|>\n",
+                         NULL,
+                         false },
     /* Llama-2-7b-chat-hf; every user message but the first begins a sequence of its own */
     [SG_CHAT_LLAMA2] = { "llama-2",
                          { "<<SYS>>\n", "\n<</SYS>>\n\n" },
                          { "[INST] ", " [/INST]" },
                          { " ", " </s>" },
-                         "", " </s><s>", "<s>[INST] ", true },
+                         "",
+                         " </s><s>",
+                         "<s>[INST] ",
+                         true },
     /* Meta-Llama-3-8B-Instruct */
     [SG_CHAT_LLAMA3] = { "llama-3",
                          { "<|start_header_id|>system<|end_header_id|>\n\n", "<|eot_id|>" },
                          { "<|start_header_id|>user<|end_header_id|>\n\n", "<|eot_id|>" },
                          { "<|start_header_id|>assistant<|end_header_id|>\n\n", "<|eot_id|>" },
-                         "<|start_header_id|>assistant<|end_header_id|>\n\n", "<|eot_id|>", NULL, true },
-    /* Mistral-7B-Instruct-v0.2 */
-    [SG_CHAT_MISTRAL] = { "mistral", { NULL, NULL }, { "[INST] ", " [/INST]" }, { " ", "</s>" }, "", "</s>", NULL, false },
+                         "<|start_header_id|>assistant<|end_header_id|>\n\n",
+                         "<|eot_id|>",
+                         NULL,
+                         true },
+    /* The model card of Mistral-7B-Instruct-v0.2; the templates of its versions differ in their spaces */
+    [SG_CHAT_MISTRAL] = { "mistral",
+                          { NULL, NULL },
+                          { "[INST] ", " [/INST]" },
+                          { " ", "</s>" },
+                          "",
+                          "</s>",
+                          NULL,
+                          false },
     /* gemma-2-9b-it; the place of the system message is that of gemma-3 */
     [SG_CHAT_GEMMA] = { "gemma",
                         { NULL, NULL },
                         { "<start_of_turn>user\n", "<end_of_turn>\n" },
                         { "<start_of_turn>model\n", "<end_of_turn>\n" },
-                        "<start_of_turn>model\n", "<end_of_turn>\n", NULL, true },
+                        "<start_of_turn>model\n",
+                        "<end_of_turn>\n",
+                        NULL,
+                        true },
     /* Phi-3-mini-4k-instruct */
     [SG_CHAT_PHI3] = { "phi-3",
                        { "<|system|>\n", "<|end|>\n" },
                        { "<|user|>\n", "<|end|>\n" },
                        { "<|assistant|>\n", "<|end|>\n" },
-                       "<|assistant|>\n", "<|end|>\n", NULL, false },
+                       "<|assistant|>\n",
+                       "<|end|>\n",
+                       NULL,
+                       false },
     /* zephyr-7b-beta */
     [SG_CHAT_ZEPHYR] = { "zephyr",
                          { "<|system|>\n", "</s>\n" },
                          { "<|user|>\n", "</s>\n" },
                          { "<|assistant|>\n", "</s>\n" },
-                         "<|assistant|>\n", "</s>\n", NULL, false },
+                         "<|assistant|>\n",
+                         "</s>\n",
+                         NULL,
+                         false },
 };
 
 static bool has(const char *text, const char *what) { return strstr(text, what) != NULL; }
@@ -110,7 +136,7 @@ static void put_first_user(sg_chat_family kind, const family *f, const char *sys
         sg_str_puts(out, f->system[1]);
         put_text(text, false, true, out); /* its template trims the two together */
     } else {
-        put_text(system, f->trim, false, out);
+        sg_str_puts(out, system);
         sg_str_puts(out, "\n\n");
         put_text(text, f->trim, f->trim, out);
     }
@@ -121,16 +147,18 @@ static void put_first_user(sg_chat_family kind, const family *f, const char *sys
 static sg_status check(const sg_chat_message *m, size_t i, char *role, sg_error *err) {
     if (!m->role || !m->text) return sg_fail(err, SG_E_ARG, "chat message %zu has no %s", i, m->role ? "text" : "role");
     if (strcmp(m->role, "system") && strcmp(m->role, "user") && strcmp(m->role, "assistant"))
-        return sg_fail(err, SG_E_ARG, "chat message %zu has the unknown role '%.64s' (system, user and assistant are known)", i,
+        return sg_fail(err, SG_E_ARG,
+                       "chat message %zu has the unknown role '%.64s' (system, user and assistant are known)", i,
                        m->role);
     *role = m->role[0];
     return SG_OK;
 }
 
-sg_status sg_chat_write(sg_chat_family kind, const sg_chat_message *messages, size_t n, bool open_assistant, sg_str *out,
-                        sg_error *err) {
+sg_status sg_chat_write(sg_chat_family kind, const sg_chat_message *messages, size_t n, bool open_assistant,
+                        sg_str *out, sg_error *err) {
     const family *f = family_of(kind);
-    const bool inside_user = kind == SG_CHAT_LLAMA2 || !f->system[0]; /* system text is part of the first user message */
+    const bool inside_user =
+        kind == SG_CHAT_LLAMA2 || !f->system[0]; /* system text is part of the first user message */
     const char *system = NULL;
     for (size_t i = 0; i < n; i++) {
         char role = 0, next = 0;
@@ -138,7 +166,8 @@ sg_status sg_chat_write(sg_chat_family kind, const sg_chat_message *messages, si
         if (role == 's' && inside_user) {
             if (i + 1 < n) SG_TRY(check(&messages[i + 1], i + 1, &next, err));
             if (i > 0 || next != 'u')
-                return sg_fail(err, SG_E_ARG, "chat message %zu: role 'system' in the %s format must come first and before a 'user'",
+                return sg_fail(err, SG_E_ARG,
+                               "chat message %zu: role 'system' in the %s format must come first and before a 'user'",
                                i, f->name);
             system = messages[i].text;
         } else if (role == 's') {

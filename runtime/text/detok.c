@@ -6,7 +6,7 @@
 #define REPLACEMENT "\xEF\xBF\xBD" /* U+FFFD */
 
 void sg_detok_init(sg_detok *d, const sg_tokenizer *t, bool at_start, bool show_special) {
-    *d = (sg_detok){ .t = t, .at_start = at_start, .show_special = show_special };
+    *d = (sg_detok) { .t = t, .at_start = at_start, .show_special = show_special };
 }
 
 /* Writes what pending holds as far as it is decided, and keeps an unfinished character. */

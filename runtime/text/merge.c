@@ -19,7 +19,7 @@ sg_status sg_merger_begin(sg_merger *m, size_t n, sg_error *err) {
 
 void sg_merger_add(sg_merger *m, uint32_t start, uint32_t len, int32_t id) {
     const int32_t i = (int32_t)m->n++;
-    m->symbols[i] = (sg_symbol){ .start = start, .len = len, .id = id, .prev = i - 1, .next = -1 };
+    m->symbols[i] = (sg_symbol) { .start = start, .len = len, .id = id, .prev = i - 1, .next = -1 };
     if (i > 0) m->symbols[i - 1].next = i;
 }
 
@@ -76,5 +76,5 @@ void sg_merger_run(sg_merger *m, sg_pair_fn pair, const void *arg) {
 void sg_merger_free(sg_merger *m) {
     free(m->symbols);
     free(m->queue);
-    *m = (sg_merger){ 0 };
+    *m = (sg_merger) { 0 };
 }

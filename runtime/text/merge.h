@@ -1,5 +1,5 @@
-/* The greedy merging that both kinds of BPE share: a chain of symbols, and a queue of the neighbours that may be joined, best
- * first. O(n log n). */
+/* The greedy merging that both kinds of BPE share: a chain of symbols, and a queue of the neighbours that may be
+ * joined, best first. O(n log n). */
 #ifndef SG_TEXT_MERGE_H
 #define SG_TEXT_MERGE_H
 

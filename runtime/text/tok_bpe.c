@@ -36,7 +36,7 @@ static bool resolve(const sg_vocab *v, const sg_gguf_string *s, char *joined, in
     memcpy(joined + a, space + 1, b);
     id[0] = sg_vocab_find(v, joined, a);
     id[1] = sg_vocab_find(v, joined + a, b);
-    id[2] = sg_vocab_find(v, joined, a + b);
+    id[2] = sg_vocab_find_plain(v, joined, a + b);
     return id[0] >= 0 && id[1] >= 0 && id[2] >= 0;
 }
 
@@ -63,36 +63,39 @@ static sg_status load_merges(sg_bpe *b, const sg_vocab *v, const sg_gguf *g, con
             continue;
         }
         sg_bpe_merge *e = slot(b, v->seed, (uint32_t)id[0], (uint32_t)id[1]);
-        if (!e->rank) *e = (sg_bpe_merge){ (uint32_t)id[0], (uint32_t)id[1], (uint32_t)i + 1, id[2] };
+        if (!e->rank) *e = (sg_bpe_merge) { (uint32_t)id[0], (uint32_t)id[1], (uint32_t)i + 1, id[2] };
     }
     free(joined);
     if (skipped)
-        sg_log_line(log, SG_LOG_WARN, "tokenizer.ggml.merges: %llu entries name tokens that are not in the vocabulary; skipped",
+        sg_log_line(log, SG_LOG_WARN,
+                    "tokenizer.ggml.merges: %llu entries name tokens that are not in the vocabulary; skipped",
                     (unsigned long long)skipped);
     return SG_OK;
 }
 
-sg_status sg_bpe_load(sg_bpe *b, const sg_vocab *v, const sg_gguf *g, const char *pre, const sg_log *log, sg_error *err) {
+sg_status sg_bpe_load(sg_bpe *b, const sg_vocab *v, const sg_gguf *g, const char *pre, const sg_log *log,
+                      sg_error *err) {
     SG_TRY(sg_pretok_create(pre, log, &b->pretok, err));
     SG_TRY(load_merges(b, v, g, log, err));
     int missing = 0;
     for (int i = 0; i < 256; i++) missing += v->byte_id[i] < 0;
     /* the 13 bytes 0xC0, 0xC1, 0xF5 .. 0xFF occur in no text */
     if (missing > 13)
-        sg_log_line(log, SG_LOG_WARN, "the vocabulary lacks %d of the 256 bytes; text with them cannot be tokenized whole", missing);
+        sg_log_line(log, SG_LOG_WARN,
+                    "the vocabulary lacks %d of the 256 bytes; text with them cannot be tokenized whole", missing);
     return SG_OK;
 }
 
 void sg_bpe_free(sg_bpe *b) {
     sg_pretok_destroy(&b->pretok);
     free(b->table);
-    *b = (sg_bpe){ 0 };
+    *b = (sg_bpe) { 0 };
 }
 
 void sg_bpe_work_free(sg_bpe_work *w) {
     sg_pretok_work_free(&w->pretok);
     free(w->word.data);
-    *w = (sg_bpe_work){ 0 };
+    *w = (sg_bpe_work) { 0 };
 }
 
 /* Id of a whole word, -1 when it is no token. */
@@ -103,14 +106,14 @@ static int32_t find_word(const sg_vocab *v, const char *word, size_t n, sg_str *
         char c[4];
         sg_str_append(scratch, c, sg_utf8_put(sg_byte_to_char((uint8_t)word[i]), c));
     }
-    return scratch->failed ? -1 : sg_vocab_find(v, scratch->data, scratch->len);
+    return scratch->failed ? -1 : sg_vocab_find_plain(v, scratch->data, scratch->len);
 }
 
 static sg_status encode_word(const sg_bpe *b, const sg_vocab *v, const char *word, size_t n, sg_merger *m, sg_ids *out,
                              sg_error *err) {
     SG_TRY(sg_merger_begin(m, n, err));
     for (size_t i = 0; i < n; i++) sg_merger_add(m, (uint32_t)i, 1, v->byte_id[(uint8_t)word[i]]);
-    sg_merger_run(m, pair, &(const bpe){ b, v->seed });
+    sg_merger_run(m, pair, &(const bpe) { b, v->seed });
     for (int32_t i = n ? 0 : -1; i >= 0; i = m->symbols[i].next)
         if (m->symbols[i].id >= 0) sg_ids_push(out, m->symbols[i].id);
     return SG_OK;

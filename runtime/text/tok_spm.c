@@ -13,7 +13,7 @@ typedef struct spm {
 
 static bool pair(const void *arg, const sg_symbol *a, const sg_symbol *b, double *order, int32_t *id) {
     const spm *s = arg;
-    const int32_t t = sg_vocab_find(s->v, s->text + a->start, (size_t)a->len + b->len);
+    const int32_t t = sg_vocab_find_plain(s->v, s->text + a->start, (size_t)a->len + b->len);
     if (t < 0) return false;
     *id = t;
     *order = -(double)s->v->score[t];
@@ -36,7 +36,7 @@ static void escape(const char *text, size_t n, bool prefix, sg_str *out) {
 }
 
 static void emit(const sg_vocab *v, const char *text, const sg_symbol *s, int32_t unk, sg_ids *out) {
-    const int32_t id = s->id >= 0 ? s->id : sg_vocab_find(v, text + s->start, s->len);
+    const int32_t id = s->id >= 0 ? s->id : sg_vocab_find_plain(v, text + s->start, s->len);
     if (id >= 0) {
         sg_ids_push(out, id);
         return;
@@ -62,7 +62,7 @@ sg_status sg_spm_encode(const sg_vocab *v, const char *text, size_t n, bool pref
         sg_merger_add(m, (uint32_t)i, (uint32_t)c, -1);
         i += c;
     }
-    sg_merger_run(m, pair, &(const spm){ v, s });
+    sg_merger_run(m, pair, &(const spm) { v, s });
     for (int32_t i = m->n ? 0 : -1; i >= 0; i = m->symbols[i].next) emit(v, s, &m->symbols[i], unk, out);
     return SG_OK;
 }

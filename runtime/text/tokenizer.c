@@ -35,13 +35,43 @@ static sg_status get_id(const sg_gguf *g, const char *key, uint32_t n, int32_t *
     return SG_OK;
 }
 
-/* Texts of tokens that end a generation whatever the file says of them: the list that llama.cpp keeps (llama-vocab.cpp). */
+#define DEEPSEEK_EOS                                                                                                   \
+    "<\xEF\xBD\x9C"                                                                                                    \
+    "end\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>" /* with U+FF5C and U+2581 */
+
+/* Texts of tokens that end a generation whatever the file says of them: the list that llama.cpp keeps
+ * (llama-vocab.cpp). */
 static const char *const eog_texts[] = {
-    "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_turn>", "<|endoftext|>",
-    "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>", "<end_of_utterance>", "<eos>",
-    "<\xEF\xBD\x9C" "end\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>", "[e~[",
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<|return|>",
+    "<|call|>",
+    "<|flush|>",
+    "<|calls|>",
+    "<end_of_turn>",
+    "<|endoftext|>",
+    "</s>",
+    "<|eom_id|>",
+    "<EOT>",
+    "_<EOT>",
+    "[EOT]",
+    "[EOS]",
+    "<|end_of_text|>",
+    "<end_of_utterance>",
+    "<eos>",
+    DEEPSEEK_EOS,
+    "[e~[",
     /* padding, repository and file marks of fill-in-the-middle */
-    "<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>", "<|file_sep|>",
+    "<|fim_pad|>",
+    "<fim-pad>",
+    "<fim_pad>",
+    "<|fim_repo|>",
+    "<|repo_name|>",
+    "<fim-repo>",
+    "<REPO>",
+    "<reponame>",
+    "<|file_sep|>",
 };
 
 static void mark_eog(sg_vocab *v, int32_t id) {
@@ -50,7 +80,7 @@ static void mark_eog(sg_vocab *v, int32_t id) {
 
 static sg_status collect_eog(sg_tokenizer *t, const sg_gguf *g, const sg_log *log, sg_error *err) {
     static const char *const keys[] = {
-        "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id", "tokenizer.ggml.fim_pad_token_id",
+        "tokenizer.ggml.eot_token_id",     "tokenizer.ggml.eom_token_id",     "tokenizer.ggml.fim_pad_token_id",
         "tokenizer.ggml.fim_rep_token_id", "tokenizer.ggml.fim_sep_token_id",
     };
     sg_vocab *v = &t->vocab;
@@ -58,7 +88,8 @@ static sg_status collect_eog(sg_tokenizer *t, const sg_gguf *g, const sg_log *lo
         const int32_t id = sg_vocab_find(v, eog_texts[i], strlen(eog_texts[i]));
         if (id < 0) continue;
         mark_eog(v, id);
-        v->type[id] = SG_TOKEN_CONTROL; /* some conversions give these another type, which would show them in the text */
+        v->type[id] =
+            SG_TOKEN_CONTROL; /* some conversions give these another type, which would show them in the text */
     }
     /* In the harmony format of gpt-oss <|end|> closes one message of an answer, not the answer. */
     const int32_t end = sg_vocab_find(v, "<|end|>", 7);
@@ -81,7 +112,8 @@ static bool contains_nocase(const char *s, const char *what) {
     return false;
 }
 
-/* The special tokens of Phi-3 swallow the white space after them; GGUF has no key for it, llama.cpp goes by the name too. */
+/* The special tokens of Phi-3 swallow the white space after them; GGUF has no key for it, llama.cpp goes by the name
+ * too. */
 static sg_status set_rstrip(sg_vocab *v, const sg_gguf *g, sg_error *err) {
     static const char *const except[] = { "<unk>", "<s>", "<|endoftext|>" };
     const char *name = "";
@@ -89,7 +121,8 @@ static sg_status set_rstrip(sg_vocab *v, const sg_gguf *g, sg_error *err) {
     if (!contains_nocase(name, "phi-3") && !contains_nocase(name, "phi3")) return SG_OK;
     for (uint32_t i = 0; i < v->n; i++) {
         const uint8_t type = v->type[i];
-        if (type == SG_TOKEN_CONTROL || type == SG_TOKEN_USER_DEFINED || type == SG_TOKEN_UNKNOWN) v->flags[i] |= SG_TOKEN_RSTRIP;
+        if (type == SG_TOKEN_CONTROL || type == SG_TOKEN_USER_DEFINED || type == SG_TOKEN_UNKNOWN)
+            v->flags[i] |= SG_TOKEN_RSTRIP;
     }
     for (size_t i = 0; i < sizeof except / sizeof *except; i++) {
         const int32_t id = sg_vocab_find(v, except[i], strlen(except[i]));
@@ -123,7 +156,8 @@ static sg_status load(sg_tokenizer *t, const sg_gguf *g, const sg_log *log, sg_e
     if (!model) return sg_fail(err, SG_E_FORMAT, "tokenizer.ggml.model is missing");
     t->is_spm = strcmp(model, "llama") == 0;
     if (!t->is_spm && strcmp(model, "gpt2") != 0)
-        return sg_fail(err, SG_E_UNSUPPORTED, "tokenizer.ggml.model '%.64s' is not supported (llama and gpt2 are)", model);
+        return sg_fail(err, SG_E_UNSUPPORTED, "tokenizer.ggml.model '%.64s' is not supported (llama and gpt2 are)",
+                       model);
     if (!t->is_spm) {
         SG_TRY(sg_gguf_get_str(g, "tokenizer.ggml.pre", &pre, err));
         if (!*pre) pre = "default";
@@ -236,6 +270,8 @@ bool sg_tokenizer_is_eog(const sg_tokenizer *t, int32_t id) {
     return id >= 0 && (uint32_t)id < t->vocab.n && (t->vocab.flags[id] & SG_TOKEN_EOG);
 }
 
-int32_t sg_tokenizer_find(const sg_tokenizer *t, const char *piece) { return sg_vocab_find(&t->vocab, piece, strlen(piece)); }
+int32_t sg_tokenizer_find(const sg_tokenizer *t, const char *piece) {
+    return sg_vocab_find(&t->vocab, piece, strlen(piece));
+}
 const char *sg_tokenizer_model(const sg_tokenizer *t) { return t->is_spm ? "llama" : "gpt2"; }
 const char *sg_tokenizer_pre(const sg_tokenizer *t) { return t->pre; }

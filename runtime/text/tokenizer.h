@@ -1,18 +1,18 @@
 /* Text to tokens and back. Two families, chosen by tokenizer.ggml.model:
  *   "llama"  SentencePiece-type BPE: merge the pair whose piece has the best score; byte fallback (tok_spm.c)
- *   "gpt2"   byte-level BPE: a regular expression cuts the text into words (pretok.c, by tokenizer.ggml.pre), then merges
- *            by rank inside each word (tok_bpe.c)
- * Special tokens (control, user-defined) are found before either. A tokenizer is immutable after creation: thread-safe. */
+ *   "gpt2"   byte-level BPE: a regular expression cuts the text into words (pretok.c, by tokenizer.ggml.pre), then
+ * merges by rank inside each word (tok_bpe.c) Special tokens (control, user-defined) are found before either. A
+ * tokenizer is immutable after creation: thread-safe. */
 #ifndef SG_TEXT_TOKENIZER_H
 #define SG_TEXT_TOKENIZER_H
 
-#include "runtime/base/mem.h"
 #include "io/gguf.h"
+#include "runtime/base/mem.h"
 
 typedef struct sg_tokenizer sg_tokenizer;
 
-/* Reads the tokenizer.ggml.* keys. `g` may be closed afterwards. `n_vocab` ids may exist beyond the vocabulary (padding of the
- * embedding): they decode to "". Fails when the vocabulary is missing or contradicts itself. */
+/* Reads the tokenizer.ggml.* keys. `g` may be closed afterwards. `n_vocab` ids may exist beyond the vocabulary (padding
+ * of the embedding): they decode to "". Fails when the vocabulary is missing or contradicts itself. */
 SG_NODISCARD sg_status sg_tokenizer_create(const sg_gguf *g, const sg_log *log, sg_tokenizer **out, sg_error *err);
 void sg_tokenizer_destroy(sg_tokenizer **t);
 
@@ -21,8 +21,8 @@ SG_NODISCARD sg_status sg_tokenizer_encode(const sg_tokenizer *t, const char *te
                                            sg_ids *out, sg_error *err);
 
 /* Bytes of one token as they appear in running text: byte tokens give their byte, control tokens nothing unless
- * `show_special`. The leading space that SentencePiece adds is NOT removed here (see the detokenizer). Returns a pointer
- * that lives as long as the tokenizer; *len its length. Unknown ids give "". */
+ * `show_special`. The leading space that SentencePiece adds is NOT removed here (see the detokenizer). Returns a
+ * pointer that lives as long as the tokenizer; *len its length. Unknown ids give "". */
 const char *sg_tokenizer_piece(const sg_tokenizer *t, int32_t id, bool show_special, size_t *len);
 
 /* True when a space at the beginning of this token, as the first of a text, is the one that SentencePiece put there. */
@@ -41,9 +41,9 @@ const char *sg_tokenizer_pre(const sg_tokenizer *t);                 /* "llama-b
  * beginning of a text the space that SentencePiece put before the first word is dropped. */
 typedef struct sg_detok {
     const sg_tokenizer *t;
-    bool at_start;     /* nothing fed yet */
+    bool at_start; /* nothing fed yet */
     bool show_special;
-    char pending[4];   /* first bytes of an unfinished character */
+    char pending[4]; /* first bytes of an unfinished character */
     size_t n_pending;
 } sg_detok;
 void sg_detok_init(sg_detok *d, const sg_tokenizer *t, bool at_start, bool show_special);

@@ -49,6 +49,13 @@ int32_t sg_vocab_find(const sg_vocab *v, const char *text, size_t len) {
     return -1;
 }
 
+int32_t sg_vocab_find_plain(const sg_vocab *v, const char *text, size_t len) {
+    const int32_t id = sg_vocab_find(v, text, len);
+    if (id < 0) return -1;
+    const uint8_t type = v->type[id];
+    return type == SG_TOKEN_CONTROL || type == SG_TOKEN_UNKNOWN || type == SG_TOKEN_BYTE ? -1 : id;
+}
+
 static sg_status build_table(sg_vocab *v, sg_error *err) {
     uint64_t size = 16;
     while (size < 2 * (uint64_t)v->n) size *= 2;
@@ -100,12 +107,15 @@ static sg_status load_texts(sg_vocab *v, const sg_gguf *g, sg_error *err) {
     return SG_OK;
 }
 
-/* A numeric array of the vocabulary's length, or NULL when the file has none. llama.cpp accepts longer ones, so they are. */
-static sg_status find_numbers(const sg_vocab *v, const sg_gguf *g, const char *key, const sg_gguf_kv **out, sg_error *err) {
+/* A numeric array of the vocabulary's length, or NULL when the file has none. llama.cpp accepts longer ones, so they
+ * are. */
+static sg_status find_numbers(const sg_vocab *v, const sg_gguf *g, const char *key, const sg_gguf_kv **out,
+                              sg_error *err) {
     const sg_gguf_kv *kv = sg_gguf_find(g, key);
     *out = kv;
     if (!kv) return SG_OK;
-    if (!kv->is_array || kv->type == SG_GGUF_STRING) return sg_fail(err, SG_E_FORMAT, "%s is not an array of numbers", key);
+    if (!kv->is_array || kv->type == SG_GGUF_STRING)
+        return sg_fail(err, SG_E_FORMAT, "%s is not an array of numbers", key);
     if (kv->n < v->n)
         return sg_fail(err, SG_E_FORMAT, "%s has %llu entries for %u tokens", key, (unsigned long long)kv->n, v->n);
     return SG_OK;
@@ -235,6 +245,7 @@ static bool is_special(const sg_vocab *v, uint32_t id) {
     if (type != SG_TOKEN_CONTROL && type != SG_TOKEN_USER_DEFINED && type != SG_TOKEN_UNKNOWN) return false;
     size_t len;
     const char *t = sg_vocab_text(v, id, &len);
+    if (len > SG_SPECIAL_MAX_LEN) return false;
     return sg_vocab_find(v, t, len) == (int32_t)id; /* neither empty nor hidden by a later token of the same text */
 }
 
@@ -263,8 +274,8 @@ sg_status sg_vocab_index_special(sg_vocab *v, sg_error *err) {
     return SG_OK;
 }
 
-/* First entry of special[lo..hi) whose byte `d` is >= c. All of them share their first d bytes; one that ends there comes
- * first and counts as smaller than any byte. */
+/* First entry of special[lo..hi) whose byte `d` is >= c. All of them share their first d bytes; one that ends there
+ * comes first and counts as smaller than any byte. */
 static uint32_t lower_bound(const sg_vocab *v, uint32_t lo, uint32_t hi, size_t d, int c) {
     while (lo < hi) {
         const uint32_t mid = lo + (hi - lo) / 2;
@@ -305,5 +316,5 @@ void sg_vocab_free(sg_vocab *v) {
     free(v->score);
     free(v->table);
     free(v->special);
-    *v = (sg_vocab){ 0 };
+    *v = (sg_vocab) { 0 };
 }

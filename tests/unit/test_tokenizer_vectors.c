@@ -1,8 +1,8 @@
 /* Published vectors: the texts and ids of llama.cpp's vocabulary tests, and the prompts of the golden models. */
 #include "tests/unit/text_fixture.h"
 
-#include <cjson/cJSON.h>
 #include <check.h>
+#include <cjson/cJSON.h>
 #include <dirent.h>
 #include <stdio.h>
 #include <unistd.h>
@@ -147,7 +147,7 @@ END_TEST
 
 /* True when the golden's prompt becomes its ids and back. */
 static bool check_golden(const char *folder, const char *file) {
-    char path[1024];
+    char path[2048];
     snprintf(path, sizeof path, "%s/%s", folder, file);
     char *text = read_file(path);
     cJSON *json = cJSON_Parse(text);

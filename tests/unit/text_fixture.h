@@ -100,7 +100,8 @@ static inline sg_status fx_open(fixture *f, const sg_log *log, sg_tokenizer **t,
     return st;
 }
 
-/* SentencePiece: specials, 256 bytes, some pieces. Longer pieces have better scores, but for "_lo", which comes last. */
+/* SentencePiece: specials, 256 bytes, some pieces. Longer pieces have better scores, but for "_lo", which comes last.
+ */
 static inline void fx_spm(fx_vocab *v) {
     v->n = 0;
     fx_token(v, "<unk>", SG_TOKEN_UNKNOWN, 0);
@@ -112,13 +113,38 @@ static inline void fx_spm(fx_vocab *v) {
         fx_token(v, name, SG_TOKEN_BYTE, 0);
     }
     static const char *const pieces[] = {
-        "\xE2\x96\x81", "h", "e", "l", "o", "w", "r", "d", "\xC3\xA9", "he", "ll", "hell", "hello", "\xE2\x96\x81hello",
-        "\xE2\x96\x81w", "or", "\xE2\x96\x81wor", "ld", "\xE2\x96\x81world", "lo", "\xE2\x96\x81\xE2\x96\x81",
+        "\xE2\x96\x81",
+        "h",
+        "e",
+        "l",
+        "o",
+        "w",
+        "r",
+        "d",
+        "\xC3\xA9",
+        "he",
+        "ll",
+        "hell",
+        "hello",
+        "\xE2\x96\x81hello",
+        "\xE2\x96\x81w",
+        "or",
+        "\xE2\x96\x81wor",
+        "ld",
+        "\xE2\x96\x81world",
+        "lo",
+        "\xE2\x96\x81\xE2\x96\x81",
     };
     for (size_t i = 0; i < sizeof pieces / sizeof *pieces; i++) {
         const float score = strcmp(pieces[i], "lo") == 0 ? -100.0f : (float)strlen(pieces[i]) - 50.0f;
         fx_token(v, pieces[i], SG_TOKEN_NORMAL, score);
     }
+    fx_token(v, "<", SG_TOKEN_NORMAL, -50);
+    fx_token(v, "/", SG_TOKEN_NORMAL, -50);
+    fx_token(v, "s", SG_TOKEN_NORMAL, -50);
+    fx_token(v, ">", SG_TOKEN_NORMAL, -50);
+    fx_token(v, "</", SG_TOKEN_NORMAL, -40);
+    fx_token(v, "s>", SG_TOKEN_NORMAL, -40);
     fx_token(v, "<|user|>", SG_TOKEN_CONTROL, 0);
     fx_token(v, "<|user|><|x|>", SG_TOKEN_CONTROL, 0);
     fx_token(v, "<tag>", SG_TOKEN_USER_DEFINED, 0);
@@ -140,8 +166,8 @@ static inline size_t fx_bpe(fx_vocab *v, const char *merges[16]) {
         fx_token(v, t, SG_TOKEN_NORMAL, 0);
     }
     static const char *const list[] = {
-        "h e", "l l", "he ll", "hell o", "\xC4\xA0 w", "o r", "\xC4\xA0w or", "l d", "\xC4\xA0wor ld", "1 2", "\xC4\xA0 \xC4\xA0",
-        "\xC3\x83 \xC2\xA9",
+        "h e",          "l l", "he ll",          "hell o", "\xC4\xA0 w",        "o r",
+        "\xC4\xA0w or", "l d", "\xC4\xA0wor ld", "1 2",    "\xC4\xA0 \xC4\xA0", "\xC3\x83 \xC2\xA9",
     };
     const size_t n = sizeof list / sizeof *list;
     for (size_t i = 0; i < n; i++) {

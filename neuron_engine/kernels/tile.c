@@ -1,0 +1,114 @@
+#include "neuron_engine/kernels/tile.h"
+
+#include <stddef.h>
+#include <string.h>
+
+#include "neuron_engine/quant.h"
+#include "neuron_engine/quant_blocks.h"
+
+/* `count` granules of `size` bytes at `offset` of the GGUF block; count 0 ends the list. */
+typedef struct field {
+    uint8_t offset, size, count;
+    bool transpose; /* 4 x 8 bits of a word, see tile.h */
+} field;
+#define MAX_FIELDS 5
+
+#define D(type, member)                                                                                                \
+    { offsetof(type, member), 2, 1, false }
+#define WORDS(type, member, n)                                                                                         \
+    { offsetof(type, member), 4, n, false }
+static const field fields[SG_DTYPE_LIMIT][MAX_FIELDS + 1] = {
+    [SG_DTYPE_F32] = { { 0, 4, 1, false } },
+    [SG_DTYPE_F16] = { { 0, 2, 1, false } },
+    [SG_DTYPE_BF16] = { { 0, 2, 1, false } },
+    [SG_DTYPE_Q8_0] = { D(sg_q8_0, d), WORDS(sg_q8_0, qs, 8) },
+    [SG_DTYPE_Q4_0] = { D(sg_q4_0, d), WORDS(sg_q4_0, qs, 4) },
+    [SG_DTYPE_Q4_1] = { D(sg_q4_1, d), D(sg_q4_1, m), WORDS(sg_q4_1, qs, 4) },
+    [SG_DTYPE_Q5_0] = { D(sg_q5_0, d), { offsetof(sg_q5_0, qh), 4, 1, true }, WORDS(sg_q5_0, qs, 4) },
+    [SG_DTYPE_Q5_1] = { D(sg_q5_1, d), D(sg_q5_1, m), { offsetof(sg_q5_1, qh), 4, 1, true }, WORDS(sg_q5_1, qs, 4) },
+    [SG_DTYPE_IQ4_NL] = { D(sg_iq4_nl, d), WORDS(sg_iq4_nl, qs, 4) },
+    [SG_DTYPE_MXFP4] = { { 0, 1, 1, false }, WORDS(sg_mxfp4, qs, 4) },
+    [SG_DTYPE_Q2_K] = { D(sg_q2_k, d), D(sg_q2_k, dmin), WORDS(sg_q2_k, scales, 4), WORDS(sg_q2_k, qs, 16) },
+    [SG_DTYPE_Q3_K] = { D(sg_q3_k, d), WORDS(sg_q3_k, scales, 3), WORDS(sg_q3_k, hmask, 8), WORDS(sg_q3_k, qs, 16) },
+    [SG_DTYPE_Q4_K] = { D(sg_q4_k, d), D(sg_q4_k, dmin), WORDS(sg_q4_k, scales, 3), WORDS(sg_q4_k, qs, 32) },
+    [SG_DTYPE_Q5_K] = { D(sg_q5_k, d), D(sg_q5_k, dmin), WORDS(sg_q5_k, scales, 3), WORDS(sg_q5_k, qh, 8),
+                        WORDS(sg_q5_k, qs, 32) },
+    [SG_DTYPE_Q6_K] = { D(sg_q6_k, d), WORDS(sg_q6_k, scales, 4), WORDS(sg_q6_k, qh, 16), WORDS(sg_q6_k, ql, 32) },
+};
+
+size_t sg_tile_bytes(sg_dtype type, uint32_t mr, uint32_t rows, uint32_t k) {
+    const size_t tiles = ((size_t)rows + mr - 1) / mr;
+    return tiles * mr * (size_t)sg_dtype_bytes(sg_dtype_get((uint32_t)type), k);
+}
+
+/* Byte i bit g of the result is bit 4g + i of `w`. */
+static uint32_t transpose_bits(uint32_t w) {
+    uint32_t r = 0;
+    for (int i = 0; i < 4; i++)
+        for (int g = 0; g < 8; g++) r |= (w >> (4 * g + i) & 1) << (8 * i + g);
+    return r;
+}
+
+static uint32_t transpose_bits_back(uint32_t w) {
+    uint32_t r = 0;
+    for (int i = 0; i < 4; i++)
+        for (int g = 0; g < 8; g++) r |= (w >> (8 * i + g) & 1) << (4 * g + i);
+    return r;
+}
+
+static uint32_t word_at(const uint8_t *p) { return p[0] | p[1] << 8 | p[2] << 16 | (uint32_t)p[3] << 24; }
+
+static void put_word(uint8_t *p, uint32_t w) {
+    for (int i = 0; i < 4; i++) p[i] = (uint8_t)(w >> 8 * i);
+}
+
+/* One block of one row into the group at `group`, lane `lane`. */
+static void pack_block(const field *f, uint32_t mr, uint32_t lane, uint8_t *group, const uint8_t *block) {
+    for (; f->count; group += (size_t)f->count * f->size * mr, f++) {
+        const uint8_t *s = block + f->offset;
+        uint8_t *d = group + (size_t)lane * f->size;
+        if (f->transpose) {
+            put_word(d, transpose_bits(word_at(s)));
+        } else if (f->size == 4) {
+            for (uint32_t i = 0; i < f->count; i++) memcpy(d + (size_t)i * 4 * mr, s + 4 * i, 4);
+        } else {
+            for (uint32_t i = 0; i < f->count; i++) memcpy(d + (size_t)i * f->size * mr, s + i * f->size, f->size);
+        }
+    }
+}
+
+static void unpack_block(const field *f, uint32_t mr, uint32_t lane, const uint8_t *group, uint8_t *block) {
+    for (; f->count; group += (size_t)f->count * f->size * mr, f++) {
+        const uint8_t *s = group + (size_t)lane * f->size;
+        uint8_t *d = block + f->offset;
+        if (f->transpose)
+            put_word(d, transpose_bits_back(word_at(s)));
+        else
+            for (uint32_t i = 0; i < f->count; i++) memcpy(d + i * f->size, s + (size_t)i * f->size * mr, f->size);
+    }
+}
+
+void sg_tile_pack(sg_dtype type, uint32_t mr, void *dst, const void *src, uint32_t rows, uint32_t k) {
+    const sg_dtype_info *info = sg_dtype_get((uint32_t)type);
+    const size_t row_bytes = (size_t)sg_dtype_bytes(info, k), n_blocks = k / info->block_values;
+    const uint32_t tiles = (uint32_t)(((uint64_t)rows + mr - 1) / mr);
+    for (uint32_t t = 0; t < tiles; t++) {
+        uint8_t *tile = (uint8_t *)dst + (size_t)t * mr * row_bytes;
+        const uint32_t here = rows - t * mr < mr ? rows - t * mr : mr;
+        if (here < mr) memset(tile, 0, mr * row_bytes);
+        for (size_t b = 0; b < n_blocks; b++)
+            for (uint32_t lane = 0; lane < here; lane++)
+                pack_block(fields[type], mr, lane, tile + b * mr * info->block_bytes,
+                           (const uint8_t *)src + ((size_t)t * mr + lane) * row_bytes + b * info->block_bytes);
+    }
+}
+
+void sg_tile_unpack_row(sg_dtype type, uint32_t mr, float *out, const void *w, uint32_t row, uint32_t k) {
+    const sg_dtype_info *info = sg_dtype_get((uint32_t)type);
+    const uint8_t *tile = (const uint8_t *)w + (size_t)(row / mr) * mr * (size_t)sg_dtype_bytes(info, k);
+    uint8_t block[256];
+    for (uint32_t b = 0; b < k / info->block_values; b++) {
+        unpack_block(fields[type], mr, row % mr, tile + (size_t)b * mr * info->block_bytes, block);
+        sg_dequantize(type, block, out + (size_t)b * info->block_values, info->block_values);
+    }
+}

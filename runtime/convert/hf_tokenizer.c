@@ -1,0 +1,315 @@
+/* tokenizer.json of the Hugging Face "tokenizers" library, model type BPE, in its two forms:
+ *   byte-level (pre_tokenizer ByteLevel)          -> "gpt2": tokens, merges and the name of the pre-tokenizer
+ *   with byte fallback (converted SentencePiece)  -> "llama": tokens and scores, which follow the order of the merges
+ * Format: https://github.com/huggingface/tokenizers, documentation of the components. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime/convert/file.h"
+#include "runtime/convert/hf_vocab.h"
+
+#define MAX_FILE (128u << 20)
+#define GPT2_WORDS "<byte-level>" /* stands for ByteLevel with use_regex in a list of stages */
+
+/* Expressions of published tokenizer.json files (Meta-Llama-3-8B, Qwen2-7B, Mistral-Nemo) and the names that llama.cpp gave
+ * them. Stages are separated by line feeds. */
+#define CONTRACTIONS "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+#define REST "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+static const struct {
+    const char *stages;
+    const char *pre, *pre_ignoring_merges; /* the second when model.ignore_merges is set */
+} pre_names[] = {
+    { GPT2_WORDS, "gpt-2", "gpt-2" },
+    { CONTRACTIONS "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}" REST, "smaug-bpe", "llama-bpe" },
+    { CONTRACTIONS "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}" REST, "qwen2", "qwen2" },
+    { "\\p{N}\n" GPT2_WORDS, "smollm", "smollm" },
+    { "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+"
+      "|[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*"
+      "|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
+      "tekken", "tekken" },
+};
+
+typedef struct tokenizer {
+    sg_conv_vocab *v;
+    const char *path;
+    const cJSON *root, *model;
+    const sg_log *log;
+} tokenizer;
+
+static bool is_type(const cJSON *part, const char *type) {
+    const char *t = sg_json_str(part, "type");
+    return t && strcmp(t, type) == 0;
+}
+
+/* The parts of a component: itself, or the list inside a Sequence. *i is 0 at the beginning; NULL ends. */
+static const cJSON *next_part(const cJSON *component, const char *list, const cJSON **at) {
+    if (!component) return NULL;
+    if (!is_type(component, "Sequence")) {
+        const cJSON *first = *at ? NULL : component;
+        *at = component;
+        return first;
+    }
+    const cJSON *items = sg_json_get(component, list);
+    if (!cJSON_IsArray(items)) return NULL;
+    *at = *at ? (*at)->next : items->child;
+    return *at;
+}
+
+static bool has_part(const cJSON *component, const char *list, const char *type) {
+    const cJSON *at = NULL, *part;
+    while ((part = next_part(component, list, &at)))
+        if (is_type(part, type)) return true;
+    return false;
+}
+
+/* ---- vocabulary --------------------------------------------------------------------------------------------------- */
+
+static sg_status read_tokens(tokenizer *t, sg_error *err) {
+    const cJSON *vocab = sg_json_get(t->model, "vocab"), *e;
+    const char *unk = sg_json_str(t->model, "unk_token");
+    if (!cJSON_IsObject(vocab)) return sg_fail(err, SG_E_FORMAT, "%s: model.vocab is missing or no object", t->path);
+    cJSON_ArrayForEach(e, vocab) {
+        const double id = cJSON_IsNumber(e) ? e->valuedouble : -1;
+        if (!(id >= 0 && id < t->v->n) || id != (double)(uint32_t)id)
+            return sg_fail(err, SG_E_FORMAT, "%s: token \"%.60s\" has no id below %u, the rows of the embedding", t->path,
+                           e->string, t->v->n);
+        const uint32_t i = (uint32_t)id;
+        if (t->v->text[i]) return sg_fail(err, SG_E_FORMAT, "%s: two tokens have the id %u", t->path, i);
+        int32_t type = SG_TOK_NORMAL;
+        if (!t->v->byte_level && sg_conv_vocab_byte_piece(e->string) >= 0) type = SG_TOK_BYTE;
+        if (unk && strcmp(unk, e->string) == 0) {
+            t->v->unk = (int32_t)i;
+            if (!t->v->byte_level) type = SG_TOK_UNKNOWN;
+        }
+        if (!sg_conv_vocab_set(t->v, i, e->string, strlen(e->string), 0.0f, type))
+            return sg_fail(err, SG_E_NOMEM, "%s: no memory", t->path);
+    }
+    return SG_OK;
+}
+
+/* One merge as "a b", allocated in s; it comes as that string or as a pair. */
+static sg_status read_merge(const tokenizer *t, const cJSON *e, size_t i, sg_str *s, sg_error *err) {
+    const char *a = NULL, *b = NULL, *text = cJSON_GetStringValue(e);
+    if (cJSON_IsArray(e) && cJSON_GetArraySize(e) == 2) {
+        a = cJSON_GetStringValue(cJSON_GetArrayItem(e, 0));
+        b = cJSON_GetStringValue(cJSON_GetArrayItem(e, 1));
+    }
+    if (text) sg_str_puts(s, text);
+    else if (a && b) sg_str_printf(s, "%s %s", a, b);
+    else return sg_fail(err, SG_E_FORMAT, "%s: merge %zu is neither a string nor a pair of strings", t->path, i);
+    if (s->failed) return sg_fail(err, SG_E_NOMEM, "%s: no memory", t->path);
+    const char *blank = strchr(s->data, ' ');
+    if (!blank || blank == s->data || !blank[1] || strchr(blank + 1, ' '))
+        return sg_fail(err, SG_E_FORMAT, "%s: merge %zu (\"%.40s\") does not have two parts", t->path, i, s->data);
+    return SG_OK;
+}
+
+static sg_status read_merges(tokenizer *t, sg_error *err) {
+    const cJSON *merges = sg_json_get(t->model, "merges"), *e;
+    if (!cJSON_IsArray(merges)) return sg_fail(err, SG_E_FORMAT, "%s: model.merges is missing or no list", t->path);
+    const size_t n = (size_t)cJSON_GetArraySize(merges);
+    t->v->merges = calloc(n + 1, sizeof *t->v->merges);
+    if (!t->v->merges) return sg_fail(err, SG_E_NOMEM, "%s: no memory for %zu merges", t->path, n);
+    cJSON_ArrayForEach(e, merges) {
+        sg_str s = { 0 };
+        const sg_status status = read_merge(t, e, t->v->n_merges, &s, err);
+        if (status != SG_OK) {
+            free(s.data);
+            return status;
+        }
+        t->v->merges[t->v->n_merges++] = (sg_gguf_string){ s.data, s.len };
+    }
+    return SG_OK;
+}
+
+typedef struct entry {
+    const char *text;
+    uint32_t id;
+} entry;
+static int by_text(const void *a, const void *b) { return strcmp(((const entry *)a)->text, ((const entry *)b)->text); }
+
+/* SentencePiece merges the pair whose piece has the best score; in tokenizer.json the earliest merge wins. So a piece gets
+ * minus the place of its first merge, and a piece that no merge makes comes last. */
+static sg_status scores_from_merges(tokenizer *t, sg_error *err) {
+    sg_conv_vocab *v = t->v;
+    entry *sorted = malloc(v->n * sizeof *sorted);
+    if (!sorted) return sg_fail(err, SG_E_NOMEM, "%s: no memory", t->path);
+    size_t n = 0;
+    for (uint32_t i = 0; i < v->n; i++) {
+        if (!v->text[i]) continue;
+        if (v->types[i] == SG_TOK_NORMAL) v->scores[i] = -(float)(v->n_merges + 1);
+        sorted[n++] = (entry){ v->text[i], i };
+    }
+    qsort(sorted, n, sizeof *sorted, by_text);
+    sg_status status = SG_OK;
+    for (size_t i = v->n_merges; i-- > 0;) { /* the first one of a piece is written last */
+        char *joined = strdup(v->merges[i].text);
+        if (!joined) {
+            status = sg_fail(err, SG_E_NOMEM, "%s: no memory", t->path);
+            break;
+        }
+        char *blank = strchr(joined, ' ');
+        memmove(blank, blank + 1, strlen(blank));
+        const entry key = { joined, 0 }, *found = bsearch(&key, sorted, n, sizeof *sorted, by_text);
+        free(joined);
+        if (!found) {
+            status = sg_fail(err, SG_E_FORMAT, "%s: merge %zu (\"%.40s\") makes no token", t->path, i, v->merges[i].text);
+            break;
+        }
+        v->scores[found->id] = -(float)i;
+    }
+    free(sorted);
+    return status;
+}
+
+/* ---- what happens before and after --------------------------------------------------------------------------------- */
+
+/* The stages that cut text into words, as a string to compare. */
+static sg_status word_stages(const tokenizer *t, sg_str *out, sg_error *err) {
+    const cJSON *at = NULL, *part;
+    while ((part = next_part(sg_json_get(t->root, "pre_tokenizer"), "pretokenizers", &at))) {
+        const char *regex = sg_json_str(sg_json_get(part, "pattern"), "Regex");
+        const char *stage = NULL;
+        bool flag = true;
+        if (is_type(part, "Split") && regex) {
+            stage = regex;
+        } else if (is_type(part, "Digits")) {
+            flag = false;
+            SG_TRY(sg_json_bool(part, t->path, "individual_digits", &flag, err));
+            stage = flag ? "\\p{N}" : "\\p{N}+";
+        } else if (is_type(part, "ByteLevel")) {
+            SG_TRY(sg_json_bool(part, t->path, "add_prefix_space", &flag, err));
+            if (flag) return sg_fail(err, SG_E_UNSUPPORTED, "%s: ByteLevel with add_prefix_space is not known", t->path);
+            flag = true;
+            SG_TRY(sg_json_bool(part, t->path, "use_regex", &flag, err));
+            stage = flag ? GPT2_WORDS : NULL;
+        } else {
+            const char *type = sg_json_str(part, "type");
+            return sg_fail(err, SG_E_UNSUPPORTED, "%s: the pre-tokenizer %.40s is not known", t->path, type ? type : "without type");
+        }
+        if (stage) sg_str_printf(out, "%s%s", out->len ? "\n" : "", stage);
+    }
+    if (out->failed) return sg_fail(err, SG_E_NOMEM, "%s: no memory", t->path);
+    return SG_OK;
+}
+
+static sg_status choose_pre(tokenizer *t, sg_error *err) {
+    bool ignore_merges = false;
+    SG_TRY(sg_json_bool(t->model, t->path, "ignore_merges", &ignore_merges, err));
+    sg_str stages = { 0 };
+    sg_status status = word_stages(t, &stages, err);
+    const char *pre = NULL, *text = stages.data ? stages.data : "";
+    for (size_t i = 0; i < sizeof pre_names / sizeof *pre_names; i++)
+        if (strcmp(pre_names[i].stages, text) == 0) pre = ignore_merges ? pre_names[i].pre_ignoring_merges : pre_names[i].pre;
+    if (status == SG_OK && !pre)
+        status = sg_fail(err, SG_E_UNSUPPORTED, "%s: the pre-tokenizer \"%.200s\" is not known (gpt-2, llama-3, qwen2, smollm, tekken)",
+                         t->path, text);
+    if (pre) t->v->pre = pre;
+    free(stages.data);
+    return status;
+}
+
+/* Byte-level vocabularies: NFC (Qwen) is left out, as llama.cpp does. SentencePiece ones: a leading "▁", spaces to "▁". */
+static sg_status read_normalizer(tokenizer *t, sg_error *err) {
+    const cJSON *at = NULL, *part;
+    bool prefix = false;
+    while ((part = next_part(sg_json_get(t->root, "normalizer"), "normalizers", &at))) {
+        const char *type = sg_json_str(part, "type");
+        if (t->v->byte_level && is_type(part, "NFC")) {
+            sg_log_line(t->log, SG_LOG_INFO, "%s: Unicode normalisation NFC is left to the caller", t->path);
+        } else if (!t->v->byte_level && is_type(part, "Prepend")) {
+            prefix = true;
+        } else if (t->v->byte_level || !is_type(part, "Replace")) {
+            return sg_fail(err, SG_E_UNSUPPORTED, "%s: the normalizer %.40s is not known", t->path, type ? type : "without type");
+        }
+    }
+    at = NULL;
+    while ((part = next_part(sg_json_get(t->root, "pre_tokenizer"), "pretokenizers", &at))) {
+        if (!is_type(part, "Metaspace")) continue;
+        const char *scheme = sg_json_str(part, "prepend_scheme");
+        bool add = true;
+        SG_TRY(sg_json_bool(part, t->path, "add_prefix_space", &add, err));
+        prefix = prefix || (scheme ? strcmp(scheme, "never") != 0 : add);
+    }
+    t->v->add_space_prefix = prefix;
+    return SG_OK;
+}
+
+/* TemplateProcessing: special tokens before and after the text. */
+static void read_post_processor(tokenizer *t) {
+    const cJSON *at = NULL, *part, *post = sg_json_get(t->root, "post_processor");
+    t->v->add_bos = !post && !t->v->byte_level;
+    while ((part = next_part(post, "processors", &at))) {
+        const cJSON *single = sg_json_get(part, "single"), *e;
+        if (!is_type(part, "TemplateProcessing") || !cJSON_IsArray(single)) continue;
+        bool after = false;
+        cJSON_ArrayForEach(e, single) {
+            const char *id = sg_json_str(sg_json_get(e, "SpecialToken"), "id");
+            if (!id) {
+                after = true;
+                continue;
+            }
+            *(after ? &t->v->add_eos : &t->v->add_bos) = true;
+            *(after ? &t->v->eos : &t->v->bos) = sg_conv_vocab_find(t->v, id);
+        }
+    }
+}
+
+static sg_status read_model(tokenizer *t, sg_error *err) {
+    t->model = sg_json_get(t->root, "model");
+    if (!cJSON_IsObject(t->model)) return sg_fail(err, SG_E_FORMAT, "%s: has no \"model\"", t->path);
+    const char *type = sg_json_str(t->model, "type");
+    if (type && strcmp(type, "BPE") != 0)
+        return sg_fail(err, SG_E_UNSUPPORTED, "%s: the tokenizer model %.40s is not known, only BPE", t->path, type);
+    bool fallback = false;
+    SG_TRY(sg_json_bool(t->model, t->path, "byte_fallback", &fallback, err));
+    t->v->byte_level = has_part(sg_json_get(t->root, "pre_tokenizer"), "pretokenizers", "ByteLevel");
+    if (!t->v->byte_level && !fallback)
+        return sg_fail(err, SG_E_UNSUPPORTED, "%s: the BPE is neither byte-level nor has byte_fallback", t->path);
+    SG_TRY(read_tokens(t, err));
+    SG_TRY(read_merges(t, err));
+    if (t->v->byte_level) SG_TRY(choose_pre(t, err));
+    else SG_TRY(scores_from_merges(t, err));
+    return read_normalizer(t, err);
+}
+
+sg_status sg_conv_vocab_add_token(sg_conv_vocab *v, double id, const cJSON *content, bool special, const char *path,
+                                  const sg_log *log, sg_error *err) {
+    const char *text = cJSON_GetStringValue(content);
+    if (!text || !(id >= 0 && id < 4294967296.0) || id != (double)(uint32_t)id)
+        return sg_fail(err, SG_E_FORMAT, "%s: an added token has no text or no valid id", path);
+    if (id >= v->n) {
+        sg_log_line(log, SG_LOG_WARN, "%s: token %u (%.60s) is left out, the model has %u rows", path, (uint32_t)id, text, v->n);
+        return SG_OK;
+    }
+    const uint32_t i = (uint32_t)id;
+    int32_t type = special ? SG_TOK_CONTROL : SG_TOK_USER_DEFINED;
+    if (v->text[i] && v->types[i] == SG_TOK_UNKNOWN) type = SG_TOK_UNKNOWN;
+    if (!sg_conv_vocab_set(v, i, text, strlen(text), 0.0f, type)) return sg_fail(err, SG_E_NOMEM, "%s: no memory", path);
+    return SG_OK;
+}
+
+sg_status sg_conv_vocab_add_json_tokens(sg_conv_vocab *v, const cJSON *root, const char *path, const sg_log *log,
+                                        sg_error *err) {
+    const cJSON *e, *list = sg_json_get(root, "added_tokens");
+    if (list && !cJSON_IsArray(list)) return sg_fail(err, SG_E_FORMAT, "%s: added_tokens is no list", path);
+    cJSON_ArrayForEach(e, list) {
+        const cJSON *id = sg_json_get(e, "id");
+        bool special = false;
+        SG_TRY(sg_json_bool(e, path, "special", &special, err));
+        SG_TRY(sg_conv_vocab_add_token(v, cJSON_IsNumber(id) ? id->valuedouble : -1, sg_json_get(e, "content"), special, path,
+                                       log, err));
+    }
+    return SG_OK;
+}
+
+sg_status sg_conv_vocab_read_hf_json(sg_conv_vocab *v, const char *path, const sg_log *log, sg_error *err) {
+    cJSON *root = NULL;
+    SG_TRY(sg_json_read(path, MAX_FILE, &root, err));
+    tokenizer t = { .v = v, .path = path, .root = root, .log = log };
+    sg_status status = read_model(&t, err);
+    if (status == SG_OK) status = sg_conv_vocab_add_json_tokens(v, root, path, log, err);
+    if (status == SG_OK) read_post_processor(&t);
+    cJSON_Delete(root);
+    return status;
+}

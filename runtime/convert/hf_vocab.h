@@ -1,0 +1,16 @@
+/* Shared by the readers of Hugging Face tokenizers. */
+#ifndef SG_CONVERT_HF_VOCAB_H
+#define SG_CONVERT_HF_VOCAB_H
+
+#include <cjson/cJSON.h>
+
+#include "runtime/convert/vocab_out.h"
+
+/* Sets an added token; one beyond the rows of the embedding is left out with a log line. */
+SG_NODISCARD sg_status sg_conv_vocab_add_token(sg_conv_vocab *v, double id, const cJSON *content, bool special,
+                                               const char *path, const sg_log *log, sg_error *err);
+/* The list added_tokens of a tokenizer.json. */
+SG_NODISCARD sg_status sg_conv_vocab_add_json_tokens(sg_conv_vocab *v, const cJSON *root, const char *path, const sg_log *log,
+                                                     sg_error *err);
+
+#endif

@@ -1,0 +1,1 @@
+"""Pieces of the demo model trainer: data, networks, GGUF export."""
