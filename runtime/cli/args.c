@@ -107,7 +107,8 @@ static void print_option(const cli_opt *o) {
 
 static int print_help(const cli_syntax *x) {
     print_usage(x, stdout);
-    printf("\n%s\n\n", x->about);
+    printf("\n%s\n", x->about);
+    if (x->n_opts == 0 || x->opts[0].name) putchar('\n');
     for (size_t i = 0; i < x->n_opts; i++) print_option(&x->opts[i]);
     print_option(&(cli_opt) { "help", 'h', CLI_FLAG, NULL, NULL, "show this text" });
     if (x->more) printf("\n%s\n", x->more);
@@ -119,21 +120,27 @@ static int bad_value(const cli_syntax *x, const cli_opt *o, const char *text, co
     return cli_usage_error(x, "--%s: '%s' is not %s", o->name, text, what);
 }
 
+/* What a number must be, for messages; bounds too high to mean anything are left out. */
+static void describe_range(const cli_opt *o, char *out, size_t size) {
+    const char *kind = o->kind == CLI_REAL ? "a number" : "a whole number";
+    if (o->max >= 1e9)
+        snprintf(out, size, "%s from %g up", kind, o->min);
+    else
+        snprintf(out, size, "%s from %.10g to %.10g", kind, o->min, o->max);
+}
+
 static int set_number(const cli_syntax *x, const cli_opt *o, const char *text) {
-    char range[80] = "a number";
-    if (o->min != o->max) snprintf(range, sizeof range, "a number from %g to %g", o->min, o->max);
+    char range[80];
+    describe_range(o, range, sizeof range);
     if (o->kind == CLI_REAL) {
         double v;
-        if (!cli_parse_real(text, &v) || (o->min != o->max && (v < o->min || v > o->max)))
-            return bad_value(x, o, text, range);
+        if (!cli_parse_real(text, &v) || v < o->min || v > o->max) return bad_value(x, o, text, range);
         *(double *)o->dest = v;
-        return CLI_GO;
+    } else {
+        int64_t v;
+        if (!cli_parse_int(text, &v) || (double)v < o->min || (double)v > o->max) return bad_value(x, o, text, range);
+        *(int64_t *)o->dest = v;
     }
-    int64_t v;
-    if (o->min != o->max) snprintf(range, sizeof range, "a whole number from %.0f to %.0f", o->min, o->max);
-    if (!cli_parse_int(text, &v) || (o->min != o->max && ((double)v < o->min || (double)v > o->max)))
-        return bad_value(x, o, text, range);
-    *(int64_t *)o->dest = v;
     return CLI_GO;
 }
 

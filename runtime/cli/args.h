@@ -31,7 +31,7 @@ typedef struct cli_opt {
     void *dest;
     const char *value; /* what --help calls the value, NULL for flags */
     const char *help;
-    double min, max;            /* INT, REAL */
+    double min, max;            /* INT, REAL: both needed */
     const char *const *choices; /* CHOICE: NULL-terminated */
     bool *given;                /* set when the option was there; may be NULL */
 } cli_opt;

@@ -1,0 +1,216 @@
+#!/usr/bin/env python3
+"""The results of tokenize, logits, perplexity, bench, info and convert. The models were made with llama.cpp, so their token ids
+and logits check the whole way."""
+import array
+import json
+import math
+import pathlib
+import re
+import struct
+import sys
+
+from cli_case import GOLDEN, GOLDENS, MODEL, MODEL_F32, Case, main, run
+
+
+class Tokenize(Case):
+    def test_golden_ids(self):
+        want = ' '.join(map(str, GOLDEN['prompt_ids'])) + '\n'
+        self.assertEqual(self.ok('tokenize', '-m', MODEL, '-p', GOLDEN['prompt']).stdout.decode(), want)
+        path = self.tmp / 'text'
+        path.write_text(GOLDEN['prompt'])
+        self.assertEqual(self.ok('tokenize', '-m', MODEL, '-f', path).stdout.decode(), want)
+        self.assertEqual(self.ok('tokenize', '-m', MODEL, '-f', '-', stdin=path.read_bytes()).stdout.decode(), want)
+        self.assertEqual(self.ok('tokenize', '-m', MODEL, '-p', GOLDEN['prompt'], '--no-bos').stdout.decode(), want[2:])
+
+    def test_file_is_taken_as_it_is(self):
+        path = self.tmp / 'text'
+        path.write_text('a\n')
+        self.assertNotEqual(self.ok('tokenize', '-m', MODEL, '-f', path).stdout, self.ok('tokenize', '-m', MODEL, '-p', 'a').stdout)
+
+    def test_special(self):
+        plain = self.ok('tokenize', '-m', MODEL, '-p', '</s>', '--no-bos').stdout
+        parsed = self.ok('tokenize', '-m', MODEL, '-p', '</s>', '--no-bos', '--parse-special').stdout
+        self.assertNotEqual(plain, parsed)
+        self.assertIn(b'2', parsed.split())
+
+    def test_empty(self):
+        self.assertEqual(self.ok('tokenize', '-m', MODEL, '-p', '', '--no-bos').stdout, b'\n')
+
+    def test_invalid(self):
+        self.fails(1, 'UTF-8', 'tokenize', '-m', MODEL, '-f', '-', stdin=b'\xc0\x80')
+
+
+class Logits(Case):
+    def logits(self, *args):
+        path = self.tmp / 'out.f32'
+        self.ok('logits', '-o', path, *args)
+        data = array.array('f', path.read_bytes())
+        if sys.byteorder == 'big':
+            data.byteswap()
+        self.assertEqual(list(self.tmp.iterdir()), [path])  # no temporary file stays
+        return data
+
+    def test_against_llama_cpp(self):
+        for name in 'llama-f32', 'llama-q8_0':
+            golden = json.loads((GOLDENS / (name + '.json')).read_text())
+            want = array.array('f', (GOLDENS / (name + '.f32')).read_bytes())[:8 * golden['n_vocab']]
+            got = self.logits('-m', GOLDENS / (name + '.gguf'), '-p', golden['prompt'], '--last', '8', '--kv', 'f32')
+            self.assertEqual(len(got), len(want))
+            error = sum((a - b)**2 for a, b in zip(got, want)) / sum(b * b for b in want)
+            bound = golden['bound']['quantised_activations'] or golden['bound']['fp32']
+            self.assertLess(error, bound, name)
+
+    def test_settings_do_not_change_a_bit(self):
+        base = ['-m', MODEL, '-p', GOLDEN['prompt']]
+        want = self.logits(*base)
+        rows = len(GOLDEN['prompt_ids'])
+        self.assertEqual(len(want), rows * GOLDEN['n_vocab'])
+        ids = ' '.join(map(str, GOLDEN['prompt_ids']))
+        self.assertEqual(self.logits('-m', MODEL, '--tokens', ids), want)
+        self.assertEqual(self.logits('-m', MODEL, '--tokens', ids.replace(' ', ',')), want)
+        self.assertEqual(self.logits(*base, '--last', '3'), want[-3 * GOLDEN['n_vocab']:])
+        self.assertEqual(self.logits(*base, '--last', '1000'), want)
+        for more in ['-t', '1'], ['-t', '3'], ['-b', '1'], ['-b', '4']:
+            self.assertEqual(self.logits(*base, *more), want, more)
+
+    def test_bad_tokens(self):
+        out = self.tmp / 'out'
+        for ids in 'a', '1 2x', '-1', '1.5', '99999999999':
+            done = run('logits', '-m', MODEL, '--tokens', ids, '-o', out)
+            self.assertEqual(done.returncode, 2, ids)
+            self.assertIn('is not a token id', done.stderr.decode())
+        self.fails(1, 'vocabulary', 'logits', '-m', MODEL, '--tokens', '1 512', '-o', out)
+        self.fails(1, 'no tokens', 'logits', '-m', MODEL, '--tokens', ' ', '-o', out)
+        self.assertEqual(list(self.tmp.iterdir()), [])
+
+    def test_output(self):
+        out = self.tmp / 'out'
+        out.write_bytes(b'old')
+        self.ok('logits', '-m', MODEL, '--tokens', '1', '-o', out)
+        self.assertEqual(out.stat().st_size, 4 * GOLDEN['n_vocab'])
+        self.fails(1, 'cannot be written', 'logits', '-m', MODEL, '--tokens', '1', '-o', '/nowhere/out')
+        self.fails(1, 'directory', 'logits', '-m', MODEL, '--tokens', '1', '-o', self.tmp)
+        self.fails(1, 'No space left', 'logits', '-m', MODEL, '--tokens', '1', '-o', '/dev/full')
+        self.assertTrue(pathlib.Path('/dev/full').is_char_device())  # written to, not replaced
+        self.assertEqual(len(self.ok('logits', '-m', MODEL, '--tokens', '1', '-o', '/dev/stdout').stdout), 4 * GOLDEN['n_vocab'])
+
+
+class Perplexity(Case):
+    TEXT = ('They kept looking at it, hoping to see some. Once upon a time there was a little dog. ' * 20).strip()
+
+    def test_by_hand(self):
+        """The figure from the logits of each window, by the method in --help."""
+        path = self.tmp / 'text'
+        path.write_text(self.TEXT)
+        ids = list(map(int, self.ok('tokenize', '-m', MODEL_F32, '-f', path).stdout.split()))
+        n_ctx, n_vocab, losses = 32, GOLDEN['n_vocab'], []
+        for start in range(0, 4 * n_ctx, n_ctx):
+            window = ids[start:start + n_ctx]
+            out = self.tmp / 'logits'
+            self.ok('logits', '-m', MODEL_F32, '--tokens', ' '.join(map(str, [ids[0]] + window[1:])), '-o', out)
+            rows = array.array('f', out.read_bytes())
+            for i in range(n_ctx // 2, n_ctx - 1):
+                row = rows[i * n_vocab:(i + 1) * n_vocab]
+                top = max(row)
+                losses.append(math.log(sum(math.exp(x - top) for x in row)) + top - row[window[i + 1]])
+        mean = sum(losses) / len(losses)
+        variance = sum(x * x for x in losses) / len(losses) - mean * mean
+        want = math.exp(mean)
+        done = self.ok('perplexity', '-m', MODEL_F32, '-f', path, '-c', n_ctx, '--chunks', '4')
+        line = done.stdout.decode()
+        value, error = map(float, re.match(r'perplexity ([\d.]+) \+- ([\d.]+) \(4 windows of 32 tokens, 60 predictions\)\n$', line).groups())
+        self.assertAlmostEqual(value / want, 1.0, places=6)
+        self.assertAlmostEqual(error / (want * math.sqrt(variance / (len(losses) - 1))), 1.0, places=5)
+        self.assertEqual(len(done.stderr.decode().splitlines()), 4)
+        self.assertTrue(done.stderr.decode().splitlines()[3].startswith('[4/4] ' + str(value)))
+
+    def test_all_windows(self):
+        path = self.tmp / 'text'
+        path.write_text(self.TEXT)
+        n = len(self.ok('tokenize', '-m', MODEL, '-f', path).stdout.split())
+        done = self.ok('perplexity', '-q', '-m', MODEL, '-f', path, '-c', '64')
+        self.assertIn(f'({n // 64} windows', done.stdout.decode())
+        self.assertEqual(done.stderr, b'')
+
+    def test_too_short(self):
+        self.fails(1, 'a window of 512', 'perplexity', '-m', MODEL, '-f', '-', stdin=b'short')
+        self.fails(1, 'No such file', 'perplexity', '-m', MODEL, '-f', self.tmp / 'none')
+
+
+class Bench(Case):
+    def test_formats(self):
+        base = ['bench', '-m', MODEL, '-p', '24', '-n', '5', '-t', '2', '-r', '4']
+        rows = json.loads(self.ok(*base, '-o', 'json').stdout)
+        self.assertEqual([(r['test'], r['tokens'], r['n_threads']) for r in rows], [('pp24', 24, 2), ('tg5', 5, 2)])
+        for r in rows:
+            self.assertAlmostEqual(r['tokens_per_second'] * r['seconds'] / r['tokens'], 1.0, places=6)
+            self.assertTrue(0 < r['seconds_min'] <= r['seconds'] <= r['seconds_max'])
+        lines = self.ok(*base, '-o', 'csv').stdout.decode().splitlines()
+        self.assertEqual(lines[0].split(',')[:5], ['test', 'n_threads', 'tokens', 'seconds', 'tokens_per_second'])
+        self.assertEqual([line.split(',')[0] for line in lines[1:]], ['pp24', 'tg5'])
+        self.assertEqual(len(self.ok(*base).stdout.splitlines()), 2)
+
+    def test_one_kind(self):
+        rows = json.loads(self.ok('bench', '-m', MODEL, '-p', '0', '-n', '3', '-r', '1', '-o', 'json').stdout)
+        self.assertEqual([r['test'] for r in rows], ['tg3'])
+        rows = json.loads(self.ok('bench', '-m', MODEL, '-p', '3', '-n', '0', '-r', '2', '-o', 'json').stdout)
+        self.assertEqual([r['test'] for r in rows], ['pp3'])
+
+
+class Info(Case):
+    def test_text_and_json(self):
+        text = self.ok('info', MODEL).stdout.decode()
+        self.assertIn('llama', text)
+        self.assertTrue(text.endswith('\n'))
+        facts = json.loads(self.ok('info', MODEL, '--json').stdout)
+        self.assertEqual(facts['architecture'], 'llama')
+
+    def test_damaged(self):
+        path = self.tmp / 'bad.gguf'
+        path.write_bytes(b'GGUF')
+        self.fails(1, str(path), 'info', path)
+
+
+class Convert(Case):
+    def checkpoint(self):
+        """A llama2.c checkpoint (version 0) and its tokenizer: layout of llama2.c's export.py and tokenizer.py."""
+        dim, hidden, layers, heads, vocab, seq = 32, 64, 1, 4, 300, 64
+        sizes = [vocab * dim, layers * dim] + [layers * dim * dim] * 4 + [layers * dim] + [layers * dim * hidden] * 3 + [dim]
+        sizes += [seq * (dim // heads // 2)] * 2
+        state, values = 1, array.array('f')
+        for _ in range(sum(sizes)):
+            state = (state * 1664525 + 1013904223) & 0xffffffff
+            values.append((state >> 8) / 2.0**24 - 0.5)
+        path = self.tmp / 'tiny.bin'
+        path.write_bytes(struct.pack('<7i', dim, hidden, layers, heads, heads, vocab, seq) + values.tobytes())
+        pieces = [b'<unk>', b'\n<s>\n', b'\n</s>\n'] + [b'<0x%02X>' % i for i in range(256)]
+        pieces += [bytes([c]) for c in range(ord('a'), ord('z') + 1)] + [b' '] + [b' word%d' % i for i in range(14)]
+        tokens = self.tmp / 'tokenizer.bin'
+        tokens.write_bytes(struct.pack('<i', 8) + b''.join(struct.pack('<fi', -float(i), len(p)) + p for i, p in enumerate(pieces)))
+        self.assertEqual(len(pieces), vocab)
+        return path, tokens
+
+    def test_llama2c(self):
+        source, tokens = self.checkpoint()
+        out = self.tmp / 'out.gguf'
+        self.ok('convert', source, '-o', out, '--tokenizer', tokens)
+        self.assertEqual(json.loads(self.ok('info', out, '--json').stdout)['architecture'], 'llama')
+        text = self.ok('-m', out, '-p', 'abc', '-n', '8', '--temp', '0', '--ignore-eos').stdout
+        self.assertGreater(len(text), 0)
+        self.fails(1, str(out), 'convert', source, '-o', out)  # is there already
+        self.ok('convert', source, '-o', out, '-f', '--type', 'q8_0')
+        self.assertEqual(sorted(p.name for p in self.tmp.iterdir()), ['out.gguf', 'tiny.bin', 'tokenizer.bin'])
+
+    def test_failures(self):
+        source, _ = self.checkpoint()
+        out = self.tmp / 'out.gguf'
+        self.fails(1, '/nowhere/in.bin', 'convert', '/nowhere/in.bin', '-o', out)
+        self.fails(1, 'q9_z', 'convert', source, '-o', out, '--type', 'q9_z')
+        self.fails(1, '/nowhere/out', 'convert', source, '-o', '/nowhere/out')
+        source.write_bytes(source.read_bytes()[:-5])
+        self.fails(1, str(source), 'convert', source, '-o', out)
+        self.assertFalse(out.exists())
+
+
+if __name__ == '__main__':
+    main()
