@@ -158,11 +158,11 @@ static sg_status load_options(sg_tokenizer *t, const sg_gguf *g, sg_error *err) 
 static sg_status load(sg_tokenizer *t, const sg_gguf *g, const sg_log *log, sg_error *err) {
     const char *model = NULL, *pre = "";
     SG_TRY(sg_gguf_get_str(g, "tokenizer.ggml.model", &model, err));
-    if (!model) return sg_fail(err, SG_E_FORMAT, "tokenizer.ggml.model is missing");
+    if (!model) return sg_fail(err, SG_E_FORMAT, "%s: tokenizer.ggml.model is missing", sg_gguf_path(g, 0));
     t->is_spm = strcmp(model, "llama") == 0;
     if (!t->is_spm && strcmp(model, "gpt2") != 0)
-        return sg_fail(err, SG_E_UNSUPPORTED, "tokenizer.ggml.model '%.64s' is not supported (llama and gpt2 are)",
-                       model);
+        return sg_fail(err, SG_E_UNSUPPORTED, "%s: tokenizer.ggml.model '%.64s' is not supported (llama and gpt2 are)",
+                       sg_gguf_path(g, 0), model);
     if (!t->is_spm) {
         SG_TRY(sg_gguf_get_str(g, "tokenizer.ggml.pre", &pre, err));
         if (!*pre) pre = "default";
