@@ -250,6 +250,13 @@ INL void store_rows(float *y, vf v, uint32_t rows) {
     for (uint32_t r = 0; r < rows; r++) y[r] = t[r];
 }
 
+/* Weights of one token come straight from memory. The processor's own prefetching stops at page borders and is led
+ * astray by lines that are read twice, so each block asks for the bytes that lie PREFETCH_AHEAD behind its own. */
+#define PREFETCH_AHEAD 4096
+INL void prefetch(const uint8_t *w, size_t n) {
+    UNROLL for (size_t i = 0; i < n; i += 64) __builtin_prefetch(w + PREFETCH_AHEAD + i);
+}
+
 INL void quant_tile(int type, int nt, float *y, size_t ldy, const uint8_t *w, const sg_acts *a, uint32_t t0,
                     uint32_t rows) {
     const size_t nb = a->n_blocks, first = (size_t)t0 * nb;
@@ -266,6 +273,7 @@ INL void quant_tile(int type, int nt, float *y, size_t ldy, const uint8_t *w, co
             if (has_min(type)) b.dm = -halves(w + MR * SG_T_Q4_K_DMIN);
         }
         for (int j = 0; j < (is_k(type) ? 8 : 1); j++, i++) {
+            if (nt == 1) prefetch(w + j * (step / 8), is_k(type) ? step / 8 : step);
             if (is_k(type))
                 decode_k(type, w, j, &b);
             else
