@@ -3,9 +3,9 @@
  * reductions use the 16 lanes and the order of kernels.h in 16 / W vectors, nothing is contracted (-ffp-contract=off),
  * and of libm only the exact sqrt is used. So the bits are the same in every tier.
  *
- * Before inclusion: VEC_TABLE, the name of the table to define; W, lanes of a vector (4, 8 or 16); optionally LOAD_F16(p) -> vf
- * and STORE_F16(p, v), W halves at an unaligned address (the conversions of quant.h else), and STORE_CODES(p, v), the W
- * values of v, -127..127, as bytes at an unaligned address. */
+ * Before inclusion: VEC_TABLE, the name of the table to define; W, lanes of a vector (4, 8 or 16); optionally
+ * LOAD_F16(p) -> vf and STORE_F16(p, v), W halves at an unaligned address (the conversions of quant.h else), and
+ * STORE_CODES(p, v), the W values of v, -127..127, as bytes at an unaligned address. */
 #include <float.h>
 #include <math.h>
 #include <string.h>
