@@ -14,7 +14,8 @@ out=${1:-$(mktemp -d)}
 mkdir -p "$out"
 flags="-std=gnu11 -O2 -static -ffp-contract=off -fno-math-errno -D_GNU_SOURCE -Wall -Wextra -Wno-unused-parameter -Werror
  -I$root -I$root/runtime/include -I$out"
-printf '%s\n' '#define SG_ISA_AVX2 0' '#define SG_ISA_AVX512VNNI 0' '#define SG_ISA_NEON 1' '#define SG_ISA_DOTPROD 1' \
+printf '%s\n' '#define SG_ISA_AVX2 0' '#define SG_ISA_AVXVNNI 0' '#define SG_ISA_AVX512VNNI 0' \
+    '#define SG_ISA_NEON 1' '#define SG_ISA_DOTPROD 1' \
     >"$out/sg_config.h"
 cd "$root"
 plain="neuron_engine/quant.c neuron_engine/quant_k.c neuron_engine/kernels/kernels.c neuron_engine/kernels/tile.c

@@ -12,6 +12,9 @@ void sg_kernels_init(sg_kernels *out, uint32_t flags) {
     if (!(flags & SG_CPU_AVX2)) return;
     sg_kernels_avx2(out);
 #endif
+#if SG_ISA_AVXVNNI /* a side branch: processors with AVX-512 VNNI may lack it */
+    if (flags & SG_CPU_AVXVNNI) sg_kernels_avxvnni(out);
+#endif
 #if SG_ISA_AVX512VNNI
     if (!(flags & SG_CPU_AVX512VNNI)) return;
     sg_kernels_avx512vnni(out);

@@ -4,7 +4,8 @@
  * and of libm only the exact sqrt is used. So the bits are the same in every tier.
  *
  * Before inclusion: VEC_TABLE, the name of the table to define; W, lanes of a vector (4, 8 or 16); optionally
- * LOAD_F16(p) -> vf and STORE_F16(p, v), W halves at an unaligned address; the conversions of quant.h else. */
+ * LOAD_F16(p) -> vf and STORE_F16(p, v), W halves at an unaligned address (the conversions of quant.h else), and
+ * STORE_CODES(p, v), the W values of v, -127..127, as bytes at an unaligned address. */
 #include <float.h>
 #include <math.h>
 #include <string.h>
@@ -25,12 +26,10 @@
 typedef float vf __attribute__((vector_size(4 * W)));
 typedef int32_t vi __attribute__((vector_size(4 * W)));
 typedef uint32_t vu __attribute__((vector_size(4 * W)));
-typedef int8_t vb __attribute__((vector_size(W)));
 
 /* Vectors in memory: any alignment, any type. Not memcpy, which makes GCC keep the vector itself in memory. */
 typedef vf vf_mem __attribute__((aligned(1), may_alias));
 typedef vi vi_mem __attribute__((aligned(1), may_alias));
-typedef vb vb_mem __attribute__((aligned(1), may_alias));
 
 INL vf load(const float *p) { return *(const vf_mem *)p; }
 INL void store(float *p, vf v) { *(vf_mem *)p = v; }
@@ -70,6 +69,13 @@ INL void store_f16(uint16_t *p, vf v) {
     }
 }
 #define STORE_F16(p, v) store_f16(p, v)
+#endif
+
+#ifndef STORE_CODES
+INL void store_codes(int8_t *p, vi v) {
+    for (int i = 0; i < W; i++) p[i] = (int8_t)v[i];
+}
+#define STORE_CODES(p, v) store_codes(p, v)
 #endif
 
 INL vf load_f16_n(const uint16_t *p, size_t n) {
@@ -290,7 +296,7 @@ static void quantize_acts(sg_acts *a, uint32_t t) {
         vi sums[2] = { 0 };
         UNROLL for (int p = 0; p < 2 * PARTS; p++) {
             const vi code = codes_of(v[p], d);
-            *(vb_mem *)(q + p * W) = __builtin_convertvector(code, vb);
+            STORE_CODES(q + p * W, code);
             sums[p / PARTS] += code;
         }
         a->sums[2 * i] = sum_codes(sums[0]);

@@ -99,7 +99,9 @@ int h_tiers(sg_kernels out[H_MAX_TIERS]) {
         sg_kernels k;
         memset(&k, 0, sizeof k);
         sg_kernels_init(&k, flags);
-        if (n == 0 || strcmp(k.tier, out[n - 1].tier) != 0) out[n++] = k;
+        bool known = false; /* a tier that this build lacks falls back to one seen before */
+        for (int j = 0; j < n; j++) known |= strcmp(k.tier, out[j].tier) == 0;
+        if (!known) out[n++] = k;
     }
     return n;
 }

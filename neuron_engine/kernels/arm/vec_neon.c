@@ -6,6 +6,7 @@
 #define W 4
 #define LOAD_F16(p) load_halves(p)
 #define STORE_F16(p, v) store_halves(p, (float32x4_t)(v))
+#define STORE_CODES(p, v) store_bytes(p, (int32x4_t)(v))
 
 static inline float __attribute__((vector_size(16))) load_halves(const uint16_t *p) {
     uint16x4_t v;
@@ -16,6 +17,12 @@ static inline float __attribute__((vector_size(16))) load_halves(const uint16_t 
 static inline void store_halves(uint16_t *p, float32x4_t v) {
     const uint16x4_t h = vreinterpret_u16_f16(vcvt_f16_f32(v));
     __builtin_memcpy(p, &h, sizeof h);
+}
+
+static inline void store_bytes(int8_t *p, int32x4_t v) {
+    const int16x4_t w = vmovn_s32(v);
+    const int8x8_t b = vmovn_s16(vcombine_s16(w, w));
+    __builtin_memcpy(p, &b, 4);
 }
 
 #include "neuron_engine/kernels/vec_tmpl.h"

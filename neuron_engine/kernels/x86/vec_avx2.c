@@ -6,4 +6,11 @@
 #define W 8
 #define LOAD_F16(p) ((vf)_mm256_cvtph_ps(_mm_loadu_si128((const void *)(p))))
 #define STORE_F16(p, v) _mm_storeu_si128((void *)(p), _mm256_cvtps_ph((__m256)(v), _MM_FROUND_TO_NEAREST_INT))
+#define STORE_CODES(p, v) store_bytes(p, (__m256i)(v))
+
+static inline void store_bytes(int8_t *p, __m256i v) {
+    const __m128i w = _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    _mm_storel_epi64((void *)p, _mm_packs_epi16(w, w));
+}
+
 #include "neuron_engine/kernels/vec_tmpl.h"
