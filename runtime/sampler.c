@@ -70,10 +70,9 @@ static double uniform(uint64_t s[4]) { return (double)(xoshiro256ss(s) >> 11) * 
 /* ---- exp
  * ----------------------------------------------------------------------------------------------------------------- */
 
-/* e^x for x <= 0, within 2 units of the last place; 0 where the result would leave the normal range. x = k ln 2 + r
- * with |r| <= ln 2 / 2, then the Taylor sum of e^r (the first term left out is below 2^-60). ln 2 is split so that k *
- * hi is exact. */
-static double exp_neg(double x) {
+/* x = k ln 2 + r with |r| <= ln 2 / 2, then the Taylor sum of e^r (the first term left out is below 2^-60). ln 2 is
+ * split so that k * hi is exact. */
+double sg_sampler_exp(double x) {
     if (!(x >= -708.0)) return 0.0;
     const double ln2_hi = 0x1.62e42feep-1, ln2_lo = 0x1.a39ef35793c76p-33, inv_ln2 = 0x1.71547652b82fep0;
     const int k = (int)(x * inv_ln2 - 0.5); /* rounds to nearest: the cast cuts towards zero and x is not positive */
@@ -241,7 +240,7 @@ static double weigh(candidate *c, uint32_t n, float best, double temperature) {
     double total = 0.0;
     for (uint32_t i = 0; i < n; i++) {
         /* equality first: infinity minus infinity is no number */
-        c[i].weight = c[i].logit == best ? 1.0 : exp_neg(((double)c[i].logit - (double)best) / temperature);
+        c[i].weight = c[i].logit == best ? 1.0 : sg_sampler_exp(((double)c[i].logit - (double)best) / temperature);
         total += c[i].weight;
     }
     return total;

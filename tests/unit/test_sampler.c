@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "sparsegen.h"
+#include "runtime/sampler.h"
 
 #define N 100       /* vocabulary of the goldens */
 #define V 24        /* vocabulary of the brute-force tests */
@@ -209,6 +209,17 @@ START_TEST(cold_temperature) {
 }
 END_TEST
 
+START_TEST(exponential) {
+    for (int i = 0; i <= 200000; i++) {
+        const double x = i < 100000 ? -708.0 * i / 100000.0 : -ldexp(i, -18 - i % 40);
+        const long double want = expl((long double)x), got = (long double)sg_sampler_exp(x);
+        ck_assert_msg(fabsl(got - want) <= 2.0L * 0x1p-52L * want, "e^%.17g: %.17Lg, not %.17Lg", x, got, want);
+    }
+    ck_assert(sg_sampler_exp(0.0) == 1.0 && sg_sampler_exp(-0.0) == 1.0);
+    ck_assert(sg_sampler_exp(-709.0) == 0.0 && sg_sampler_exp(-INFINITY) == 0.0 && sg_sampler_exp(NAN) == 0.0);
+}
+END_TEST
+
 START_TEST(not_finite) {
     float logits[V];
     sg_sampler_options greedy = off, warm = off;
@@ -369,6 +380,7 @@ int main(void) {
     tcase_add_test(t, filters);
     tcase_add_test(t, top_k_keeps_lower_ids_among_equals);
     tcase_add_test(t, cold_temperature);
+    tcase_add_test(t, exponential);
     tcase_add_test(t, not_finite);
     tcase_add_test(t, penalties_follow_the_window);
     tcase_add_test(t, bad_options);
