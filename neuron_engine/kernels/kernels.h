@@ -1,21 +1,22 @@
 /* Kernel tables: what the engine calls, one implementation per instruction-set tier.
  *
- * THE RULE: the C reference defines the result, bit for bit, and every tier reproduces it: integer parts are exact, and
- * each output value is summed in one fixed order that does not depend on tile, thread, batch or tier. So the text of a
- * model is the same on every machine, with any number of threads, whether a prompt is fed whole or token by token.
+ * THE RULE: the C reference defines the result, bit for bit, and every tier reproduces it: integer parts are exact, and each
+ * output value is summed in one fixed order that does not depend on tile, thread, batch or tier. So the text of a model is the
+ * same on every machine, with any number of threads, whether a prompt is fed whole or token by token.
  *
  * The order for one output row (one dot product of a weight row with an activation column), acc starting at +0:
  *   F32, F16, BF16 weights (activations F32):
  *       for k = 0, 1, ...: acc = fmaf(w[k], x[k], acc)
  *   quantised weights (activations: 8-bit blocks of 32, sg_acts): for every block b of 32 values in ascending order
  *       acc = fmaf((float)s, d, acc)   with s an exact int32 and d = dw * dx rounded once to F32
- *     where s = sum of q_w * q_x, q_w being the signed code (Q8_0: q; Q4_0: q-8; Q5_0: q-16; IQ4_NL, MXFP4: the integer
- * of the codebook, MXFP4's doubled and the scale halved) and for K-quants s = the sum over the 16- or 32-wide
- * sub-blocks of sub-scale * (sum of q_w * q_x), dw = F32(super-block d); then for types with a minimum (Q4_1, Q5_1,
- * Q2_K, Q4_K, Q5_K), directly after the line above, for the same block acc = fmaf((float)t, m, acc)   with m = dm * dx
- * rounded once to F32 Q4_1, Q5_1:  t = sum of q_x over the block, dm = F32(block m) K-quants:    t = sum over the
- * sub-blocks of sub-min * (sum of q_x), dm = -F32(super-block dmin) A kernel that keeps one row per SIMD lane gets this
- * order for free. */
+ *     where s = sum of q_w * q_x, q_w being the signed code (Q8_0: q; Q4_0: q-8; Q5_0: q-16; IQ4_NL, MXFP4: the integer of the
+ *     codebook, MXFP4's doubled and the scale halved) and for K-quants s = the sum over the 16- or 32-wide sub-blocks of
+ *     sub-scale * (sum of q_w * q_x), dw = F32(super-block d);
+ *   then for types with a minimum (Q4_1, Q5_1, Q2_K, Q4_K, Q5_K), directly after the line above, for the same block
+ *       acc = fmaf((float)t, m, acc)   with m = dm * dx rounded once to F32
+ *     Q4_1, Q5_1:  t = sum of q_x over the block, dm = F32(block m)
+ *     K-quants:    t = sum over the sub-blocks of sub-min * (sum of q_x), dm = -F32(super-block dmin)
+ * A kernel that keeps one row per SIMD lane gets this order for free. Which NaN a result holds (sign, payload) is open. */
 #ifndef SG_NE_KERNELS_H
 #define SG_NE_KERNELS_H
 
@@ -24,8 +25,7 @@
 
 /* Activations of n tokens, k values each. The F32 form is always there; the 8-bit form only after vec.quantize_acts.
  * Block b of token t: values q[t*k + 32*b ..+32), scale d[t*n_blocks + b], sums of 16 values each in
- * sums[2*(t*n_blocks + b)], sums[.. + 1]. q, d, sums are 64-byte aligned. k need not be a multiple of 32 for the F32
- * form. */
+ * sums[2*(t*n_blocks + b)], sums[.. + 1]. q, d, sums are 64-byte aligned. k need not be a multiple of 32 for the F32 form. */
 typedef struct sg_acts {
     uint32_t n, k, n_blocks; /* n_blocks = k / 32 */
     const float *x;          /* [n][k] */
@@ -57,9 +57,9 @@ typedef struct sg_mat_kernel {
     sg_matmul_fn gemm; /* n >= 1 */
 } sg_mat_kernel;
 
-/* Vector operations. The same rule holds: reductions run over 16 fixed lanes (value i goes to lane i % 16), which are
- * then added pairwise ((0+8)(1+9).. then +4, +2, +1); products and sums are rounded separately (no fma). Every pointer
- * may be unaligned; out may equal the first input where noted. */
+/* Vector operations. The same rule holds: reductions run over 16 fixed lanes (value i goes to lane i % 16), which are then
+ * added pairwise ((0+8)(1+9).. then +4, +2, +1); products and sums are rounded separately (no fma). Every pointer may be
+ * unaligned; out may equal the first input where noted. */
 typedef struct sg_vec_fns {
     /* out = x / sqrt(mean(x^2) + eps) * w; w may be NULL (ones). In place is fine. */
     void (*rmsnorm)(float *out, const float *x, const float *w, size_t n, float eps);
@@ -87,8 +87,8 @@ typedef struct sg_kernels {
     const sg_mat_kernel *mat[SG_DTYPE_LIMIT]; /* by sg_dtype; NULL for no such type */
 } sg_kernels;
 
-/* Fills *out with the best functions for `flags` (sg_cpu_detect, perhaps masked): starts from the reference and lets
- * each tier that the flags allow overwrite what it does better. */
+/* Fills *out with the best functions for `flags` (sg_cpu_detect, perhaps masked): starts from the reference and lets each
+ * tier that the flags allow overwrite what it does better. */
 void sg_kernels_init(sg_kernels *out, uint32_t flags);
 
 #endif

@@ -382,19 +382,33 @@ static void walk_tiles(const tile_fn fns[4], uint32_t tiles_at_once, size_t row_
     }                                                                                                                  \
     KERNEL_COMMON(type_, lower, true)
 
-/* Float types: 4 tiles at a time for one token, one tile for several. */
+/* Float types: 4 tiles at a time for one token, 2 for several, what is left over singly. */
 #define FLOAT_TILE(type_, lower, tiles, nt)                                                                            \
     OUTLINE void tile_##lower##_##tiles##_##nt(float *y, size_t ldy, const uint8_t *w, const sg_acts *a, uint32_t t0,  \
                                                uint32_t rows) {                                                        \
         float_tiles(type_, tiles, nt, y, ldy, w, a, t0, rows);                                                         \
     }
+#if NT == 8
+#define FLOAT_TILE_8(type_, lower) FLOAT_TILE(type_, lower, 1, 8) FLOAT_TILE(type_, lower, 2, 8)
+#define FLOAT_TILE_8_NAME(lower, tiles) tile_##lower##_##tiles##_8
+#else
+#define FLOAT_TILE_8(type_, lower)
+#define FLOAT_TILE_8_NAME(lower, tiles) NULL
+#endif
+#define FLOAT_FNS(lower, tiles)                                                                                        \
+    {                                                                                                                  \
+        tile_##lower##_##tiles##_1, tile_##lower##_##tiles##_2, tile_##lower##_##tiles##_4,                            \
+            FLOAT_TILE_8_NAME(lower, tiles)                                                                            \
+    }
 #define FLOAT_KERNEL(type_, lower)                                                                                     \
     FLOAT_TILE(type_, lower, 1, 1)                                                                                     \
+    FLOAT_TILE(type_, lower, 2, 1)                                                                                     \
     FLOAT_TILE(type_, lower, 4, 1)                                                                                     \
     FLOAT_TILE(type_, lower, 1, 2)                                                                                     \
+    FLOAT_TILE(type_, lower, 2, 2)                                                                                     \
     FLOAT_TILE(type_, lower, 1, 4)                                                                                     \
-    FLOAT_TILE(type_, lower, 1, 8)                                                                                     \
-    FLOAT_TILE(type_, lower, 2, 1)                                                                                     \
+    FLOAT_TILE(type_, lower, 2, 4)                                                                                     \
+    FLOAT_TILE_8(type_, lower)                                                                                         \
     static void gemv_##lower(float *restrict y, size_t ldy, const void *restrict w, const sg_acts *restrict a,         \
                              uint32_t row0, uint32_t row1) {                                                           \
         const size_t row_bytes = (size_t)a->k * sg_block_bytes(type_);                                                 \
@@ -411,9 +425,11 @@ static void walk_tiles(const tile_fn fns[4], uint32_t tiles_at_once, size_t row_
     }                                                                                                                  \
     static void gemm_##lower(float *restrict y, size_t ldy, const void *restrict w, const sg_acts *restrict a,         \
                              uint32_t row0, uint32_t row1) {                                                           \
-        static const tile_fn fns[4] = { tile_##lower##_1_1, tile_##lower##_1_2, tile_##lower##_1_4,                    \
-                                        tile_##lower##_1_8 };                                                          \
-        walk_tiles(fns, 1, (size_t)a->k *sg_block_bytes(type_), y, ldy, w, a, row0, row1);                             \
+        static const tile_fn one[4] = FLOAT_FNS(lower, 1), two[4] = FLOAT_FNS(lower, 2);                               \
+        const size_t row_bytes = (size_t)a->k * sg_block_bytes(type_);                                                 \
+        const uint32_t odd = (row1 - row0) % (2 * MR), mid = odd > MR ? row1 : row1 - odd;                             \
+        walk_tiles(two, 2, row_bytes, y, ldy, w, a, row0, mid);                                                        \
+        walk_tiles(one, 1, row_bytes, y, ldy, w, a, mid, row1);                                                        \
     }                                                                                                                  \
     KERNEL_COMMON(type_, lower, false)
 
