@@ -83,7 +83,7 @@ void sg_team_run(sg_team *t, void (*job)(void *arg, uint32_t thread), void *arg)
         return;
     }
     /* The runtime may give fewer threads than asked for (OMP_THREAD_LIMIT, a dynamic adjustment); the barriers inside the job
-     * count on every one, so in that case the parts are not dropped but the team shrinks for this run. */
+     * count on every one, so the team shrinks to what it got. */
 #pragma omp parallel num_threads((int)t->n)
     {
 #pragma omp master

@@ -12,7 +12,7 @@ void sg_team_destroy(sg_team **t);
 uint32_t sg_team_size(const sg_team *t);
 
 /* Runs job(arg, i) on threads i = 0 .. n-1 at the same time (0 is the caller) and returns when all have returned. One run at
- * a time per team. */
+ * a time per team. OpenMP may grant fewer threads than asked for; from then on the team has that many. */
 void sg_team_run(sg_team *t, void (*job)(void *arg, uint32_t thread), void *arg);
 
 /* Inside a job: returns when every thread of the team has called it; what was written before is visible after. */

@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import termios
+import time
 import unittest
 
 from cli_case import EXE, GOLDEN, MODEL, ROOT, TIMEOUT, Case, main, run
@@ -371,6 +372,14 @@ class Terminal(Case):
         before, self.seen = self.seen[:found.end()], self.seen[found.end():]
         return before
 
+    def prompt(self, fd):
+        """Waits for the prompt, and for line editing to have taken the terminal: keys typed before would change their meaning."""
+        self.until(fd, rb'> ')
+        for _ in range(200):
+            if not termios.tcgetattr(fd)[3] & termios.ICANON:
+                break
+            time.sleep(0.01)
+
     def finish(self, pid, fd):
         while True:
             try:
@@ -382,17 +391,17 @@ class Terminal(Case):
 
     def test_ctrl_d(self):
         pid, fd = self.start('-i', '-m', MODEL, '--temp', '0', '-n', '4', '--ignore-eos')
-        self.until(fd, rb'> ')
+        self.prompt(fd)
         os.write(fd, b'helxx\x7f\x7flo\r')
         self.until(fd, rb'\n')
-        self.until(fd, rb'> ')
+        self.prompt(fd)
         os.write(fd, b'\x04')
         self.assertEqual(self.finish(pid, fd), 0)
 
     def test_ctrl_c_at_the_prompt(self):
         pid, fd = self.start('-i', '-m', MODEL)
         before = termios.tcgetattr(fd)
-        self.until(fd, rb'> ')
+        self.prompt(fd)
         os.write(fd, b'\x03')
         while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT) is None:
             pass
@@ -401,12 +410,12 @@ class Terminal(Case):
 
     def test_ctrl_c_in_an_answer(self):
         pid, fd = self.start('-i', '-m', MODEL, *ENDLESS)
-        self.until(fd, rb'> ')
+        self.prompt(fd)
         os.write(fd, b'hello\r')
         self.until(fd, rb'hello.*\n.')
         os.kill(pid, signal.SIGINT)
         self.until(fd, rb'interrupted')
-        self.until(fd, rb'> ')
+        self.prompt(fd)
         os.write(fd, b'/quit\r')
         self.assertEqual(self.finish(pid, fd), 0)
 
