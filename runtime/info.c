@@ -1,6 +1,7 @@
 /* What a GGUF file holds, from its header alone. */
 #include "runtime/info.h"
 #include "runtime/base/utf8.h"
+#include "runtime/text/chat.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -134,6 +135,7 @@ static sg_status gather_texts(sg_file_info *info, sg_error *err) {
     SG_TRY(sg_gguf_get_str(g, "tokenizer.ggml.model", &info->tokenizer, err));
     SG_TRY(sg_gguf_get_str(g, "tokenizer.ggml.pre", &info->pre, err));
     SG_TRY(sg_gguf_get_str(g, "tokenizer.chat_template", &info->chat_template, err));
+    info->chat_family = sg_chat_family_name(sg_chat_recognise(info->chat_template));
     SG_TRY(get_int(g, "tokenizer.ggml.bos_token_id", &info->bos, err));
     SG_TRY(get_int(g, "tokenizer.ggml.eos_token_id", &info->eos, err));
     const sg_gguf_kv *tokens = sg_gguf_find(g, "tokenizer.ggml.tokens");

@@ -36,6 +36,7 @@ struct sg_file_info {
     const char *tokenizer, *pre;     /* tokenizer.ggml.model and .pre; "" likewise */
     const char *rope_scaling;
     const char *chat_template; /* Jinja text, NULL when there is none */
+    const char *chat_family;   /* "chatml", NULL when the template is none or of no known family */
     sg_info_int context, embedding, layers, nextn, heads, kv_heads, key_length, value_length, kv_lora, window;
     sg_info_int ff, expert_ff, experts, experts_used, experts_shared;
     sg_info_int rope_dims, bos, eos;

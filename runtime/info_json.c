@@ -127,6 +127,7 @@ static void put_tokenizer(json j, const sg_file_info *info) {
     put_int(t, "bos", &info->bos);
     put_int(t, "eos", &info->eos);
     put_bool(t, "chat_template", info->chat_template != NULL);
+    put_text(t, "chat_family", info->chat_family);
 }
 
 static void put_all(json j, const sg_file_info *info) {

@@ -115,7 +115,10 @@ static void write_tokenizer(const sg_file_info *info, sg_str *s) {
     sg_str_printf(s, LABEL "%" PRIu64 "\n", "  vocabulary", info->n_vocab);
     put_token(info, s, "  BOS", &info->bos);
     put_token(info, s, "  EOS", &info->eos);
-    sg_str_printf(s, LABEL "%s\n", "  chat template", info->chat_template ? "yes" : "none");
+    sg_str_printf(s, LABEL "%s\n", "  chat template",
+                  info->chat_family     ? info->chat_family
+                  : info->chat_template ? "unknown"
+                                        : "none");
 }
 
 static void table_row(sg_str *s, const char *name, const sg_info_sum *sum, uint64_t all) {

@@ -67,8 +67,7 @@ static uint64_t xoshiro256ss(uint64_t s[4]) {
 /* 53 bits, in [0, 1). */
 static double uniform(uint64_t s[4]) { return (double)(xoshiro256ss(s) >> 11) * 0x1.0p-53; }
 
-/* ---- exp
- * ----------------------------------------------------------------------------------------------------------------- */
+/* ---- exp ---- */
 
 /* x = k ln 2 + r with |r| <= ln 2 / 2, then the Taylor sum of e^r (the first term left out is below 2^-60). ln 2 is
  * split so that k * hi is exact. */
@@ -85,8 +84,7 @@ double sg_sampler_exp(double x) {
     return sum * scale;
 }
 
-/* ---- order
- * --------------------------------------------------------------------------------------------------------------- */
+/* ---- order ---- */
 
 static bool before(const candidate *a, const candidate *b) {
     return a->logit > b->logit || (a->logit == b->logit && a->id < b->id);
@@ -131,8 +129,7 @@ static void sort(candidate *c, uint32_t n) {
     }
 }
 
-/* ---- creation
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- creation ---- */
 
 static bool penalties_on(const sg_sampler_options *o) {
     return o->penalty_last_n != 0 &&
@@ -200,8 +197,7 @@ void sg_sampler_destroy(sg_sampler **sampler) {
 
 uint32_t sg_sampler_n_vocab(const sg_sampler *s) { return s->n_vocab; }
 
-/* ---- one token
- * ----------------------------------------------------------------------------------------------------------- */
+/* ---- one token ---- */
 
 void sg_sampler_accept(sg_sampler *s, int32_t token) {
     if (!s || !s->count || token < 0 || (uint32_t)token >= s->n_vocab) return;

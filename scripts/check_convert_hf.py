@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Checks `sparsegen convert` on Hugging Face folders against Hugging Face transformers.
 
-Makes tiny models with random weights, computes their logits with transformers (F32, eager attention), converts each folder
-with sparsegen, runs `sparsegen logits --tokens` and `sparsegen tokenize` on the result, and compares: NMSE of the logits
-below --bound for F32, ids equal. Development only: needs torch, transformers, tokenizers, safetensors.
+Makes tiny models with random weights, computes their logits with transformers (F32, eager attention), converts each
+folder with sparsegen, runs `sparsegen logits --tokens --kv f32` and `sparsegen tokenize` on the result, and compares:
+NMSE of the logits below --bound for F32, ids equal. Development only: needs torch, transformers, tokenizers,
+safetensors.
 
   check_convert_hf.py --sparsegen build/runtime/cli/sparsegen     check every case
   check_convert_hf.py --fixtures tests/data/hf                    (re)write the small fixtures that the tests use
@@ -19,9 +20,10 @@ import tempfile
 import numpy as np
 import torch
 import transformers
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import (LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM,
-                          Qwen3Config, Qwen3ForCausalLM)
+from tokenizers import (AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors,
+                        trainers)
+from transformers import (LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config,
+                          Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM)
 
 TEXT = "Once upon a time, there was a little girl named Lily. She had 42 toys; it's true!"
 CORPUS = [TEXT, "The little dog ran to the park with the girl and they played all day.",
@@ -29,8 +31,8 @@ CORPUS = [TEXT, "The little dog ran to the park with the girl and they played al
 QWEN2_WORDS = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
                r"|\s+(?!\S)|\s+")
 LLAMA3_WORDS = QWEN2_WORDS.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
-LLAMA3_ROPE = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-               "original_max_position_embeddings": 64}
+LLAMA3_ROPE = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0,
+               "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
 YARN_ROPE = {"rope_type": "yarn", "rope_theta": 500.0, "factor": 4.0, "original_max_position_embeddings": 64}
 LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 500.0, "factor": 2.0}
 TEMPLATE = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -59,8 +61,8 @@ def sentencepiece_like(n_vocab):
                 if (w[i], w[i + 1]) == best:
                     w[i:i + 2] = ["".join(best)]
                 i += 1
-    t = Tokenizer(models.BPE(vocab={p: i for i, p in enumerate(pieces)}, merges=merges, unk_token="<unk>", fuse_unk=True,
-                             byte_fallback=True))
+    t = Tokenizer(models.BPE(vocab={p: i for i, p in enumerate(pieces)}, merges=merges, unk_token="<unk>",
+                             fuse_unk=True, byte_fallback=True))
     t.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
     t.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(),
                                    decoders.Strip(" ", 1, 0)])
@@ -107,7 +109,8 @@ CASES = {
     "qwen2": lambda: case(Qwen2ForCausalLM, Qwen2Config, qwen_tokenizer, "float16", "24KB", hidden_size=24,
                           intermediate_size=32, vocab_size=288),
     "qwen3": lambda: case(Qwen3ForCausalLM, Qwen3Config, qwen_tokenizer, hidden_size=16, intermediate_size=32,
-                          num_attention_heads=2, num_key_value_heads=1, head_dim=16, tie_word_embeddings=True, vocab_size=272),
+                          num_attention_heads=2, num_key_value_heads=1, head_dim=16, tie_word_embeddings=True,
+                          vocab_size=272),
     "llama-mha": lambda: case(LlamaForCausalLM, LlamaConfig, sentencepiece_like, num_key_value_heads=4),
     "llama-bias": lambda: case(LlamaForCausalLM, LlamaConfig, sentencepiece_like, attention_bias=True),
     "llama-head-dim": lambda: case(LlamaForCausalLM, LlamaConfig, sentencepiece_like, head_dim=12),
@@ -159,8 +162,9 @@ def make(name, root, seed=1):
     with torch.no_grad():
         logits = model(torch.tensor([ids])).logits[0].numpy()
     logits.astype("<f4").tofile(folder / "expected.f32")
-    (folder / "expected.json").write_text(json.dumps(
-        {"text": TEXT, "text_ids": tokenizer.encode(TEXT).ids, "ids": ids, "rows": len(ids), "n_vocab": logits.shape[1]}) + "\n")
+    expected = {"text": TEXT, "text_ids": tokenizer.encode(TEXT).ids, "ids": ids, "rows": len(ids),
+                "n_vocab": logits.shape[1]}
+    (folder / "expected.json").write_text(json.dumps(expected) + "\n")
     return folder
 
 
@@ -176,7 +180,7 @@ def check(folder, sparsegen, bound):
     want = np.fromfile(folder / "expected.f32", "<f4").reshape(expected["rows"], -1)
     gguf, out = folder / "model.gguf", folder / "out.f32"
     run(sparsegen, "convert", folder, "-o", gguf, "--type", "f32", "-f")
-    run(sparsegen, "logits", "-m", gguf, "--tokens", " ".join(map(str, expected["ids"])), "-o", out)
+    run(sparsegen, "logits", "-m", gguf, "--tokens", " ".join(map(str, expected["ids"])), "-o", out, "--kv", "f32")
     got = np.fromfile(out, "<f4")
     if got.size != want.size:
         return f"{got.size} logits, {want.size} expected"

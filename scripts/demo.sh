@@ -25,5 +25,13 @@ fi
 ninja -C "$root/build" runtime/cli/sparsegen
 
 say "$(basename "${models[0]}")"
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
 printf '%s' "$prompt"
-exec "$root/build/runtime/cli/sparsegen" -m "${models[0]}" -p "$prompt" -n 200 --stats "$@"
+if ! "$root/build/runtime/cli/sparsegen" -m "${models[0]}" -p "$prompt" -n 200 --stats "$@" 2>"$log"; then
+  echo
+  cat "$log" >&2
+  exit 1
+fi
+printf '\n\n'
+cat "$log"

@@ -74,6 +74,8 @@ def main():
     p.add_argument("--run", required=True)
     p.add_argument("--text", nargs="+", required=True, help="the files of the training run")
     p.add_argument("--tokenizer", help="default RUN/tok.model")
+    p.add_argument("--types", nargs="+", choices=export.TYPES, default=["f32", "q8", "q4q8"],
+                   help="q4q8, the shipped one, must be the last")
     p.add_argument("--ship", help="folder of the shipped file")
     p.add_argument("--reference", help="folder of the test reference")
     p.add_argument("--threads", type=int, default=2)
@@ -93,7 +95,7 @@ def main():
     rep = dict(name=name, parameters=n, config=ck["config"], step=ck["step"],
                minutes=round(ck["seconds"] / 60, 1), training_tokens=ck["tokens"],
                held_tokens=sum(len(s) - 1 for s in held), options=ck["options"], files={})
-    for mix in ("f32", "q8", "q4q8"):
+    for mix in o.types:
         path = os.path.join(o.run, f"model-{mix}.gguf")
         if mix == "q4q8" and o.ship:
             os.makedirs(o.ship, exist_ok=True)
@@ -101,6 +103,7 @@ def main():
         export.write(path, model, sp, mix, name, TEXT[kind])
         loaded = export.read_into(path, Model(model.c)).eval()
         loss, active, share = evaluate(loaded, held)
+        print(mix, loss, active, file=sys.stderr, flush=True)
         rep["files"][mix] = dict(bytes=os.path.getsize(path), loss=round(loss, 4),
                                  perplexity=round(math.exp(loss), 2),
                                  inactive=[round(1 - a, 4) for a in active])

@@ -2,7 +2,7 @@
 """Train one of the two demo models on a CPU.
 
     python scripts/train_demo.py --model drelu --minutes 20 --out /tmp/drelu
-    python scripts/train_demo.py --model moe   --minutes 30 --out /tmp/moe
+    python scripts/train_demo.py --model moe   --minutes 30 --out /tmp/moe --init /tmp/drelu
 
 Needs torch, sentencepiece, numpy; scripts/export_demo.py turns the result into GGUF.
 The run can be stopped at any time and goes on from --out when started again;
@@ -37,6 +37,7 @@ def options():
     p.add_argument("--out", required=True, help="folder for checkpoints, tokenizer, log")
     p.add_argument("--text", nargs="+", default=[f for f in DEFAULT_TEXT if os.path.exists(f)],
                    help="story files (.txt) and GSM8K files (.jsonl, questions only)")
+    p.add_argument("--init", help="for moe: begin with what a drelu run (its folder) has learnt")
     p.add_argument("--tokenizer", help="SentencePiece model; trained when absent (OUT/tok.model)")
     p.add_argument("--minutes", type=float, default=20, help="training time; sets the schedule")
     p.add_argument("--steps", type=int, help="schedule by steps instead of minutes")
@@ -86,6 +87,28 @@ def evaluate(model, held, autocast=False, rows=1):
             share += n * torch.stack(st.share)
     model.train(was)
     return loss / tokens, (active / tokens).tolist(), (share / tokens).tolist()
+
+
+@torch.no_grad()
+def upcycle(model, dense):
+    """Begins a moe model with a drelu model of the same width and depth: embedding, norms and
+    attention as they are (rotary pairs moved), every expert a draw of the dense neurons."""
+    c = model.c
+    own = model.state_dict()
+    for name, w in dense.items():
+        if name.endswith(("attn.q.weight", "attn.k.weight")):
+            # rows of a head: (0, 1), (2, 3), .. become (0, n/2), (1, n/2 + 1), ..
+            w = w.view(-1, c.d_head // 2, 2, c.d_model).transpose(1, 2).reshape(w.shape)
+        if name in own:
+            own[name].copy_(w)
+    for n in range(c.n_layer):
+        at = f"layers.{n}.ffn."
+        width = dense[at + "gate.weight"].shape[0]
+        for e in range(c.n_expert):
+            pick = torch.randperm(width)[: c.d_ff]
+            own[at + "gate"][e] = dense[at + "gate.weight"][pick]
+            own[at + "up"][e] = dense[at + "up.weight"][pick]
+            own[at + "down"][e] = 2 * dense[at + "down.weight"][:, pick]
 
 
 def optimizers(model, o):
@@ -143,6 +166,8 @@ def main():
     c = Config(**{"kind": o.model, "vocab": sp.vocab_size(), "ctx": o.ctx, "dropout": o.dropout,
                   **PRESET[o.model], **size})
     model = Model(c)
+    if o.init:
+        upcycle(model, torch.load(os.path.join(o.init, "best.pt"), weights_only=False)["model"])
     opts = optimizers(model, o)
     batches = data.Batches(train, o.ctx, o.rows, o.seed)
     lam = torch.full((c.n_layer,), 1e-3)  # weight of the sparsity penalty, led per layer

@@ -46,7 +46,7 @@ typedef struct sg_mat_kernel {
     sg_dtype type;    /* of the unpacked (GGUF) rows */
     bool acts_q8;     /* reads the 8-bit form of the activations; else F32 */
     uint32_t mr;      /* rows per tile: row0 is a multiple of mr, row1 too unless it is the last row of the matrix */
-    uint32_t layout;  /* identity of the packed layout, 0 = GGUF's own row-major blocks */
+    uint32_t layout;  /* identity of the packed layout: 0 = GGUF's own row-major blocks, else tiles of mr rows (tile.h) */
     /* Bytes of the packed form of `rows` rows; NULL: same as unpacked. */
     size_t (*packed_bytes)(uint32_t rows, uint32_t k);
     /* dst = packed form of src; NULL when layout == 0 (weights are used as they are). */
@@ -74,14 +74,15 @@ typedef struct sg_vec_fns {
     void (*relu_mul)(float *out, const float *gate, const float *up, size_t n);  /* max(gate,0) * up */
     void (*drelu_mul)(float *out, const float *gate, const float *up, size_t n); /* max(gate,0) * max(up,0) */
     void (*f32_to_f16)(uint16_t *out, const float *x, size_t n);
-    /* Fills q, d, sums of token t from its F32 row: d = max|x| / 127, q = round to nearest even(x / d), 0 when d is 0.
-     * a->k % 32 == 0. NaN counts as 0, infinities as the largest float. */
+    /* Fills q, d, sums of token t from its F32 row: d = max|x| / 127, q = round to nearest even(x / d), 0 when d is 0, at most
+     * 127 in size (a subnormal d is so coarse that x / d may pass it). a->k % 32 == 0. NaN counts as 0, infinities as the
+     * largest float. */
     void (*quantize_acts)(sg_acts *a, uint32_t t);
 } sg_vec_fns;
 
 /* A tier: one table, immutable. */
 typedef struct sg_kernels {
-    const char *tier; /* "ref", "avx2", "avx512vnni", "neon", "dotprod", .. */
+    const char *tier; /* "ref", "avx2", "avxvnni", "avx512vnni", "neon", "dotprod" */
     sg_vec_fns vec;
     const sg_mat_kernel *mat[SG_DTYPE_LIMIT]; /* by sg_dtype; NULL for no such type */
 } sg_kernels;

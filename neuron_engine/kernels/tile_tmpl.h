@@ -219,7 +219,8 @@ INL void decode_k(int type, const uint8_t *w, int j, block *b) {
 }
 
 /* One block against one token: the lines of the rule in kernels.h. The integers stay below 2^24, so a sub-scale may be
- * multiplied in F32; adding +0 makes a zero positive, as a converted integer zero is. */
+ * multiplied in F32. That can make -0 of an integer zero, which no result shows: acc is never -0, since it starts as +0
+ * and an integer times an F32 scale does not underflow. */
 INL vf token_step(int type, const block *b, const int8_t *q, float dx, const int16_t *sums, vf acc) {
     const int bias = bias_of(type), top = top_of(type);
     const vu s = broadcast(sums);
@@ -228,11 +229,11 @@ INL vf token_step(int type, const block *b, const int8_t *q, float dx, const int
         const vi i0 = bias ? madd16(s, splat_u((uint32_t)-bias & 0xffff)) : (vi) { 0 };
         const vi i1 = bias ? madd16(s, splat_u((uint32_t)-bias << 16)) : (vi) { 0 };
         const vf f0 = to_float(dot(b->c, q, 0, 4, top, i0)), f1 = to_float(dot(b->c, q, 4, 8, top, i1));
-        f = fma_v(f1, b->sub1, fma_v(f0, b->sub0, splat_f(0)));
+        f = fma_v(f1, b->sub1, f0 * b->sub0);
     } else {
         const vi init = bias ? madd16(s, splat_u(((uint32_t)-bias & 0xffff) | (uint32_t)-bias << 16)) : (vi) { 0 };
         f = to_float(dot(b->c, q, 0, 8, top, init));
-        if (n_sub(type) == 1) f = fma_v(f, b->sub0, splat_f(0));
+        if (n_sub(type) == 1) f *= b->sub0;
     }
     acc = fma_v(f, b->d * dx, acc);
     if (has_min(type)) acc = fma_v(to_float(madd16(s, b->mins)), b->dm * dx, acc);
@@ -248,6 +249,13 @@ INL void store_rows(float *y, vf v, uint32_t rows) {
     float t[MR];
     *(vf_mem *)t = v;
     for (uint32_t r = 0; r < rows; r++) y[r] = t[r];
+}
+
+/* Weights of one token come straight from memory. The processor's own prefetching stops at page borders and is led
+ * astray by lines that are read twice, so each block asks for the bytes that lie PREFETCH_AHEAD behind its own. */
+#define PREFETCH_AHEAD 4096
+INL void prefetch(const uint8_t *w, size_t n) {
+    UNROLL for (size_t i = 0; i < n; i += 64) __builtin_prefetch(w + PREFETCH_AHEAD + i);
 }
 
 INL void quant_tile(int type, int nt, float *y, size_t ldy, const uint8_t *w, const sg_acts *a, uint32_t t0,
@@ -266,6 +274,7 @@ INL void quant_tile(int type, int nt, float *y, size_t ldy, const uint8_t *w, co
             if (has_min(type)) b.dm = -halves(w + MR * SG_T_Q4_K_DMIN);
         }
         for (int j = 0; j < (is_k(type) ? 8 : 1); j++, i++) {
+            if (nt == 1) prefetch(w + j * (step / 8), is_k(type) ? step / 8 : step);
             if (is_k(type))
                 decode_k(type, w, j, &b);
             else

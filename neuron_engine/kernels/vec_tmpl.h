@@ -1,10 +1,11 @@
 /* The vector functions of one tier: this file is included once per tier and compiled with that tier's flags. It is
- * written in 16-lane vectors of the GCC/clang extension, which the compiler cuts into the registers it has: everything
- * is elementwise with the reduction order of kernels.h, no contraction (-ffp-contract=off), no libm but the exact sqrt.
- * So the bits are the same in every tier.
+ * written in vectors of the GCC/clang extension, as wide as the tier's registers: everything is elementwise, the
+ * reductions use the 16 lanes and the order of kernels.h in 16 / W vectors, nothing is contracted (-ffp-contract=off),
+ * and of libm only the exact sqrt is used. So the bits are the same in every tier.
  *
- * Before inclusion: VEC_TABLE, the name of the table to define, and optionally LOAD_F16(p) -> v16 and STORE_F16(p, v),
- * 16 halves at an unaligned address; the conversions of quant.h else. */
+ * Before inclusion: VEC_TABLE, the name of the table to define; W, lanes of a vector (4, 8 or 16); optionally
+ * LOAD_F16(p) -> vf and STORE_F16(p, v), W halves at an unaligned address (the conversions of quant.h else), and
+ * STORE_CODES(p, v), the W values of v, -127..127, as bytes at an unaligned address. */
 #include <float.h>
 #include <math.h>
 #include <string.h>
@@ -13,37 +14,43 @@
 #include "neuron_engine/quant.h"
 
 #define LANES 16
+#define PARTS (LANES / W)
 #define INL static inline __attribute__((always_inline))
+#ifdef __clang__
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+#define FOR_PARTS UNROLL for (size_t p = 0; p < PARTS; p++)
 
-typedef float v16 __attribute__((vector_size(64)));
-typedef int32_t v16i __attribute__((vector_size(64)));
-typedef uint32_t v16u __attribute__((vector_size(64)));
+typedef float vf __attribute__((vector_size(4 * W)));
+typedef int32_t vi __attribute__((vector_size(4 * W)));
+typedef uint32_t vu __attribute__((vector_size(4 * W)));
 
-/* Every helper that passes a vector is inlined, so the calling convention of wide vectors, which differs between
- * targets, does not matter (the build passes -Wno-psabi). */
 /* Vectors in memory: any alignment, any type. Not memcpy, which makes GCC keep the vector itself in memory. */
-typedef v16 v16_mem __attribute__((aligned(1), may_alias));
+typedef vf vf_mem __attribute__((aligned(1), may_alias));
+typedef vi vi_mem __attribute__((aligned(1), may_alias));
 
-INL v16 load(const float *p) { return *(const v16_mem *)p; }
-INL void store(float *p, v16 v) { *(v16_mem *)p = v; }
+INL vf load(const float *p) { return *(const vf_mem *)p; }
+INL void store(float *p, vf v) { *(vf_mem *)p = v; }
 
-/* The first n < 16 values, `fill` behind them. */
-INL v16 load_n(const float *p, size_t n, float fill) {
-    float t[LANES];
-    for (size_t i = 0; i < LANES; i++) t[i] = i < n ? p[i] : fill;
+/* The first n values (W or more: all), `fill` behind them. */
+INL vf load_n(const float *p, size_t n, float fill) {
+    float t[W];
+    for (size_t i = 0; i < W; i++) t[i] = i < n ? p[i] : fill;
     return load(t);
 }
 
-INL void store_n(float *p, v16 v, size_t n) {
-    float t[LANES];
+INL void store_n(float *p, vf v, size_t n) {
+    float t[W];
     store(t, v);
-    memcpy(p, t, n * sizeof *p);
+    for (size_t i = 0; i < W && i < n; i++) p[i] = t[i];
 }
 
 #ifndef LOAD_F16
-INL v16 load_f16(const uint16_t *p) {
-    float t[LANES];
-    for (int i = 0; i < LANES; i++) {
+INL vf load_f16(const uint16_t *p) {
+    float t[W];
+    for (int i = 0; i < W; i++) {
         uint16_t h;
         memcpy(&h, p + i, sizeof h);
         t[i] = sg_f16_to_f32(h);
@@ -53,10 +60,10 @@ INL v16 load_f16(const uint16_t *p) {
 #define LOAD_F16(p) load_f16(p)
 #endif
 #ifndef STORE_F16
-INL void store_f16(uint16_t *p, v16 v) {
-    float t[LANES];
+INL void store_f16(uint16_t *p, vf v) {
+    float t[W];
     store(t, v);
-    for (int i = 0; i < LANES; i++) {
+    for (int i = 0; i < W; i++) {
         const uint16_t h = sg_f32_to_f16(t[i]);
         memcpy(p + i, &h, sizeof h);
     }
@@ -64,45 +71,71 @@ INL void store_f16(uint16_t *p, v16 v) {
 #define STORE_F16(p, v) store_f16(p, v)
 #endif
 
-INL v16 load_f16_n(const uint16_t *p, size_t n) {
-    uint16_t t[LANES] = { 0 };
-    memcpy(t, p, n * sizeof *p);
+#ifndef STORE_CODES
+INL void store_codes(int8_t *p, vi v) {
+    for (int i = 0; i < W; i++) p[i] = (int8_t)v[i];
+}
+#define STORE_CODES(p, v) store_codes(p, v)
+#endif
+
+INL vf load_f16_n(const uint16_t *p, size_t n) {
+    uint16_t t[W] = { 0 };
+    memcpy(t, p, (n < W ? n : W) * sizeof *p);
     return LOAD_F16(t);
 }
 
-INL v16 splat(float f) { return f - (v16) { 0 }; } /* -0 + 0 would lose the sign */
-INL v16 select_v(v16i mask, v16 a, v16 b) { return (v16)((mask & (v16i)a) | (~mask & (v16i)b)); }
-INL v16 max_v(v16 a, v16 b) { return select_v(a > b, a, b); }
+INL vf splat(float f) { return f - (vf) { 0 }; } /* -0 + 0 would lose the sign */
+INL vf select_v(vi mask, vf a, vf b) { return (vf)((mask & (vi)a) | (~mask & (vi)b)); }
+INL vf max_v(vf a, vf b) { return select_v(a > b, a, b); }
+
+/* Values left for part p of a group that starts at i of n. */
+INL size_t left(size_t n, size_t i, size_t p) { return n > i + p * W ? n - i - p * W : 0; }
 
 /* The fixed tree over the 16 lanes: (0+8)(1+9).., +4, +2, +1. */
-INL float sum_lanes(v16 v) {
+INL float sum_lanes(const vf v[PARTS]) {
     float t[LANES];
-    store(t, v);
+    FOR_PARTS store(t + p * W, v[p]);
     for (int w = 8; w > 0; w /= 2)
         for (int i = 0; i < w; i++) t[i] += t[i + w];
     return t[0];
 }
 
-INL float max_lanes(v16 v) {
-    float t[LANES];
-    store(t, v);
-    for (int w = 8; w > 0; w /= 2)
-        for (int i = 0; i < w; i++) t[i] = t[i] > t[i + w] ? t[i] : t[i + w];
-    return t[0];
+/* Reductions without an order: four lanes at a time, which every processor has. */
+typedef float vf4 __attribute__((vector_size(16)));
+typedef int32_t vi4 __attribute__((vector_size(16)));
+
+INL float max_lanes(vf v) {
+    vf4 t[W / 4];
+    *(vf_mem *)t = v;
+    vf4 m = t[0];
+    UNROLL for (int i = 1; i < W / 4; i++) {
+        const vi4 gt = t[i] > m;
+        m = (vf4)((gt & (vi4)t[i]) | (~gt & (vi4)m));
+    }
+    const float a = m[0] > m[1] ? m[0] : m[1], b = m[2] > m[3] ? m[2] : m[3];
+    return a > b ? a : b;
 }
 
-/* e^x, within 1 ulp, NaN to NaN. x = n ln2 + r with |r| <= ln2 / 2: ln2 is taken in two parts, the first of few bits,
+INL int16_t sum_codes(vi v) {
+    vi4 t[W / 4];
+    *(vi_mem *)t = v;
+    vi4 s = t[0];
+    UNROLL for (int i = 1; i < W / 4; i++) s += t[i];
+    return (int16_t)(s[0] + s[1] + s[2] + s[3]);
+}
+
+/* e^x, within 2 ulp, NaN to NaN. x = n ln2 + r with |r| <= ln2 / 2: ln2 is taken in two parts, the first of few bits,
  * so that n * LN2_HI is exact (Cody and Waite). The polynomial is the Taylor series to r^7: its rest is below 2^-28 of
  * the result. */
-INL v16 exp_v(v16 x) {
+INL vf exp_v(vf x) {
     const float LOG2E = 0x1.715476p+0f, LN2_HI = 0x1.62ep-1f, LN2_LO = 0x1.0bfbe8p-15f, MAGIC = 0x1.8p+23f;
     x = select_v(x > 89.0f, splat(89.0f), x);     /* gives infinity */
     x = select_v(x < -104.0f, splat(-104.0f), x); /* gives 0 */
-    const v16 shifted = x * LOG2E + MAGIC;        /* the low bits of the sum are round(x / ln2) */
-    const v16 n = shifted - MAGIC;
-    const v16i ni = (v16i)((v16u)shifted - 0x4b400000u);
-    const v16 r = (x - n * LN2_HI) - n * LN2_LO;
-    v16 p = splat(1.0f / 5040);
+    const vf shifted = x * LOG2E + MAGIC;         /* the low bits of the sum are round(x / ln2) */
+    const vf n = shifted - MAGIC;
+    const vi ni = (vi)((vu)shifted - 0x4b400000u);
+    const vf r = (x - n * LN2_HI) - n * LN2_LO;
+    vf p = splat(1.0f / 5040);
     p = p * r + 1.0f / 720;
     p = p * r + 1.0f / 120;
     p = p * r + 1.0f / 24;
@@ -110,67 +143,67 @@ INL v16 exp_v(v16 x) {
     p = p * r + 0.5f;
     p = (p * r) * r + r + 1.0f;
     /* 2^n in two factors: n reaches from -150 to 128, and only the last product may round (to a subnormal). */
-    const v16i half = ni >> 1, rest = ni - half;
-    return p * (v16)((v16u)(half + 127) << 23) * (v16)((v16u)(rest + 127) << 23);
+    const vi half = ni >> 1, rest = ni - half;
+    return p * (vf)((vu)(half + 127) << 23) * (vf)((vu)(rest + 127) << 23);
 }
 
 static void rmsnorm(float *out, const float *x, const float *w, size_t n, float eps) {
-    v16 acc = { 0 };
+    vf acc[PARTS] = { 0 };
     size_t i = 0;
-    for (; i + LANES <= n; i += LANES) {
-        const v16 v = load(x + i);
-        acc += v * v;
-    }
-    if (i < n) {
-        const v16 v = load_n(x + i, n - i, 0);
-        acc += v * v;
-    }
+    for (; i + LANES <= n; i += LANES) FOR_PARTS {
+            const vf v = load(x + i + p * W);
+            acc[p] += v * v;
+        }
+    if (i < n) FOR_PARTS {
+            const vf v = load_n(x + i + p * W, left(n, i, p), 0);
+            acc[p] += v * v;
+        }
     const float scale = 1.0f / sqrtf(sum_lanes(acc) / (float)n + eps);
-    for (i = 0; i + LANES <= n; i += LANES) {
-        const v16 v = load(x + i) * scale;
+    for (i = 0; i + W <= n; i += W) {
+        const vf v = load(x + i) * scale;
         store(out + i, w ? v * load(w + i) : v);
     }
     for (; i < n; i++) out[i] = w ? x[i] * scale * w[i] : x[i] * scale;
 }
 
 static float dot_f32(const float *a, const float *b, size_t n) {
-    v16 acc = { 0 };
+    vf acc[PARTS] = { 0 };
     size_t i = 0;
-    for (; i + LANES <= n; i += LANES) acc += load(a + i) * load(b + i);
-    if (i < n) acc += load_n(a + i, n - i, 0) * load_n(b + i, n - i, 0);
+    for (; i + LANES <= n; i += LANES) FOR_PARTS acc[p] += load(a + i + p * W) * load(b + i + p * W);
+    if (i < n) FOR_PARTS acc[p] += load_n(a + i + p * W, left(n, i, p), 0) * load_n(b + i + p * W, left(n, i, p), 0);
     return sum_lanes(acc);
 }
 
 static float dot_f16(const float *a, const uint16_t *b, size_t n) {
-    v16 acc = { 0 };
+    vf acc[PARTS] = { 0 };
     size_t i = 0;
-    for (; i + LANES <= n; i += LANES) acc += load(a + i) * LOAD_F16(b + i);
-    if (i < n) acc += load_n(a + i, n - i, 0) * load_f16_n(b + i, n - i);
+    for (; i + LANES <= n; i += LANES) FOR_PARTS acc[p] += load(a + i + p * W) * LOAD_F16(b + i + p * W);
+    if (i < n) FOR_PARTS acc[p] += load_n(a + i + p * W, left(n, i, p), 0) * load_f16_n(b + i + p * W, left(n, i, p));
     return sum_lanes(acc);
 }
 
 static void axpy_f32(float *y, float s, const float *x, size_t n) {
     size_t i = 0;
-    for (; i + LANES <= n; i += LANES) store(y + i, load(y + i) + load(x + i) * s);
+    for (; i + W <= n; i += W) store(y + i, load(y + i) + load(x + i) * s);
     for (; i < n; i++) y[i] += s * x[i];
 }
 
 static void axpy_f16(float *y, float s, const uint16_t *x, size_t n) {
     size_t i = 0;
-    for (; i + LANES <= n; i += LANES) store(y + i, load(y + i) + LOAD_F16(x + i) * s);
+    for (; i + W <= n; i += W) store(y + i, load(y + i) + LOAD_F16(x + i) * s);
     if (i < n) store_n(y + i, load_n(y + i, n - i, 0) + load_f16_n(x + i, n - i) * s, n - i);
 }
 
 static void add(float *y, const float *x, size_t n) {
     size_t i = 0;
-    for (; i + LANES <= n; i += LANES) store(y + i, load(y + i) + load(x + i));
+    for (; i + W <= n; i += W) store(y + i, load(y + i) + load(x + i));
     for (; i < n; i++) y[i] += x[i];
 }
 
 static float max_of(const float *x, size_t n) {
-    v16 m = splat(-INFINITY);
+    vf m = splat(-INFINITY);
     size_t i = 0;
-    for (; i + LANES <= n; i += LANES) m = max_v(load(x + i), m);
+    for (; i + W <= n; i += W) m = max_v(load(x + i), m);
     if (i < n) m = max_v(load_n(x + i, n - i, -INFINITY), m);
     return max_lanes(m);
 }
@@ -181,90 +214,93 @@ static void softmax(float *x, size_t n) {
         memset(x, 0, n * sizeof *x);
         return;
     }
-    v16 acc = { 0 };
+    vf acc[PARTS] = { 0 };
     size_t i = 0;
-    for (; i + LANES <= n; i += LANES) {
-        const v16 e = exp_v(load(x + i) - max);
-        store(x + i, e);
-        acc += e;
-    }
-    if (i < n) {
-        const v16 e = exp_v(load_n(x + i, n - i, -INFINITY) - max); /* the padding gives 0 */
-        store_n(x + i, e, n - i);
-        acc += e;
-    }
+    for (; i + LANES <= n; i += LANES) FOR_PARTS {
+            const vf e = exp_v(load(x + i + p * W) - max);
+            store(x + i + p * W, e);
+            acc[p] += e;
+        }
+    if (i < n) FOR_PARTS {
+            const size_t m = left(n, i, p);
+            const vf e = exp_v(load_n(x + i + p * W, m, -INFINITY) - max); /* the padding gives 0 */
+            store_n(x + i + p * W, e, m);
+            acc[p] += e;
+        }
     const float sum = sum_lanes(acc);
-    for (i = 0; i + LANES <= n; i += LANES) store(x + i, load(x + i) / sum);
+    for (i = 0; i + W <= n; i += W) store(x + i, load(x + i) / sum);
     for (; i < n; i++) x[i] /= sum;
 }
 
-INL v16 silu(v16 g) { return g / (1.0f + exp_v(-g)); }
-INL v16 relu(v16 g) { return (v16)(~(g <= 0) & (v16i)g); } /* NaN stays */
+INL vf silu(vf g) { return g / (1.0f + exp_v(-g)); }
+INL vf relu(vf g) { return (vf)(~(g <= 0) & (vi)g); } /* NaN stays */
 
-static void silu_mul(float *out, const float *gate, const float *up, size_t n) {
-    size_t i = 0;
-    for (; i + LANES <= n; i += LANES) store(out + i, silu(load(gate + i)) * load(up + i));
-    if (i < n) store_n(out + i, silu(load_n(gate + i, n - i, 0)) * load_n(up + i, n - i, 0), n - i);
-}
+/* out = EXPR of vectors g and u, for all n. */
+#define GATED(EXPR)                                                                                                    \
+    size_t i = 0;                                                                                                      \
+    for (; i + W <= n; i += W) {                                                                                       \
+        const vf g = load(gate + i), u = load(up + i);                                                                 \
+        store(out + i, EXPR);                                                                                          \
+    }                                                                                                                  \
+    if (i < n) {                                                                                                       \
+        const vf g = load_n(gate + i, n - i, 0), u = load_n(up + i, n - i, 0);                                         \
+        store_n(out + i, EXPR, n - i);                                                                                 \
+    }
 
-static void relu_mul(float *out, const float *gate, const float *up, size_t n) {
-    size_t i = 0;
-    for (; i + LANES <= n; i += LANES) store(out + i, relu(load(gate + i)) * load(up + i));
-    if (i < n) store_n(out + i, relu(load_n(gate + i, n - i, 0)) * load_n(up + i, n - i, 0), n - i);
-}
-
-static void drelu_mul(float *out, const float *gate, const float *up, size_t n) {
-    size_t i = 0;
-    for (; i + LANES <= n; i += LANES) store(out + i, relu(load(gate + i)) * relu(load(up + i)));
-    if (i < n) store_n(out + i, relu(load_n(gate + i, n - i, 0)) * relu(load_n(up + i, n - i, 0)), n - i);
-}
+static void silu_mul(float *out, const float *gate, const float *up, size_t n) { GATED(silu(g) * u) }
+static void relu_mul(float *out, const float *gate, const float *up, size_t n) { GATED(relu(g) * u) }
+static void drelu_mul(float *out, const float *gate, const float *up, size_t n) { GATED(relu(g) * relu(u)) }
 
 static void f32_to_f16(uint16_t *out, const float *x, size_t n) {
     size_t i = 0;
-    for (; i + LANES <= n; i += LANES) STORE_F16(out + i, load(x + i));
+    for (; i + W <= n; i += W) STORE_F16(out + i, load(x + i));
     if (i < n) {
-        uint16_t t[LANES];
+        uint16_t t[W];
         STORE_F16(t, load_n(x + i, n - i, 0));
         memcpy(out + i, t, (n - i) * sizeof *out);
     }
 }
 
 /* NaN to 0, infinities to the largest float. */
-INL v16 only_finite(v16 v) {
-    v = (v16)((v == v) & (v16i)v);
+INL vf only_finite(vf v) {
+    v = (vf)((v == v) & (vi)v);
     v = select_v(v > FLT_MAX, splat(FLT_MAX), v);
     return select_v(v < -FLT_MAX, splat(-FLT_MAX), v);
 }
 
-/* 16 codes and their sum. Adding 1.5 * 2^23 rounds to even; the clamp is for scales so small that x / d passes 127. */
-INL int quantize_16(int8_t *q, v16 v, float d) {
-    v16 s = v / d;
+/* Codes of v. Adding 1.5 * 2^23 rounds to even; the clamp is for scales so small that x / d passes 127. */
+INL vi codes_of(vf v, float d) {
+    vf s = v / d;
     s = select_v(s > 127.0f, splat(127.0f), s);
     s = select_v(s < -127.0f, splat(-127.0f), s);
-    const v16i code = (v16i)((v16u)(s + 0x1.8p+23f) - 0x4b400000u);
-    int sum = 0;
-    for (int j = 0; j < LANES; j++) {
-        q[j] = (int8_t)code[j];
-        sum += code[j];
-    }
-    return sum;
+    return (vi)((vu)(s + 0x1.8p+23f) - 0x4b400000u);
 }
 
 static void quantize_acts(sg_acts *a, uint32_t t) {
     const float *x = a->x + (size_t)t * a->k;
     for (uint32_t b = 0; b < a->n_blocks; b++, x += 32) {
         const size_t i = (size_t)t * a->n_blocks + b;
-        const v16 lo = only_finite(load(x)), hi = only_finite(load(x + LANES));
-        const v16 top = max_v((v16)((v16i)lo & 0x7fffffff), (v16)((v16i)hi & 0x7fffffff));
+        int8_t *q = a->q + i * 32;
+        vf v[2 * PARTS], top = { 0 };
+        UNROLL for (int p = 0; p < 2 * PARTS; p++) {
+            v[p] = only_finite(load(x + p * W));
+            top = max_v((vf)((vi)v[p] & 0x7fffffff), top);
+        }
         const float d = max_lanes(top) / 127.0f;
         a->d[i] = d;
         if (d == 0) {
-            memset(a->q + i * 32, 0, 32);
+            memset(q, 0, 32);
             a->sums[2 * i] = a->sums[2 * i + 1] = 0;
             continue;
         }
-        a->sums[2 * i] = (int16_t)quantize_16(a->q + i * 32, lo, d);
-        a->sums[2 * i + 1] = (int16_t)quantize_16(a->q + i * 32 + LANES, hi, d);
+        vi sums[2] = { 0 };
+        UNROLL for (int p = 0; p < 2 * PARTS; p++) {
+            const vi code = codes_of(v[p], d);
+            STORE_CODES(q + p * W, code);
+            sums[p / PARTS] += code;
+        }
+        a->sums[2 * i] = sum_codes(sums[0]);
+        a->sums[2 * i + 1] = sum_codes(sums[1]);
     }
 }
 

@@ -5,12 +5,15 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
+#include "runtime/base/cpu.h"
+
 /* Spins of the barrier before a thread goes to sleep: about 20 us, longer than the skew of one matrix-vector product and
  * far shorter than a scheduler's time slice. */
 #define SPINS 4000
 
 struct sg_team {
     uint32_t n;
+    int spins;
     /* Sense-counting barrier: `round` grows by one each time all n threads have arrived. */
     _Alignas(64) atomic_uint arrived;
     _Alignas(64) atomic_uint round;
@@ -33,6 +36,8 @@ sg_status sg_team_create(uint32_t n_threads, sg_team **out, sg_error *err) {
     sg_team *t = NULL;
     if (posix_memalign((void **)&t, 64, sizeof *t) != 0) return sg_fail(err, SG_E_NOMEM, "out of memory for the thread team");
     t->n = n_threads;
+    /* With more threads than cores, whoever is awaited may need the core of the one who spins. */
+    t->spins = n_threads > sg_cpu_count() ? 0 : SPINS;
     atomic_init(&t->arrived, 0);
     atomic_init(&t->round, 0);
     pthread_mutex_init(&t->lock, NULL);
@@ -63,7 +68,7 @@ void sg_team_barrier(sg_team *t) {
         pthread_mutex_unlock(&t->lock);
         return;
     }
-    for (int i = 0; i < SPINS; i++) {
+    for (int i = 0; i < t->spins; i++) {
         if (atomic_load_explicit(&t->round, memory_order_acquire) != round) return;
         cpu_relax();
     }

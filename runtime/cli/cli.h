@@ -10,8 +10,7 @@
 /* Exit codes: 0, 1 after a failure, 2 after wrong usage, and as in shells 128 + SIGINT after Ctrl-C. */
 enum { CLI_OK = 0, CLI_FAILED = 1, CLI_USAGE = 2, CLI_INTERRUPTED = 130 };
 
-/* ---- commands: argv[0] is the command's name; the result is the exit code
- * --------------------------------------------- */
+/* ---- commands: argv[0] is the command's name; the result is the exit code ---- */
 int cmd_generate(int argc, char **argv);
 int cmd_info(int argc, char **argv);
 int cmd_tokenize(int argc, char **argv);
@@ -19,9 +18,9 @@ int cmd_logits(int argc, char **argv);
 int cmd_perplexity(int argc, char **argv);
 int cmd_convert(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
+int cmd_gpu(int argc, char **argv);
 
-/* ---- messages (stderr) and results (stdout)
- * ----------------------------------------------------------------------------- */
+/* ---- messages (stderr) and results (stdout) ---- */
 
 /* "sparsegen: ..." on stderr; returns CLI_FAILED. */
 int cli_fail(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
@@ -38,8 +37,7 @@ bool cli_write(const char *text, size_t len);
 /* Flushes stdout; turns `code` into CLI_FAILED with a sentence when anything could not be written. */
 int cli_finish(int code);
 
-/* ---- Ctrl-C
- * ------------------------------------------------------------------------------------------------------------- */
+/* ---- Ctrl-C ---- */
 
 /* From here on the first Ctrl-C cancels what runs and the second one quits. */
 void cli_catch_interrupts(void);
@@ -50,8 +48,7 @@ void cli_clear_interrupt(void);
 /* While waiting for a line the first Ctrl-C quits, giving the terminal back as it was. */
 void cli_at_prompt(bool waiting);
 
-/* ---- model and session
- * -------------------------------------------------------------------------------------------------- */
+/* ---- model and session ---- */
 
 typedef struct cli_model {
     const char *path, *cpu_mask;
@@ -87,8 +84,7 @@ int cli_open_session(cli_model *m, uint64_t n_ctx);
 void cli_close(cli_model *m);
 void cli_print_stats(const cli_model *m);
 
-/* ---- files
- * -------------------------------------------------------------------------------------------------------------- */
+/* ---- files ---- */
 
 /* The whole of a file, or of stdin for "-"; free() it. 0 or the exit code, the error printed. */
 int cli_read_file(const char *path, char **text, size_t *len);
@@ -106,8 +102,7 @@ int cli_output_close(cli_output *o, bool ok);
 
 double cli_now(void); /* seconds of a clock that only goes forward */
 
-/* ---- progress (stderr, only when it is a terminal)
- * ------------------------------------------------------------------------ */
+/* ---- progress (stderr, only when it is a terminal) ---- */
 
 typedef struct cli_progress {
     const char *what; /* "reading" */

@@ -15,8 +15,7 @@
 const char *const cli_kv_choices[] = { "f16", "f32", NULL };
 const char *const cli_io_choices[] = { "auto", "uring", "pread", NULL };
 
-/* ---- messages and results
- * ------------------------------------------------------------------------------------------------ */
+/* ---- messages and results ---- */
 
 const char *cli_dim = "", *cli_bold = "", *cli_plain = "";
 static int stdout_errno; /* why stdout failed first; 0: it did not */
@@ -67,8 +66,7 @@ int cli_finish(int code) {
     return cli_fail("standard output cannot be written: %s", strerror(stdout_errno));
 }
 
-/* ---- Ctrl-C
- * -------------------------------------------------------------------------------------------------------------- */
+/* ---- Ctrl-C ---- */
 
 static volatile sig_atomic_t interrupts, at_prompt;
 static sg_session *volatile running;
@@ -102,8 +100,7 @@ bool cli_interrupted(void) { return interrupts > 0; }
 void cli_clear_interrupt(void) { interrupts = 0; }
 void cli_at_prompt(bool waiting) { at_prompt = waiting; }
 
-/* ---- model and session
- * --------------------------------------------------------------------------------------------------- */
+/* ---- model and session ---- */
 
 /* What sg_model_options.user points to while a model is open. */
 typedef struct open_state {

@@ -17,6 +17,7 @@ static const struct {
     { "perplexity", cmd_perplexity, "perplexity of a model on a text" },
     { "convert", cmd_convert, "make a GGUF file from other formats" },
     { "bench", cmd_bench, "speed of prompt and decode" },
+    { "gpu", cmd_gpu, "GPUs that OpenCL and Vulkan report" },
 };
 enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
 

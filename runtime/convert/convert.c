@@ -45,8 +45,13 @@ sg_status sg_convert(const sg_convert_options *options, sg_error *err) {
     const bool is_folder = S_ISDIR(in.st_mode);
     if (!is_folder && !S_ISREG(in.st_mode))
         return sg_fail(err, SG_E_ACCESS, "%s: is neither a folder nor a regular file", o.input);
-    sg_conv_job job = { .input = o.input, .output = o.output, .tokenizer = o.tokenizer, .overwrite = o.overwrite,
-                        .log = { o.log, o.user }, .progress = o.progress, .user = o.user };
+    sg_conv_job job = { .input = o.input,
+                        .output = o.output,
+                        .tokenizer = o.tokenizer,
+                        .overwrite = o.overwrite,
+                        .log = { o.log, o.user },
+                        .progress = o.progress,
+                        .user = o.user };
     SG_TRY(choose_type(o.type, is_folder, &job.type, err));
     SG_TRY(check_output(&o, &in, err));
     return is_folder ? sg_conv_hf(&job, err) : sg_conv_llama2c(&job, err);

@@ -1,8 +1,9 @@
 /* Inside of sg_convert: other model files become one GGUF file. A reader (llama2c.c, hf.c) fills an sg_conv_model:
- * hyper-parameters, vocabulary, and for every tensor where its values lie. emit.c writes it; quantise.c streams the values
- * through a buffer of a few MiB, so a model of any size converts in little memory.
+ * hyper-parameters, vocabulary, and for every tensor where its values lie. emit.c writes it; quantise.c streams the
+ * values through a buffer of a few MiB, so a model of any size converts in little memory.
  *
- * Everything read here is untrusted. Values are read with pread, so a file that shrinks meanwhile is an error, no signal. */
+ * Everything read here is untrusted. Values are read with pread, so a file that shrinks meanwhile is an error, no
+ * signal. */
 #ifndef SG_CONVERT_H
 #define SG_CONVERT_H
 
@@ -10,7 +11,8 @@
 #include "runtime/base/mem.h"
 #include "runtime/convert/vocab_out.h"
 
-/* Larger than any model, small enough that products of three cannot overflow 64 bits; the same as in models/hparams.c. */
+/* Larger than any model, small enough that products of three cannot overflow 64 bits; the same as in models/hparams.c.
+ */
 #define SG_CONV_MAX_DIM (1u << 20)
 #define SG_CONV_MAX_VOCAB (1u << 24)
 #define SG_CONV_MAX_LAYERS 4096u
@@ -43,22 +45,23 @@ typedef enum sg_conv_src {
     SG_CONV_SRC_F32 = 0,
     SG_CONV_SRC_F16,
     SG_CONV_SRC_BF16,
-    SG_CONV_SRC_INT8 /* int8 values; F32 scales, one per `group` consecutive values, at scale_offset (llama2.c version 2) */
+    SG_CONV_SRC_INT8 /* int8 values; F32 scales, one per `group` consecutive values, at scale_offset (llama2.c version
+                        2) */
 } sg_conv_src;
 
 /* One tensor of the output and where its values are. Sources hold rows one after the other, as GGUF does. */
 typedef struct sg_conv_tensor {
     char name[64];
-    uint32_t n_dims;       /* 1 or 2 */
-    uint64_t ne[2];        /* values of a row, rows (1 for a vector) */
-    sg_dtype type;         /* to be written; set by sg_conv_write */
-    const float *values;   /* in memory (borrowed), or NULL: */
-    const char *path;      /* file with the values (borrowed) */
+    uint32_t n_dims;     /* 1 or 2 */
+    uint64_t ne[2];      /* values of a row, rows (1 for a vector) */
+    sg_dtype type;       /* to be written; set by sg_conv_write */
+    const float *values; /* in memory (borrowed), or NULL: */
+    const char *path;    /* file with the values (borrowed) */
     uint64_t offset, scale_offset;
     uint32_t group;
     sg_conv_src src;
-    /* 0, or the number of heads that the rows (of a vector: the values) belong to. In the source, row i of a head turns with
-     * row i + head_dim/2; in the output neighbours turn, so row i goes to 2i and row i + head_dim/2 to 2i + 1. */
+    /* 0, or the number of heads that the rows (of a vector: the values) belong to. In the source, row i of a head turns
+     * with row i + head_dim/2; in the output neighbours turn, so row i goes to 2i and row i + head_dim/2 to 2i + 1. */
     uint32_t n_pair_heads;
 } sg_conv_tensor;
 
@@ -83,8 +86,8 @@ SG_NODISCARD sg_status sg_conv_hf(const sg_conv_job *job, sg_error *err);
 SG_NODISCARD sg_status sg_conv_write(const sg_conv_job *job, sg_conv_model *m, sg_error *err);
 
 /* Streams the values of t into the writer. *done counts bytes written over all tensors, of `total`. */
-SG_NODISCARD sg_status sg_conv_stream(const sg_conv_job *job, const sg_conv_tensor *t, sg_gguf_writer *w, uint64_t *done,
-                                      uint64_t total, sg_error *err);
+SG_NODISCARD sg_status sg_conv_stream(const sg_conv_job *job, const sg_conv_tensor *t, sg_gguf_writer *w,
+                                      uint64_t *done, uint64_t total, sg_error *err);
 
 /* Name for general.name: the last part of the path without its ending, "" when that is not UTF-8. free() it. */
 char *sg_conv_model_name(const char *path);

@@ -18,7 +18,7 @@ sg_conv_tensor *sg_conv_add_tensor(sg_conv_model *m, uint64_t ne0, uint64_t ne1,
         m->cap_tensors = cap;
     }
     sg_conv_tensor *t = &m->tensors[m->n_tensors++];
-    *t = (sg_conv_tensor){ .n_dims = ne1 ? 2 : 1, .ne = { ne0, ne1 ? ne1 : 1 } };
+    *t = (sg_conv_tensor) { .n_dims = ne1 ? 2 : 1, .ne = { ne0, ne1 ? ne1 : 1 } };
     va_list ap;
     va_start(ap, fmt);
     vsnprintf(t->name, sizeof t->name, fmt, ap);
@@ -30,7 +30,7 @@ void sg_conv_model_finish(sg_conv_model *m) {
     free(m->hp.rope_freqs);
     sg_conv_vocab_finish(&m->vocab);
     free(m->tensors);
-    *m = (sg_conv_model){ 0 };
+    *m = (sg_conv_model) { 0 };
 }
 
 char *sg_conv_model_name(const char *path) {
@@ -124,8 +124,9 @@ static uint64_t choose_types(const sg_conv_job *job, sg_conv_model *m) {
         total += sg_dtype_bytes(sg_dtype_get(t->type), t->ne[0] * t->ne[1]);
     }
     if (fallen)
-        sg_log_line(&job->log, SG_LOG_WARN, "%zu tensors (%s first) are written as F16: their rows are no multiple of %u values",
-                    fallen, example, info->block_values);
+        sg_log_line(&job->log, SG_LOG_WARN,
+                    "%zu tensors (%s first) are written as F16: their rows are no multiple of %u values", fallen,
+                    example, info->block_values);
     return total;
 }
 

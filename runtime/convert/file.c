@@ -26,8 +26,10 @@ sg_status sg_file_open(const char *path, int *fd, uint64_t *size, sg_error *err)
     if (*fd < 0) return sg_fail_errno(err, errno, path, "cannot be opened");
     struct stat st;
     sg_status status = SG_OK;
-    if (fstat(*fd, &st) != 0) status = sg_fail_errno(err, errno, path, "cannot be examined");
-    else if (!S_ISREG(st.st_mode)) status = sg_fail(err, SG_E_ACCESS, "%s: is no regular file", path);
+    if (fstat(*fd, &st) != 0)
+        status = sg_fail_errno(err, errno, path, "cannot be examined");
+    else if (!S_ISREG(st.st_mode))
+        status = sg_fail(err, SG_E_ACCESS, "%s: is no regular file", path);
     if (status != SG_OK) {
         close(*fd);
         *fd = -1;
@@ -56,7 +58,7 @@ sg_status sg_file_read_at(int fd, const char *path, void *dst, size_t n, uint64_
 sg_status sg_file_read(const char *path, uint64_t limit, sg_str *out, sg_error *err) {
     int fd;
     uint64_t size;
-    *out = (sg_str){ 0 };
+    *out = (sg_str) { 0 };
     SG_TRY(sg_file_open(path, &fd, &size, err));
     sg_status status = SG_OK;
     if (size > limit) {

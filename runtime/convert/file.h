@@ -24,10 +24,10 @@ SG_NODISCARD sg_status sg_json_read(const char *path, uint64_t limit, cJSON **ou
 
 /* Fields of an object. A field that is null counts as absent. Absent: SG_OK and *out untouched, or SG_E_FORMAT when
  * `required`. Of the wrong kind or outside lo .. hi (NaN too): SG_E_FORMAT naming file and field. */
-SG_NODISCARD sg_status sg_json_u32(const cJSON *obj, const char *path, const char *key, uint32_t lo, uint32_t hi, bool required,
-                                   uint32_t *out, sg_error *err);
-SG_NODISCARD sg_status sg_json_f32(const cJSON *obj, const char *path, const char *key, double lo, double hi, bool required,
-                                   float *out, sg_error *err);
+SG_NODISCARD sg_status sg_json_u32(const cJSON *obj, const char *path, const char *key, uint32_t lo, uint32_t hi,
+                                   bool required, uint32_t *out, sg_error *err);
+SG_NODISCARD sg_status sg_json_f32(const cJSON *obj, const char *path, const char *key, double lo, double hi,
+                                   bool required, float *out, sg_error *err);
 SG_NODISCARD sg_status sg_json_bool(const cJSON *obj, const char *path, const char *key, bool *out, sg_error *err);
 /* A string, or NULL when the field is absent or no string. `obj` may be NULL. */
 const char *sg_json_str(const cJSON *obj, const char *key);

@@ -10,9 +10,12 @@
 #define MAX_INDEX (64u << 20)
 #define MAX_SHARDS 4096
 
-/* ---- weights ------------------------------------------------------------------------------------------------------ */
+/* ---- weights ------------------------------------------------------------------------------------------------------
+ */
 
-static bool plain_name(const char *s) { return s && *s && !strchr(s, '/') && strcmp(s, "..") != 0 && strcmp(s, ".") != 0; }
+static bool plain_name(const char *s) {
+    return s && *s && !strchr(s, '/') && strcmp(s, "..") != 0 && strcmp(s, ".") != 0;
+}
 
 /* Adds the shard unless an earlier entry of the index named it already. */
 static sg_status add_shard(sg_st_set *set, const char *dir, const char *name, sg_error *err) {
@@ -21,8 +24,10 @@ static sg_status add_shard(sg_st_set *set, const char *dir, const char *name, sg
     sg_status status = SG_OK;
     bool known = false;
     for (size_t i = 0; i < set->n_paths && !known; i++) known = strcmp(set->paths[i], path) == 0;
-    if (!known && set->n_paths == MAX_SHARDS) status = sg_fail(err, SG_E_UNSUPPORTED, "%s: more than %d shards", dir, MAX_SHARDS);
-    else if (!known) status = sg_st_add_file(set, path, err);
+    if (!known && set->n_paths == MAX_SHARDS)
+        status = sg_fail(err, SG_E_UNSUPPORTED, "%s: more than %d shards", dir, MAX_SHARDS);
+    else if (!known)
+        status = sg_st_add_file(set, path, err);
     free(path);
     return status;
 }
@@ -37,8 +42,10 @@ static sg_status open_shards(sg_st_set *set, const char *dir, const char *index,
     const char *last = "";
     cJSON_ArrayForEach(e, map) {
         const char *name = cJSON_GetStringValue(e);
-        if (!plain_name(name)) status = sg_fail(err, SG_E_FORMAT, "%s: tensor %.100s is in no valid file name", index, e->string);
-        else if (strcmp(name, last) != 0) status = add_shard(set, dir, name, err);
+        if (!plain_name(name))
+            status = sg_fail(err, SG_E_FORMAT, "%s: tensor %.100s is in no valid file name", index, e->string);
+        else if (strcmp(name, last) != 0)
+            status = add_shard(set, dir, name, err);
         if (status != SG_OK) break;
         last = name;
     }
@@ -68,9 +75,11 @@ static sg_status open_weights(sg_st_set *set, const char *dir, sg_error *err) {
     } else if (sg_file_exists(index)) {
         status = open_shards(set, dir, index, err);
     } else if (sg_file_exists(torch)) {
-        status = sg_fail(err, SG_E_UNSUPPORTED, "%s: holds weights as pytorch_model.bin; save them as safetensors first", dir);
+        status = sg_fail(err, SG_E_UNSUPPORTED,
+                         "%s: holds weights as pytorch_model.bin; save them as safetensors first", dir);
     } else {
-        status = sg_fail(err, SG_E_NOT_FOUND, "%s: holds neither model.safetensors nor model.safetensors.index.json", dir);
+        status =
+            sg_fail(err, SG_E_NOT_FOUND, "%s: holds neither model.safetensors nor model.safetensors.index.json", dir);
     }
     free(single);
     free(index);
@@ -78,7 +87,8 @@ static sg_status open_weights(sg_st_set *set, const char *dir, sg_error *err) {
     return status;
 }
 
-/* ---- tensors ------------------------------------------------------------------------------------------------------ */
+/* ---- tensors ------------------------------------------------------------------------------------------------------
+ */
 
 typedef enum need { ALWAYS, IF_QKV_BIAS, IF_O_BIAS, IF_QK_NORM } need;
 typedef enum dim { ONE, EMBD, FF, VOCAB, QUERY, KEY, HEAD } dim;
@@ -155,14 +165,20 @@ static sg_status add_tensor(builder *b, const rule *r, const char *hf_name, cons
         char found[200], expected[64];
         print_shape(found, sizeof found, s->dims, s->n_dims);
         print_shape(expected, sizeof expected, wanted, n_dims);
-        return sg_fail(err, SG_E_FORMAT, "%s: tensor %s has the shape %s, %s is needed", s->path, hf_name, found, expected);
+        return sg_fail(err, SG_E_FORMAT, "%s: tensor %s has the shape %s, %s is needed", s->path, hf_name, found,
+                       expected);
     }
     sg_conv_tensor *t = sg_conv_add_tensor(&b->m, want[1], n_dims == 2 ? want[0] : 0, "%s", gguf_name);
     if (!t) return sg_fail(err, SG_E_NOMEM, "%s: no memory for the list of tensors", b->dir);
-    if (strcmp(s->dtype, "F32") == 0) t->src = SG_CONV_SRC_F32;
-    else if (strcmp(s->dtype, "F16") == 0) t->src = SG_CONV_SRC_F16;
-    else if (strcmp(s->dtype, "BF16") == 0) t->src = SG_CONV_SRC_BF16;
-    else return sg_fail(err, SG_E_UNSUPPORTED, "%s: tensor %s has dtype %s (F32, F16 and BF16 are known)", s->path, hf_name, s->dtype);
+    if (strcmp(s->dtype, "F32") == 0)
+        t->src = SG_CONV_SRC_F32;
+    else if (strcmp(s->dtype, "F16") == 0)
+        t->src = SG_CONV_SRC_F16;
+    else if (strcmp(s->dtype, "BF16") == 0)
+        t->src = SG_CONV_SRC_BF16;
+    else
+        return sg_fail(err, SG_E_UNSUPPORTED, "%s: tensor %s has dtype %s (F32, F16 and BF16 are known)", s->path,
+                       hf_name, s->dtype);
     t->path = s->path;
     t->offset = s->offset;
     s->used = true;
@@ -191,7 +207,8 @@ static sg_status check_leftovers(const builder *b, sg_error *err) {
         const sg_st_tensor *t = &b->set.tensors[i];
         const char *inv = strstr(t->name, ".rotary_emb.inv_freq"); /* computed from the configuration */
         if (t->used || inv || (b->config.tied && strcmp(t->name, "lm_head.weight") == 0)) continue;
-        return sg_fail(err, SG_E_UNSUPPORTED, "%s: tensor %.100s is not part of %s", t->path, t->name, b->config.arch->name);
+        return sg_fail(err, SG_E_UNSUPPORTED, "%s: tensor %.100s is not part of %s", t->path, t->name,
+                       b->config.arch->name);
     }
     return SG_OK;
 }

@@ -32,16 +32,21 @@ static sg_status find_arch(const config *f, const sg_hf_arch **out, sg_error *er
             return SG_OK;
         }
     }
-    return sg_fail(err, SG_E_UNSUPPORTED, "%s: the architecture %.80s cannot be converted (%s can)", f->path, name, known);
+    return sg_fail(err, SG_E_UNSUPPORTED, "%s: the architecture %.80s cannot be converted (%s can)", f->path, name,
+                   known);
 }
 
 static sg_status read_activation(const config *f, sg_conv_hparams *hp, sg_error *err) {
     const char *act = sg_json_str(f->json, "hidden_act");
     hp->ffn_act = NULL;
     if (!act || strcmp(act, "silu") == 0 || strcmp(act, "swish") == 0) return SG_OK;
-    if (strcmp(act, "relu") == 0) hp->ffn_act = "relu";
-    else if (strcmp(act, "drelu") == 0) hp->ffn_act = "drelu";
-    else return sg_fail(err, SG_E_UNSUPPORTED, "%s: the activation %.40s is not known (silu, relu, drelu)", f->path, act);
+    if (strcmp(act, "relu") == 0)
+        hp->ffn_act = "relu";
+    else if (strcmp(act, "drelu") == 0)
+        hp->ffn_act = "drelu";
+    else
+        return sg_fail(err, SG_E_UNSUPPORTED, "%s: the activation %.40s is not known (silu, relu, drelu)", f->path,
+                       act);
     return SG_OK;
 }
 
@@ -52,8 +57,8 @@ static sg_status read_window(const config *f, const sg_hf_arch *arch, sg_conv_hp
     if (strncmp(arch->name, "Qwen", 4) == 0) SG_TRY(sg_json_bool(f->json, f->path, "use_sliding_window", &uses, err));
     SG_TRY(sg_json_u32(f->json, f->path, "sliding_window", 1, UINT32_MAX, false, &window, err));
     if (!uses || window == 0 || window >= hp->n_ctx) return SG_OK;
-    sg_log_line(f->log, SG_LOG_WARN, "%s: the context is set to the attention window of %u tokens (from %u)", f->path, window,
-                hp->n_ctx);
+    sg_log_line(f->log, SG_LOG_WARN, "%s: the context is set to the attention window of %u tokens (from %u)", f->path,
+                window, hp->n_ctx);
     hp->n_ctx = window;
     return SG_OK;
 }
@@ -72,18 +77,22 @@ static sg_status read_dims(const config *f, const sg_hf_arch *arch, sg_conv_hpar
     hp->head_dim = arch->head_dim;
     SG_TRY(sg_json_u32(j, f->path, "head_dim", 1, 65536, false, &hp->head_dim, err));
     if (hp->n_head % hp->n_head_kv)
-        return sg_fail(err, SG_E_FORMAT, "%s: %u heads are no multiple of %u key/value heads", f->path, hp->n_head, hp->n_head_kv);
+        return sg_fail(err, SG_E_FORMAT, "%s: %u heads are no multiple of %u key/value heads", f->path, hp->n_head,
+                       hp->n_head_kv);
     if (hp->head_dim == 0 && hp->n_embd % hp->n_head)
-        return sg_fail(err, SG_E_FORMAT, "%s: hidden_size %u is no multiple of %u heads", f->path, hp->n_embd, hp->n_head);
+        return sg_fail(err, SG_E_FORMAT, "%s: hidden_size %u is no multiple of %u heads", f->path, hp->n_embd,
+                       hp->n_head);
     if (hp->head_dim == 0) hp->head_dim = hp->n_embd / hp->n_head;
     if (hp->head_dim % 2) return sg_fail(err, SG_E_FORMAT, "%s: the head size %u is odd", f->path, hp->head_dim);
     return read_window(f, arch, hp, err);
 }
 
-/* ---- rotary scaling ----------------------------------------------------------------------------------------------- */
+/* ---- rotary scaling -----------------------------------------------------------------------------------------------
+ */
 
-/* Llama 3.1: low frequencies are divided by `factor`, high ones kept, those between blended. Method: llama-models, reference
- * model.py, apply_scaling; the result is stored as a divisor for each frequency (rope_freqs.weight), as llama.cpp does. */
+/* Llama 3.1: low frequencies are divided by `factor`, high ones kept, those between blended. Method: llama-models,
+ * reference model.py, apply_scaling; the result is stored as a divisor for each frequency (rope_freqs.weight), as
+ * llama.cpp does. */
 static sg_status llama3_freqs(const config *f, const cJSON *rope, sg_conv_hparams *hp, sg_error *err) {
     float factor = 8, low = 1, high = 4;
     uint32_t original = 8192;
@@ -91,7 +100,8 @@ static sg_status llama3_freqs(const config *f, const cJSON *rope, sg_conv_hparam
     SG_TRY(sg_json_f32(rope, f->path, "low_freq_factor", 1e-6, FACTOR_MAX, false, &low, err));
     SG_TRY(sg_json_f32(rope, f->path, "high_freq_factor", 1e-6, FACTOR_MAX, false, &high, err));
     SG_TRY(sg_json_u32(rope, f->path, "original_max_position_embeddings", 1, INT32_MAX, false, &original, err));
-    if (high <= low) return sg_fail(err, SG_E_FORMAT, "%s: high_freq_factor %g is not above low_freq_factor %g", f->path, high, low);
+    if (high <= low)
+        return sg_fail(err, SG_E_FORMAT, "%s: high_freq_factor %g is not above low_freq_factor %g", f->path, high, low);
     const uint32_t n = hp->head_dim / 2;
     hp->rope_freqs = malloc(n * sizeof *hp->rope_freqs);
     if (!hp->rope_freqs) return sg_fail(err, SG_E_NOMEM, "%s: no memory", f->path);
@@ -99,15 +109,17 @@ static sg_status llama3_freqs(const config *f, const cJSON *rope, sg_conv_hparam
         const double freq = pow(hp->rope_base, -2.0 * i / hp->head_dim), wavelength = 2 * 3.14159265358979323846 / freq;
         const double smooth = (original / wavelength - low) / ((double)high - low);
         double divisor = 1;
-        if (wavelength > original / (double)low) divisor = factor;
-        else if (wavelength >= original / (double)high) divisor = 1 / ((1 - smooth) / factor + smooth);
+        if (wavelength > original / (double)low)
+            divisor = factor;
+        else if (wavelength >= original / (double)high)
+            divisor = 1 / ((1 - smooth) / factor + smooth);
         hp->rope_freqs[i] = (float)divisor;
     }
     return SG_OK;
 }
 
-/* YaRN scales cos and sin by attention_factor, 0.1 ln(factor) + 1 unless the file says otherwise (arXiv 2309.00071, equation
- * 22). In GGUF that default is implied and attn_factor multiplies it. */
+/* YaRN scales cos and sin by attention_factor, 0.1 ln(factor) + 1 unless the file says otherwise (arXiv 2309.00071,
+ * equation 22). In GGUF that default is implied and attn_factor multiplies it. */
 static sg_status read_yarn(const config *f, const cJSON *rope, sg_conv_hparams *hp, sg_error *err) {
     float attention = 0, mscale = 0, mscale_all = 0;
     bool truncate = true;
@@ -132,14 +144,16 @@ static sg_status read_yarn(const config *f, const cJSON *rope, sg_conv_hparams *
 static sg_status read_rope(const config *f, sg_conv_hparams *hp, sg_error *err) {
     const cJSON *rope = sg_json_get(f->json, "rope_parameters");
     if (!rope) rope = sg_json_get(f->json, "rope_scaling");
-    if (rope && !cJSON_IsObject(rope)) return sg_fail(err, SG_E_FORMAT, "%s: the rotary parameters are no object", f->path);
+    if (rope && !cJSON_IsObject(rope))
+        return sg_fail(err, SG_E_FORMAT, "%s: the rotary parameters are no object", f->path);
     hp->rope_base = 10000.0f;
     SG_TRY(sg_json_f32(f->json, f->path, "rope_theta", 1, 1e12, false, &hp->rope_base, err));
     SG_TRY(sg_json_f32(rope, f->path, "rope_theta", 1, 1e12, false, &hp->rope_base, err));
     float partial = 1;
     SG_TRY(sg_json_f32(f->json, f->path, "partial_rotary_factor", 0, 1, false, &partial, err));
     SG_TRY(sg_json_f32(rope, f->path, "partial_rotary_factor", 0, 1, false, &partial, err));
-    if (partial != 1) return sg_fail(err, SG_E_UNSUPPORTED, "%s: partial_rotary_factor %g is not known, only 1", f->path, partial);
+    if (partial != 1)
+        return sg_fail(err, SG_E_UNSUPPORTED, "%s: partial_rotary_factor %g is not known, only 1", f->path, partial);
     const char *type = sg_json_str(rope, "rope_type");
     if (!type) type = sg_json_str(rope, "type");
     if (!type || strcmp(type, "default") == 0) return SG_OK;
@@ -149,7 +163,8 @@ static sg_status read_rope(const config *f, sg_conv_hparams *hp, sg_error *err) 
         hp->rope = SG_CONV_ROPE_LINEAR;
         return sg_json_f32(rope, f->path, "factor", 1e-3, FACTOR_MAX, true, &hp->rope_factor, err);
     }
-    return sg_fail(err, SG_E_UNSUPPORTED, "%s: the rotary scaling %.40s is not known (default, linear, yarn, llama3)", f->path, type);
+    return sg_fail(err, SG_E_UNSUPPORTED, "%s: the rotary scaling %.40s is not known (default, linear, yarn, llama3)",
+                   f->path, type);
 }
 
 static sg_status read_flags(const config *f, sg_hf_config *c, sg_error *err) {
@@ -157,12 +172,14 @@ static sg_status read_flags(const config *f, sg_hf_config *c, sg_error *err) {
     const cJSON *quant = sg_json_get(f->json, "quantization_config");
     if (quant) {
         const char *method = sg_json_str(quant, "quant_method");
-        return sg_fail(err, SG_E_UNSUPPORTED, "%s: the weights are quantised (%.40s); convert the model they were made from",
-                       f->path, method ? method : "quantization_config");
+        return sg_fail(err, SG_E_UNSUPPORTED,
+                       "%s: the weights are quantised (%.40s); convert the model they were made from", f->path,
+                       method ? method : "quantization_config");
     }
     SG_TRY(sg_json_bool(f->json, f->path, "attention_bias", &attention_bias, err));
     SG_TRY(sg_json_bool(f->json, f->path, "mlp_bias", &mlp_bias, err));
-    if (mlp_bias) return sg_fail(err, SG_E_UNSUPPORTED, "%s: biases in the feed-forward block (mlp_bias) are not known", f->path);
+    if (mlp_bias)
+        return sg_fail(err, SG_E_UNSUPPORTED, "%s: biases in the feed-forward block (mlp_bias) are not known", f->path);
     c->qkv_bias = c->arch->qkv_bias || attention_bias;
     c->o_bias = !c->arch->qkv_bias && attention_bias;
     c->says_tied = sg_json_get(f->json, "tie_word_embeddings") != NULL;

@@ -11,8 +11,8 @@
 #define MAX_FILE (128u << 20)
 #define GPT2_WORDS "<byte-level>" /* stands for ByteLevel with use_regex in a list of stages */
 
-/* Expressions of published tokenizer.json files (Meta-Llama-3-8B, Qwen2-7B, Mistral-Nemo) and the names that llama.cpp gave
- * them. Stages are separated by line feeds. */
+/* Expressions of published tokenizer.json files (Meta-Llama-3-8B, Qwen2-7B, Mistral-Nemo) and the names that llama.cpp
+ * gave them. Stages are separated by line feeds. */
 #define CONTRACTIONS "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 #define REST "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 static const struct {
@@ -62,7 +62,8 @@ static bool has_part(const cJSON *component, const char *list, const char *type)
     return false;
 }
 
-/* ---- vocabulary --------------------------------------------------------------------------------------------------- */
+/* ---- vocabulary ---------------------------------------------------------------------------------------------------
+ */
 
 static sg_status read_tokens(tokenizer *t, sg_error *err) {
     const cJSON *vocab = sg_json_get(t->model, "vocab"), *e;
@@ -71,8 +72,8 @@ static sg_status read_tokens(tokenizer *t, sg_error *err) {
     cJSON_ArrayForEach(e, vocab) {
         const double id = cJSON_IsNumber(e) ? e->valuedouble : -1;
         if (!(id >= 0 && id < t->v->n) || id != (double)(uint32_t)id)
-            return sg_fail(err, SG_E_FORMAT, "%s: token \"%.60s\" has no id below %u, the rows of the embedding", t->path,
-                           e->string, t->v->n);
+            return sg_fail(err, SG_E_FORMAT, "%s: token \"%.60s\" has no id below %u, the rows of the embedding",
+                           t->path, e->string, t->v->n);
         const uint32_t i = (uint32_t)id;
         if (t->v->text[i]) return sg_fail(err, SG_E_FORMAT, "%s: two tokens have the id %u", t->path, i);
         int32_t type = SG_TOK_NORMAL;
@@ -94,9 +95,12 @@ static sg_status read_merge(const tokenizer *t, const cJSON *e, size_t i, sg_str
         a = cJSON_GetStringValue(cJSON_GetArrayItem(e, 0));
         b = cJSON_GetStringValue(cJSON_GetArrayItem(e, 1));
     }
-    if (text) sg_str_puts(s, text);
-    else if (a && b) sg_str_printf(s, "%s %s", a, b);
-    else return sg_fail(err, SG_E_FORMAT, "%s: merge %zu is neither a string nor a pair of strings", t->path, i);
+    if (text)
+        sg_str_puts(s, text);
+    else if (a && b)
+        sg_str_printf(s, "%s %s", a, b);
+    else
+        return sg_fail(err, SG_E_FORMAT, "%s: merge %zu is neither a string nor a pair of strings", t->path, i);
     if (s->failed) return sg_fail(err, SG_E_NOMEM, "%s: no memory", t->path);
     const char *blank = strchr(s->data, ' ');
     if (!blank || blank == s->data || !blank[1] || strchr(blank + 1, ' '))
@@ -117,7 +121,7 @@ static sg_status read_merges(tokenizer *t, sg_error *err) {
             free(s.data);
             return status;
         }
-        t->v->merges[t->v->n_merges++] = (sg_gguf_string){ s.data, s.len };
+        t->v->merges[t->v->n_merges++] = (sg_gguf_string) { s.data, s.len };
     }
     return SG_OK;
 }
@@ -128,8 +132,8 @@ typedef struct entry {
 } entry;
 static int by_text(const void *a, const void *b) { return strcmp(((const entry *)a)->text, ((const entry *)b)->text); }
 
-/* SentencePiece merges the pair whose piece has the best score; in tokenizer.json the earliest merge wins. So a piece gets
- * minus the place of its first merge, and a piece that no merge makes comes last. */
+/* SentencePiece merges the pair whose piece has the best score; in tokenizer.json the earliest merge wins. So a piece
+ * gets minus the place of its first merge, and a piece that no merge makes comes last. */
 static sg_status scores_from_merges(tokenizer *t, sg_error *err) {
     sg_conv_vocab *v = t->v;
     entry *sorted = malloc(v->n * sizeof *sorted);
@@ -138,7 +142,7 @@ static sg_status scores_from_merges(tokenizer *t, sg_error *err) {
     for (uint32_t i = 0; i < v->n; i++) {
         if (!v->text[i]) continue;
         if (v->types[i] == SG_TOK_NORMAL) v->scores[i] = -(float)(v->n_merges + 1);
-        sorted[n++] = (entry){ v->text[i], i };
+        sorted[n++] = (entry) { v->text[i], i };
     }
     qsort(sorted, n, sizeof *sorted, by_text);
     sg_status status = SG_OK;
@@ -153,7 +157,8 @@ static sg_status scores_from_merges(tokenizer *t, sg_error *err) {
         const entry key = { joined, 0 }, *found = bsearch(&key, sorted, n, sizeof *sorted, by_text);
         free(joined);
         if (!found) {
-            status = sg_fail(err, SG_E_FORMAT, "%s: merge %zu (\"%.40s\") makes no token", t->path, i, v->merges[i].text);
+            status =
+                sg_fail(err, SG_E_FORMAT, "%s: merge %zu (\"%.40s\") makes no token", t->path, i, v->merges[i].text);
             break;
         }
         v->scores[found->id] = -(float)i;
@@ -162,7 +167,8 @@ static sg_status scores_from_merges(tokenizer *t, sg_error *err) {
     return status;
 }
 
-/* ---- what happens before and after --------------------------------------------------------------------------------- */
+/* ---- what happens before and after ---------------------------------------------------------------------------------
+ */
 
 /* The stages that cut text into words, as a string to compare. */
 static sg_status word_stages(const tokenizer *t, sg_str *out, sg_error *err) {
@@ -179,13 +185,15 @@ static sg_status word_stages(const tokenizer *t, sg_str *out, sg_error *err) {
             stage = flag ? "\\p{N}" : "\\p{N}+";
         } else if (is_type(part, "ByteLevel")) {
             SG_TRY(sg_json_bool(part, t->path, "add_prefix_space", &flag, err));
-            if (flag) return sg_fail(err, SG_E_UNSUPPORTED, "%s: ByteLevel with add_prefix_space is not known", t->path);
+            if (flag)
+                return sg_fail(err, SG_E_UNSUPPORTED, "%s: ByteLevel with add_prefix_space is not known", t->path);
             flag = true;
             SG_TRY(sg_json_bool(part, t->path, "use_regex", &flag, err));
             stage = flag ? GPT2_WORDS : NULL;
         } else {
             const char *type = sg_json_str(part, "type");
-            return sg_fail(err, SG_E_UNSUPPORTED, "%s: the pre-tokenizer %.40s is not known", t->path, type ? type : "without type");
+            return sg_fail(err, SG_E_UNSUPPORTED, "%s: the pre-tokenizer %.40s is not known", t->path,
+                           type ? type : "without type");
         }
         if (stage) sg_str_printf(out, "%s%s", out->len ? "\n" : "", stage);
     }
@@ -200,16 +208,18 @@ static sg_status choose_pre(tokenizer *t, sg_error *err) {
     sg_status status = word_stages(t, &stages, err);
     const char *pre = NULL, *text = stages.data ? stages.data : "";
     for (size_t i = 0; i < sizeof pre_names / sizeof *pre_names; i++)
-        if (strcmp(pre_names[i].stages, text) == 0) pre = ignore_merges ? pre_names[i].pre_ignoring_merges : pre_names[i].pre;
+        if (strcmp(pre_names[i].stages, text) == 0)
+            pre = ignore_merges ? pre_names[i].pre_ignoring_merges : pre_names[i].pre;
     if (status == SG_OK && !pre)
-        status = sg_fail(err, SG_E_UNSUPPORTED, "%s: the pre-tokenizer \"%.200s\" is not known (gpt-2, llama-3, qwen2, smollm, tekken)",
+        status = sg_fail(err, SG_E_UNSUPPORTED,
+                         "%s: the pre-tokenizer \"%.200s\" is not known (gpt-2, llama-3, qwen2, smollm, tekken)",
                          t->path, text);
     if (pre) t->v->pre = pre;
     free(stages.data);
     return status;
 }
 
-/* Byte-level vocabularies: NFC (Qwen) is left out, as llama.cpp does. SentencePiece ones: a leading "▁", spaces to "▁". */
+/* Byte-level: NFC (Qwen) is left out, as llama.cpp does. SentencePiece: U+2581 in front and for spaces. */
 static sg_status read_normalizer(tokenizer *t, sg_error *err) {
     const cJSON *at = NULL, *part;
     bool prefix = false;
@@ -220,7 +230,8 @@ static sg_status read_normalizer(tokenizer *t, sg_error *err) {
         } else if (!t->v->byte_level && is_type(part, "Prepend")) {
             prefix = true;
         } else if (t->v->byte_level || !is_type(part, "Replace")) {
-            return sg_fail(err, SG_E_UNSUPPORTED, "%s: the normalizer %.40s is not known", t->path, type ? type : "without type");
+            return sg_fail(err, SG_E_UNSUPPORTED, "%s: the normalizer %.40s is not known", t->path,
+                           type ? type : "without type");
         }
     }
     at = NULL;
@@ -268,8 +279,10 @@ static sg_status read_model(tokenizer *t, sg_error *err) {
         return sg_fail(err, SG_E_UNSUPPORTED, "%s: the BPE is neither byte-level nor has byte_fallback", t->path);
     SG_TRY(read_tokens(t, err));
     SG_TRY(read_merges(t, err));
-    if (t->v->byte_level) SG_TRY(choose_pre(t, err));
-    else SG_TRY(scores_from_merges(t, err));
+    if (t->v->byte_level)
+        SG_TRY(choose_pre(t, err));
+    else
+        SG_TRY(scores_from_merges(t, err));
     return read_normalizer(t, err);
 }
 
@@ -279,13 +292,15 @@ sg_status sg_conv_vocab_add_token(sg_conv_vocab *v, double id, const cJSON *cont
     if (!text || !(id >= 0 && id < 4294967296.0) || id != (double)(uint32_t)id)
         return sg_fail(err, SG_E_FORMAT, "%s: an added token has no text or no valid id", path);
     if (id >= v->n) {
-        sg_log_line(log, SG_LOG_WARN, "%s: token %u (%.60s) is left out, the model has %u rows", path, (uint32_t)id, text, v->n);
+        sg_log_line(log, SG_LOG_WARN, "%s: token %u (%.60s) is left out, the model has %u rows", path, (uint32_t)id,
+                    text, v->n);
         return SG_OK;
     }
     const uint32_t i = (uint32_t)id;
     int32_t type = special ? SG_TOK_CONTROL : SG_TOK_USER_DEFINED;
     if (v->text[i] && v->types[i] == SG_TOK_UNKNOWN) type = SG_TOK_UNKNOWN;
-    if (!sg_conv_vocab_set(v, i, text, strlen(text), 0.0f, type)) return sg_fail(err, SG_E_NOMEM, "%s: no memory", path);
+    if (!sg_conv_vocab_set(v, i, text, strlen(text), 0.0f, type))
+        return sg_fail(err, SG_E_NOMEM, "%s: no memory", path);
     return SG_OK;
 }
 
@@ -297,8 +312,8 @@ sg_status sg_conv_vocab_add_json_tokens(sg_conv_vocab *v, const cJSON *root, con
         const cJSON *id = sg_json_get(e, "id");
         bool special = false;
         SG_TRY(sg_json_bool(e, path, "special", &special, err));
-        SG_TRY(sg_conv_vocab_add_token(v, cJSON_IsNumber(id) ? id->valuedouble : -1, sg_json_get(e, "content"), special, path,
-                                       log, err));
+        SG_TRY(sg_conv_vocab_add_token(v, cJSON_IsNumber(id) ? id->valuedouble : -1, sg_json_get(e, "content"), special,
+                                       path, log, err));
     }
     return SG_OK;
 }

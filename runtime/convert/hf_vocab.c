@@ -51,8 +51,8 @@ static sg_status add_decoder_tokens(const folder *f, const cJSON *config, const 
         const double id = e->string ? strtod(e->string, &end) : -1;
         bool special = false;
         SG_TRY(sg_json_bool(e, path, "special", &special, err));
-        SG_TRY(sg_conv_vocab_add_token(f->v, e->string && *e->string && !*end ? id : -1, sg_json_get(e, "content"), special, path,
-                                       f->log, err));
+        SG_TRY(sg_conv_vocab_add_token(f->v, e->string && *e->string && !*end ? id : -1, sg_json_get(e, "content"),
+                                       special, path, f->log, err));
     }
     return SG_OK;
 }
@@ -74,7 +74,8 @@ static sg_status add_to_spm(const folder *f, sg_error *err) {
     return status;
 }
 
-static sg_status read_any(const folder *f, const char *spm, bool has_spm, const char *json, bool has_json, sg_error *err) {
+static sg_status read_any(const folder *f, const char *spm, bool has_spm, const char *json, bool has_json,
+                          sg_error *err) {
     if (has_spm && looks_like_spm(spm)) {
         SG_TRY(sg_conv_vocab_read_spm(f->v, spm, err));
         SG_TRY(add_to_spm(f, err));
@@ -86,7 +87,8 @@ static sg_status read_any(const folder *f, const char *spm, bool has_spm, const 
         sg_log_line(f->log, SG_LOG_INFO, "vocabulary from %s", json);
         return SG_OK;
     }
-    if (has_spm) return sg_fail(err, SG_E_UNSUPPORTED, "%s: is no SentencePiece model, and there is no tokenizer.json", spm);
+    if (has_spm)
+        return sg_fail(err, SG_E_UNSUPPORTED, "%s: is no SentencePiece model, and there is no tokenizer.json", spm);
     return sg_fail(err, SG_E_NOT_FOUND, "%s: holds neither tokenizer.json nor tokenizer.model", f->dir);
 }
 
@@ -136,8 +138,10 @@ static sg_status read_template(const folder *f, const cJSON *config, sg_error *e
         status = sg_file_read(path, MAX_TEMPLATE, &text, err);
         if (status == SG_OK && (memchr(text.data, 0, text.len) || sg_utf8_check(text.data, text.len) != text.len))
             status = sg_fail(err, SG_E_FORMAT, "%s: is no UTF-8 text", path);
-        if (status != SG_OK) free(text.data);
-        else f->v->chat_template = text.data;
+        if (status != SG_OK)
+            free(text.data);
+        else
+            f->v->chat_template = text.data;
     } else if (status == SG_OK) {
         const char *text = chat_template(config);
         f->v->chat_template = text ? strdup(text) : NULL;
@@ -180,8 +184,11 @@ static sg_status read_settings(const folder *f, sg_error *err) {
 sg_status sg_conv_vocab_read_hf_folder(sg_conv_vocab *v, const char *dir, const char *tokenizer, const sg_log *log,
                                        sg_error *err) {
     const folder f = { v, dir, log };
-    if (!tokenizer) SG_TRY(find_vocab(&f, err));
-    else if (looks_like_spm(tokenizer)) SG_TRY(sg_conv_vocab_read_spm(v, tokenizer, err));
-    else SG_TRY(sg_conv_vocab_read_hf_json(v, tokenizer, log, err));
+    if (!tokenizer)
+        SG_TRY(find_vocab(&f, err));
+    else if (looks_like_spm(tokenizer))
+        SG_TRY(sg_conv_vocab_read_spm(v, tokenizer, err));
+    else
+        SG_TRY(sg_conv_vocab_read_hf_json(v, tokenizer, log, err));
     return read_settings(&f, err);
 }

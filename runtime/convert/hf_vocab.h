@@ -10,7 +10,7 @@
 SG_NODISCARD sg_status sg_conv_vocab_add_token(sg_conv_vocab *v, double id, const cJSON *content, bool special,
                                                const char *path, const sg_log *log, sg_error *err);
 /* The list added_tokens of a tokenizer.json. */
-SG_NODISCARD sg_status sg_conv_vocab_add_json_tokens(sg_conv_vocab *v, const cJSON *root, const char *path, const sg_log *log,
-                                                     sg_error *err);
+SG_NODISCARD sg_status sg_conv_vocab_add_json_tokens(sg_conv_vocab *v, const cJSON *root, const char *path,
+                                                     const sg_log *log, sg_error *err);
 
 #endif

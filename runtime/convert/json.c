@@ -7,8 +7,8 @@
 #include "runtime/base/utf8.h"
 #include "runtime/convert/file.h"
 
-/* A parsed value costs about 64 bytes and may stand for two bytes of text. The largest vocabularies in use (260 thousand
- * tokens, 580 thousand merges as pairs) have two million values. */
+/* A parsed value costs about 64 bytes and may stand for two bytes of text. The largest vocabularies in use (260
+ * thousand tokens, 580 thousand merges as pairs) have two million values. */
 #define MAX_VALUES (8u << 20)
 
 /* Every value but the first follows one of , [ { : (those inside strings count too, which does no harm). */
@@ -26,13 +26,15 @@ sg_status sg_json_parse(const char *text, size_t len, const char *path, cJSON **
     const char *end = NULL;
     *out = cJSON_ParseWithLengthOpts(text, len, &end, false);
     if (!*out)
-        return sg_fail(err, SG_E_FORMAT, "%s: is no valid JSON near byte %zu", path, end >= text ? (size_t)(end - text) : 0);
+        return sg_fail(err, SG_E_FORMAT, "%s: is no valid JSON near byte %zu", path,
+                       end >= text ? (size_t)(end - text) : 0);
     size_t rest = (size_t)(end - text);
     while (rest < len && strchr(" \t\r\n", text[rest]) && text[rest]) rest++;
     if (rest == len && cJSON_IsObject(*out)) return SG_OK;
     cJSON_Delete(*out);
     *out = NULL;
-    if (rest != len) return sg_fail(err, SG_E_FORMAT, "%s: there is more after the end of the JSON text at byte %zu", path, rest);
+    if (rest != len)
+        return sg_fail(err, SG_E_FORMAT, "%s: there is more after the end of the JSON text at byte %zu", path, rest);
     return sg_fail(err, SG_E_FORMAT, "%s: the JSON text is no object", path);
 }
 
@@ -53,8 +55,8 @@ const cJSON *sg_json_get(const cJSON *obj, const char *key) {
 const char *sg_json_str(const cJSON *obj, const char *key) { return cJSON_GetStringValue(sg_json_get(obj, key)); }
 
 /* *found is false when the field is absent and need not be there. */
-static sg_status number(const cJSON *obj, const char *path, const char *key, double lo, double hi, bool required, double *out,
-                        bool *found, sg_error *err) {
+static sg_status number(const cJSON *obj, const char *path, const char *key, double lo, double hi, bool required,
+                        double *out, bool *found, sg_error *err) {
     const cJSON *v = sg_json_get(obj, key);
     *found = v != NULL;
     if (!v && required) return sg_fail(err, SG_E_FORMAT, "%s: \"%s\" is missing", path, key);
@@ -77,8 +79,8 @@ sg_status sg_json_u32(const cJSON *obj, const char *path, const char *key, uint3
     return SG_OK;
 }
 
-sg_status sg_json_f32(const cJSON *obj, const char *path, const char *key, double lo, double hi, bool required, float *out,
-                      sg_error *err) {
+sg_status sg_json_f32(const cJSON *obj, const char *path, const char *key, double lo, double hi, bool required,
+                      float *out, sg_error *err) {
     double d = 0;
     bool found;
     SG_TRY(number(obj, path, key, lo, hi, required, &d, &found, err));

@@ -23,9 +23,9 @@ static const uint8_t order_v1[KINDS] = { ATTN_NORM, FFN_NORM, NORM, TOK, Q, K, V
 static const uint8_t layer_order[] = { ATTN_NORM, Q, K, V, O, FFN_NORM, W1, W3, W2 };
 
 static const char *const names[KINDS] = {
-    "token_embd.weight",      "blk.%u.attn_norm.weight", "blk.%u.attn_q.weight",   "blk.%u.attn_k.weight",
+    "token_embd.weight",      "blk.%u.attn_norm.weight",   "blk.%u.attn_q.weight",   "blk.%u.attn_k.weight",
     "blk.%u.attn_v.weight",   "blk.%u.attn_output.weight", "blk.%u.ffn_norm.weight", "blk.%u.ffn_gate.weight",
-    "blk.%u.ffn_down.weight", "blk.%u.ffn_up.weight",    "output_norm.weight",     "output.weight",
+    "blk.%u.ffn_down.weight", "blk.%u.ffn_up.weight",      "output_norm.weight",     "output.weight",
 };
 
 typedef struct checkpoint {
@@ -38,7 +38,9 @@ typedef struct checkpoint {
 } checkpoint;
 
 static bool per_layer(int kind) { return kind != TOK && kind != NORM && kind != OUT; }
-static uint64_t n_values(const checkpoint *c, int kind) { return c->ne[kind][0] * (c->ne[kind][1] ? c->ne[kind][1] : 1); }
+static uint64_t n_values(const checkpoint *c, int kind) {
+    return c->ne[kind][0] * (c->ne[kind][1] ? c->ne[kind][1] : 1);
+}
 static bool is_int8(const checkpoint *c, int kind) { return c->version == 2 && c->ne[kind][1] > 0; }
 
 static uint64_t n_bytes(const checkpoint *c, int kind) {
@@ -47,22 +49,31 @@ static uint64_t n_bytes(const checkpoint *c, int kind) {
 }
 
 static sg_status check_dims(const char *path, const int32_t p[7], sg_conv_hparams *hp, bool *tied, sg_error *err) {
-    static const char *const what[7] = { "dim", "hidden_dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "seq_len" };
-    static const uint32_t most[7] = { SG_CONV_MAX_DIM, SG_CONV_MAX_DIM, SG_CONV_MAX_LAYERS, 65536, 65536, SG_CONV_MAX_VOCAB,
-                                      1u << 24 };
+    static const char *const what[7] = { "dim",        "hidden_dim", "n_layers", "n_heads",
+                                         "n_kv_heads", "vocab_size", "seq_len" };
+    static const uint32_t most[7] = { SG_CONV_MAX_DIM,   SG_CONV_MAX_DIM, SG_CONV_MAX_LAYERS, 65536, 65536,
+                                      SG_CONV_MAX_VOCAB, 1u << 24 };
     for (int i = 0; i < 7; i++) {
         const int64_t v = i == 5 && p[i] < 0 ? -(int64_t)p[i] : p[i];
         if (v < 1 || v > most[i])
             return sg_fail(err, SG_E_FORMAT, "%s: is no llama2.c checkpoint: %s would be %d", path, what[i], p[i]);
     }
     *tied = *tied && p[5] > 0;
-    *hp = (sg_conv_hparams){ .arch = "llama", .n_embd = (uint32_t)p[0], .n_ff = (uint32_t)p[1], .n_layer = (uint32_t)p[2],
-                             .n_head = (uint32_t)p[3], .n_head_kv = (uint32_t)p[4], .n_vocab = (uint32_t)abs(p[5]),
-                             .n_ctx = (uint32_t)p[6], .norm_eps = 1e-5f, .rope_base = 10000.0f };
+    *hp = (sg_conv_hparams) { .arch = "llama",
+                              .n_embd = (uint32_t)p[0],
+                              .n_ff = (uint32_t)p[1],
+                              .n_layer = (uint32_t)p[2],
+                              .n_head = (uint32_t)p[3],
+                              .n_head_kv = (uint32_t)p[4],
+                              .n_vocab = (uint32_t)abs(p[5]),
+                              .n_ctx = (uint32_t)p[6],
+                              .norm_eps = 1e-5f,
+                              .rope_base = 10000.0f };
     hp->head_dim = hp->n_embd / hp->n_head;
     if (hp->n_embd % hp->n_head || hp->n_head % hp->n_head_kv || hp->head_dim % 2)
-        return sg_fail(err, SG_E_FORMAT, "%s: is no llama2.c checkpoint: dim %u, %u heads and %u key/value heads do not fit",
-                       path, hp->n_embd, hp->n_head, hp->n_head_kv);
+        return sg_fail(err, SG_E_FORMAT,
+                       "%s: is no llama2.c checkpoint: dim %u, %u heads and %u key/value heads do not fit", path,
+                       hp->n_embd, hp->n_head, hp->n_head_kv);
     return SG_OK;
 }
 
@@ -80,8 +91,8 @@ static sg_status read_header(checkpoint *c, int fd, sg_conv_hparams *hp, sg_erro
     }
     memcpy(&c->version, raw + 4, 4);
     if (c->version != 1 && c->version != 2)
-        return sg_fail(err, SG_E_UNSUPPORTED, "%s: is a llama2.c checkpoint of version %u (0, 1 and 2 are known)", c->path,
-                       c->version);
+        return sg_fail(err, SG_E_UNSUPPORTED, "%s: is a llama2.c checkpoint of version %u (0, 1 and 2 are known)",
+                       c->path, c->version);
     if (c->size < HEADER_V1) return sg_fail(err, SG_E_FORMAT, "%s: ends inside its header", c->path);
     memcpy(p, raw + 8, sizeof p);
     c->tied = raw[36] != 0;
@@ -96,16 +107,26 @@ static sg_status read_header(checkpoint *c, int fd, sg_conv_hparams *hp, sg_erro
 static sg_status lay_out(checkpoint *c, const sg_conv_hparams *hp, sg_error *err) {
     const uint64_t d = hp->n_embd, ff = hp->n_ff, kv = (uint64_t)hp->n_head_kv * hp->head_dim;
     const uint64_t shapes[KINDS][2] = {
-        [TOK] = { d, hp->n_vocab }, [ATTN_NORM] = { d, 0 }, [Q] = { d, d }, [K] = { d, kv }, [V] = { d, kv }, [O] = { d, d },
-        [FFN_NORM] = { d, 0 }, [W1] = { d, ff }, [W2] = { ff, d }, [W3] = { d, ff }, [NORM] = { d, 0 }, [OUT] = { d, hp->n_vocab },
+        [TOK] = { d, hp->n_vocab },
+        [ATTN_NORM] = { d, 0 },
+        [Q] = { d, d },
+        [K] = { d, kv },
+        [V] = { d, kv },
+        [O] = { d, d },
+        [FFN_NORM] = { d, 0 },
+        [W1] = { d, ff },
+        [W2] = { ff, d },
+        [W3] = { d, ff },
+        [NORM] = { d, 0 },
+        [OUT] = { d, hp->n_vocab },
     };
     memcpy(c->ne, shapes, sizeof shapes);
     uint64_t at = c->version == 0 ? HEADER_V0 : HEADER_V1;
     for (int i = 0; i < KINDS; i++) {
         const int kind = c->version == 0 ? order_v0[i] : order_v1[i];
         if (is_int8(c, kind) && n_values(c, kind) % c->group)
-            return sg_fail(err, SG_E_FORMAT, "%s: the group size %u does not divide a tensor of %llu values", c->path, c->group,
-                           (unsigned long long)n_values(c, kind));
+            return sg_fail(err, SG_E_FORMAT, "%s: the group size %u does not divide a tensor of %llu values", c->path,
+                           c->group, (unsigned long long)n_values(c, kind));
         if (kind == OUT && c->version == 0) at += (uint64_t)hp->n_ctx * hp->head_dim * 4;
         c->base[kind] = at;
         if (kind != OUT || !c->tied) at += n_bytes(c, kind) * (per_layer(kind) ? hp->n_layer : 1);
@@ -152,8 +173,10 @@ static sg_status find_tokenizer(const sg_conv_job *job, uint32_t n_vocab, char *
     char *dir = strdup(job->input), numbered[32];
     if (!dir) return sg_fail(err, SG_E_NOMEM, "%s: no memory", job->input);
     char *slash = strrchr(dir, '/');
-    if (slash == dir) slash[1] = 0;
-    else if (slash) *slash = 0;
+    if (slash == dir)
+        slash[1] = 0;
+    else if (slash)
+        *slash = 0;
     snprintf(numbered, sizeof numbered, "tok%u.bin", n_vocab);
     const char *const candidates[] = { numbered, "tokenizer.bin", "tokenizer.model" };
     *out = NULL;
@@ -165,20 +188,26 @@ static sg_status find_tokenizer(const sg_conv_job *job, uint32_t n_vocab, char *
     }
     free(dir);
     if (*out) return SG_OK;
-    return sg_fail(err, SG_E_NOT_FOUND, "%s: there is no %s, tokenizer.bin or tokenizer.model beside it; name a tokenizer file",
-                   job->input, numbered);
+    return sg_fail(err, SG_E_NOT_FOUND,
+                   "%s: there is no %s, tokenizer.bin or tokenizer.model beside it; name a tokenizer file", job->input,
+                   numbered);
 }
 
 static sg_status read_vocab(const sg_conv_job *job, sg_conv_model *m, sg_error *err) {
     SG_TRY(sg_conv_vocab_init(&m->vocab, m->hp.n_vocab, err));
     char *path = NULL;
-    if (job->tokenizer) path = strdup(job->tokenizer);
-    else SG_TRY(find_tokenizer(job, m->hp.n_vocab, &path, err));
+    if (job->tokenizer)
+        path = strdup(job->tokenizer);
+    else
+        SG_TRY(find_tokenizer(job, m->hp.n_vocab, &path, err));
     if (!path) return sg_fail(err, SG_E_NOMEM, "%s: no memory", job->input);
     sg_status status;
-    if (ends_with(path, ".model")) status = sg_conv_vocab_read_spm(&m->vocab, path, err);
-    else if (ends_with(path, ".json")) status = sg_conv_vocab_read_hf_json(&m->vocab, path, &job->log, err);
-    else status = sg_conv_vocab_read_llama2c(&m->vocab, path, err);
+    if (ends_with(path, ".model"))
+        status = sg_conv_vocab_read_spm(&m->vocab, path, err);
+    else if (ends_with(path, ".json"))
+        status = sg_conv_vocab_read_hf_json(&m->vocab, path, &job->log, err);
+    else
+        status = sg_conv_vocab_read_llama2c(&m->vocab, path, err);
     if (status == SG_OK) sg_log_line(&job->log, SG_LOG_INFO, "vocabulary from %s", path);
     free(path);
     return status;

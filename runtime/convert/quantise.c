@@ -14,10 +14,10 @@ typedef struct stream {
     const sg_conv_tensor *t;
     uint64_t cols, rows; /* as ne, but a vector whose values change places counts as rows of one value */
     int fd;
-    uint8_t *raw;   /* source bytes of one chunk */
-    float *scales;  /* INT8: scales of one chunk */
-    float *values;  /* the chunk as F32 */
-    uint8_t *out;   /* the chunk as written */
+    uint8_t *raw;  /* source bytes of one chunk */
+    float *scales; /* INT8: scales of one chunk */
+    float *values; /* the chunk as F32 */
+    uint8_t *out;  /* the chunk as written */
 } stream;
 
 static uint64_t src_bytes(sg_conv_src src) { return src == SG_CONV_SRC_F32 ? 4 : src == SG_CONV_SRC_INT8 ? 1 : 2; }
@@ -37,8 +37,7 @@ static sg_status load(stream *s, float *values, uint64_t first, size_t n, sg_err
     if (t->src == SG_CONV_SRC_INT8) {
         const uint64_t group = first / t->group, groups = (first + n - 1) / t->group - group + 1;
         SG_TRY(sg_file_read_at(s->fd, t->path, s->scales, groups * 4, t->scale_offset + group * 4, err));
-        for (size_t i = 0; i < n; i++)
-            values[i] = (float)(int8_t)s->raw[i] * s->scales[(first + i) / t->group - group];
+        for (size_t i = 0; i < n; i++) values[i] = (float)(int8_t)s->raw[i] * s->scales[(first + i) / t->group - group];
     } else {
         sg_dequantize(t->src == SG_CONV_SRC_F16 ? SG_DTYPE_F16 : SG_DTYPE_BF16, s->raw, values, n);
     }
@@ -64,18 +63,19 @@ static sg_status check_values(const stream *s, size_t n, sg_error *err) {
         max = a > max ? a : max;
     }
     const char *path = t->path ? t->path : "";
-    if (!finite) return sg_fail(err, SG_E_FORMAT, "%s: tensor %s holds values that are no finite numbers", path, t->name);
+    if (!finite)
+        return sg_fail(err, SG_E_FORMAT, "%s: tensor %s holds values that are no finite numbers", path, t->name);
     const float limit = t->type == SG_DTYPE_Q8_0 ? 65504.0f * 127 : t->type == SG_DTYPE_Q4_0 ? 65504.0f * 8 : 65504.0f;
     if (t->type != SG_DTYPE_F32 && t->type != SG_DTYPE_BF16 && max > limit)
-        return sg_fail(err, SG_E_UNSUPPORTED, "%s: tensor %s holds %g, too large for %s; choose bf16 or f32", path, t->name, max,
-                       sg_dtype_get(t->type)->name);
+        return sg_fail(err, SG_E_UNSUPPORTED, "%s: tensor %s holds %g, too large for %s; choose bf16 or f32", path,
+                       t->name, max, sg_dtype_get(t->type)->name);
     return SG_OK;
 }
 
 /* *step: rows of a chunk. */
 static sg_status stream_open(stream *s, const sg_conv_tensor *t, uint64_t *step, sg_error *err) {
     const bool by_value = t->n_dims == 1 && t->n_pair_heads;
-    *s = (stream){ .t = t, .cols = by_value ? 1 : t->ne[0], .rows = by_value ? t->ne[0] : t->ne[1], .fd = -1 };
+    *s = (stream) { .t = t, .cols = by_value ? 1 : t->ne[0], .rows = by_value ? t->ne[0] : t->ne[1], .fd = -1 };
     *step = CHUNK_VALUES / s->cols;
     *step = *step == 0 ? 1 : *step > s->rows ? s->rows : *step;
     const size_t n = *step * s->cols;
@@ -98,8 +98,8 @@ static void stream_close(stream *s) {
     free(s->out);
 }
 
-sg_status sg_conv_stream(const sg_conv_job *job, const sg_conv_tensor *t, sg_gguf_writer *w, uint64_t *done, uint64_t total,
-                         sg_error *err) {
+sg_status sg_conv_stream(const sg_conv_job *job, const sg_conv_tensor *t, sg_gguf_writer *w, uint64_t *done,
+                         uint64_t total, sg_error *err) {
     uint64_t step;
     stream s;
     sg_status status = stream_open(&s, t, &step, err);

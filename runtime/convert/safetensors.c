@@ -10,9 +10,9 @@ static const struct {
     const char *name;
     uint32_t bytes;
 } dtypes[] = {
-    { "F32", 4 },     { "F16", 2 },     { "BF16", 2 }, { "F64", 8 }, { "I64", 8 }, { "U64", 8 }, { "I32", 4 },  { "U32", 4 },
-    { "I16", 2 },     { "U16", 2 },     { "I8", 1 },   { "U8", 1 },  { "BOOL", 1 },
-    { "F8_E4M3", 1 }, { "F8_E5M2", 1 },
+    { "F32", 4 }, { "F16", 2 }, { "BF16", 2 }, { "F64", 8 },     { "I64", 8 },
+    { "U64", 8 }, { "I32", 4 }, { "U32", 4 },  { "I16", 2 },     { "U16", 2 },
+    { "I8", 1 },  { "U8", 1 },  { "BOOL", 1 }, { "F8_E4M3", 1 }, { "F8_E5M2", 1 },
 };
 
 static uint32_t dtype_bytes(const char *name) {
@@ -29,7 +29,8 @@ static bool whole(const cJSON *v, uint64_t *out) {
 }
 
 /* Fills t from its entry in the header; data begins at byte `base` of the file and has `room` bytes. */
-static sg_status read_entry(const cJSON *e, uint64_t base, uint64_t room, const char *path, sg_st_tensor *t, sg_error *err) {
+static sg_status read_entry(const cJSON *e, uint64_t base, uint64_t room, const char *path, sg_st_tensor *t,
+                            sg_error *err) {
     const char *name = e->string;
     const char *dtype = sg_json_str(e, "dtype");
     const uint32_t unit = dtype ? dtype_bytes(dtype) : 0;
@@ -43,7 +44,8 @@ static sg_status read_entry(const cJSON *e, uint64_t base, uint64_t room, const 
     const cJSON *d;
     cJSON_ArrayForEach(d, shape) {
         if (t->n_dims == SG_ST_MAX_DIMS)
-            return sg_fail(err, SG_E_UNSUPPORTED, "%s: tensor %.100s has more than %d dimensions", path, name, SG_ST_MAX_DIMS);
+            return sg_fail(err, SG_E_UNSUPPORTED, "%s: tensor %.100s has more than %d dimensions", path, name,
+                           SG_ST_MAX_DIMS);
         uint64_t *dim = &t->dims[t->n_dims++];
         if (!whole(d, dim) || __builtin_mul_overflow(bytes, *dim, &bytes))
             return sg_fail(err, SG_E_FORMAT, "%s: tensor %.100s has an impossible shape", path, name);
@@ -54,8 +56,8 @@ static sg_status read_entry(const cJSON *e, uint64_t base, uint64_t room, const 
         !whole(cJSON_GetArrayItem(offsets, 1), &hi) || lo > hi)
         return sg_fail(err, SG_E_FORMAT, "%s: tensor %.100s has no valid data_offsets", path, name);
     if (hi > room)
-        return sg_fail(err, SG_E_FORMAT, "%s: tensor %.100s ends at byte %llu of the data, the file has only %llu", path, name,
-                       (unsigned long long)hi, (unsigned long long)room);
+        return sg_fail(err, SG_E_FORMAT, "%s: tensor %.100s ends at byte %llu of the data, the file has only %llu",
+                       path, name, (unsigned long long)hi, (unsigned long long)room);
     if (hi - lo != bytes)
         return sg_fail(err, SG_E_FORMAT, "%s: tensor %.100s has %llu bytes, its shape needs %llu", path, name,
                        (unsigned long long)(hi - lo), (unsigned long long)bytes);
@@ -72,10 +74,13 @@ static int by_offset(const void *pa, const void *pb) {
     return (a->n_bytes > b->n_bytes) - (a->n_bytes < b->n_bytes); /* empty ones first */
 }
 
-static int by_name(const void *a, const void *b) { return strcmp(((const sg_st_tensor *)a)->name, ((const sg_st_tensor *)b)->name); }
+static int by_name(const void *a, const void *b) {
+    return strcmp(((const sg_st_tensor *)a)->name, ((const sg_st_tensor *)b)->name);
+}
 
 /* The tensors first .. n lie one after the other and fill base .. base + room, as the format asks. */
-static sg_status check_layout(sg_st_set *set, size_t first, uint64_t base, uint64_t room, const char *path, sg_error *err) {
+static sg_status check_layout(sg_st_set *set, size_t first, uint64_t base, uint64_t room, const char *path,
+                              sg_error *err) {
     if (set->n > first) qsort(set->tensors + first, set->n - first, sizeof *set->tensors, by_offset);
     uint64_t at = base;
     for (size_t i = first; i < set->n; i++) {
@@ -122,7 +127,7 @@ static sg_status add_entries(sg_st_set *set, const cJSON *header, uint64_t base,
             set->tensors = p;
             set->cap = cap;
         }
-        set->tensors[set->n] = (sg_st_tensor){ 0 };
+        set->tensors[set->n] = (sg_st_tensor) { 0 };
         SG_TRY(read_entry(e, base, room, path, &set->tensors[set->n], err));
         set->n++;
     }
@@ -165,8 +170,10 @@ sg_st_tensor *sg_st_find(const sg_st_set *set, const char *name) {
         const size_t mid = lo + (hi - lo) / 2;
         const int c = strcmp(set->tensors[mid].name, name);
         if (c == 0) return &set->tensors[mid];
-        if (c < 0) lo = mid + 1;
-        else hi = mid;
+        if (c < 0)
+            lo = mid + 1;
+        else
+            hi = mid;
     }
     return NULL;
 }
@@ -176,5 +183,5 @@ void sg_st_finish(sg_st_set *set) {
     for (size_t i = 0; i < set->n_paths; i++) free(set->paths[i]);
     free(set->tensors);
     free(set->paths);
-    *set = (sg_st_set){ 0 };
+    *set = (sg_st_set) { 0 };
 }

@@ -9,13 +9,13 @@
 #define SG_ST_MAX_HEADER (100u * 1000 * 1000) /* the limit of the format's own reader */
 
 typedef struct sg_st_tensor {
-    char *name;        /* owned */
-    char dtype[12];    /* "BF16" */
+    char *name;     /* owned */
+    char dtype[12]; /* "BF16" */
     uint32_t n_dims;
     uint64_t dims[SG_ST_MAX_DIMS]; /* outermost first */
-    const char *path;  /* file that holds it; owned by the set */
+    const char *path;              /* file that holds it; owned by the set */
     uint64_t offset, n_bytes;      /* in that file; checked to lie inside */
-    bool used;         /* for the user of the set */
+    bool used;                     /* for the user of the set */
 } sg_st_tensor;
 
 /* The tensors of one file or of several shards, sorted by name. Zero-initialise. */

@@ -48,7 +48,7 @@ static bool next_field(span *s, field *f, bool *ok) {
     *ok = true;
     if (s->n == 0) return false;
     *ok = false;
-    *f = (field){ 0 };
+    *f = (field) { 0 };
     if (!take_varint(s, &tag) || tag >> 3 == 0 || tag >> 3 > 0x1FFFFFFF) return false;
     f->number = (uint32_t)(tag >> 3);
     f->wire = (uint32_t)(tag & 7);
@@ -59,7 +59,7 @@ static bool next_field(span *s, field *f, bool *ok) {
     case 2:
         *ok = take_varint(s, &n) && n <= s->n;
         if (!*ok) return false;
-        f->bytes = (span){ s->p, (size_t)n };
+        f->bytes = (span) { s->p, (size_t)n };
         s->p += n;
         s->n -= (size_t)n;
         break;
@@ -120,18 +120,21 @@ static sg_status parse(sg_conv_vocab *v, const char *path, span s, sg_error *err
     uint64_t model_type = 1; /* unigram, the default of the message */
     field f;
     bool ok;
-    if (s.n == 0 || *s.p != 0x0A) return sg_fail(err, SG_E_FORMAT, "%s: is no SentencePiece model", path); /* tag of a piece */
+    if (s.n == 0 || *s.p != 0x0A)
+        return sg_fail(err, SG_E_FORMAT, "%s: is no SentencePiece model", path); /* tag of a piece */
     while (next_field(&s, &f, &ok)) {
         if (f.wire != 2) continue;
         if (f.number == 1) {
-            if (n == v->n) return sg_fail(err, SG_E_FORMAT, "%s: holds more tokens than the %u of the model", path, v->n);
+            if (n == v->n)
+                return sg_fail(err, SG_E_FORMAT, "%s: holds more tokens than the %u of the model", path, v->n);
             SG_TRY(read_piece(v, n++, f.bytes, path, err));
         } else if ((f.number == 2 && !read_trainer(v, f.bytes, &model_type)) ||
                    (f.number == 3 && !read_normalizer(v, f.bytes))) {
             return sg_fail(err, SG_E_FORMAT, "%s: its settings are damaged", path);
         }
     }
-    if (!ok || n == 0) return sg_fail(err, SG_E_FORMAT, "%s: the SentencePiece model is damaged after %u tokens", path, n);
+    if (!ok || n == 0)
+        return sg_fail(err, SG_E_FORMAT, "%s: the SentencePiece model is damaged after %u tokens", path, n);
     if (model_type != 2)
         return sg_fail(err, SG_E_UNSUPPORTED, "%s: is a SentencePiece model of type %llu; only BPE (2) is known", path,
                        (unsigned long long)model_type);
@@ -149,7 +152,7 @@ sg_status sg_conv_vocab_read_spm(sg_conv_vocab *v, const char *path, sg_error *e
     v->pad = -1;
     v->add_bos = v->add_space_prefix = true;
     sg_status status = sg_file_read(path, MAX_FILE, &file, err);
-    if (status == SG_OK) status = parse(v, path, (span){ (const uint8_t *)file.data, file.len }, err);
+    if (status == SG_OK) status = parse(v, path, (span) { (const uint8_t *)file.data, file.len }, err);
     free(file.data);
     return status;
 }

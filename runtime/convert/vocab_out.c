@@ -5,7 +5,7 @@
 #include <string.h>
 
 sg_status sg_conv_vocab_init(sg_conv_vocab *v, uint32_t n, sg_error *err) {
-    *v = (sg_conv_vocab){ .pre = "default", .n = n, .bos = -1, .eos = -1, .unk = -1, .pad = -1 };
+    *v = (sg_conv_vocab) { .pre = "default", .n = n, .bos = -1, .eos = -1, .unk = -1, .pad = -1 };
     v->text = calloc(n, sizeof *v->text);
     v->scores = calloc(n, sizeof *v->scores);
     v->types = calloc(n, sizeof *v->types);
@@ -23,7 +23,7 @@ void sg_conv_vocab_finish(sg_conv_vocab *v) {
     free(v->types);
     free(v->merges);
     free(v->chat_template);
-    *v = (sg_conv_vocab){ 0 };
+    *v = (sg_conv_vocab) { 0 };
 }
 
 bool sg_conv_vocab_set(sg_conv_vocab *v, uint32_t id, const char *text, size_t len, float score, int32_t type) {
@@ -70,7 +70,7 @@ sg_status sg_conv_vocab_write(sg_conv_vocab *v, sg_gguf_writer *w, sg_error *err
         free(tokens);
         return sg_fail(err, SG_E_NOMEM, "no memory for a vocabulary of %u tokens", v->n);
     }
-    for (uint32_t i = 0; i < v->n; i++) tokens[i] = (sg_gguf_string){ v->text[i], strlen(v->text[i]) };
+    for (uint32_t i = 0; i < v->n; i++) tokens[i] = (sg_gguf_string) { v->text[i], strlen(v->text[i]) };
     sg_gguf_writer_str(w, "tokenizer.ggml.model", v->byte_level ? "gpt2" : "llama");
     sg_gguf_writer_str(w, "tokenizer.ggml.pre", v->pre);
     sg_gguf_writer_strings(w, "tokenizer.ggml.tokens", tokens, v->n);

@@ -34,7 +34,8 @@ typedef struct sg_conv_vocab {
 SG_NODISCARD sg_status sg_conv_vocab_init(sg_conv_vocab *v, uint32_t n, sg_error *err);
 void sg_conv_vocab_finish(sg_conv_vocab *v); /* accepts a zeroed vocabulary */
 /* Copies the text; replaces what the id had. id < v->n. False without memory. */
-SG_NODISCARD bool sg_conv_vocab_set(sg_conv_vocab *v, uint32_t id, const char *text, size_t len, float score, int32_t type);
+SG_NODISCARD bool sg_conv_vocab_set(sg_conv_vocab *v, uint32_t id, const char *text, size_t len, float score,
+                                    int32_t type);
 int32_t sg_conv_vocab_find(const sg_conv_vocab *v, const char *text); /* -1; linear */
 /* The byte that a piece like "<0x0A>" stands for, or -1. */
 int sg_conv_vocab_byte_piece(const char *text);
@@ -46,9 +47,9 @@ SG_NODISCARD sg_status sg_conv_vocab_write(sg_conv_vocab *v, sg_gguf_writer *w, 
 SG_NODISCARD sg_status sg_conv_vocab_read_llama2c(sg_conv_vocab *v, const char *path, sg_error *err);
 SG_NODISCARD sg_status sg_conv_vocab_read_spm(sg_conv_vocab *v, const char *path, sg_error *err);
 SG_NODISCARD sg_status sg_conv_vocab_read_hf_json(sg_conv_vocab *v, const char *path, const sg_log *log, sg_error *err);
-/* What lies in a Hugging Face folder: tokenizer.json or tokenizer.model (or the file `tokenizer`), tokenizer_config.json,
- * config.json, chat_template.jinja. */
-SG_NODISCARD sg_status sg_conv_vocab_read_hf_folder(sg_conv_vocab *v, const char *dir, const char *tokenizer, const sg_log *log,
-                                               sg_error *err);
+/* What lies in a Hugging Face folder: tokenizer.json or tokenizer.model (or the file `tokenizer`),
+ * tokenizer_config.json, config.json, chat_template.jinja. */
+SG_NODISCARD sg_status sg_conv_vocab_read_hf_folder(sg_conv_vocab *v, const char *dir, const char *tokenizer,
+                                                    const sg_log *log, sg_error *err);
 
 #endif

@@ -18,9 +18,9 @@ static void settle(sg_detok *d, sg_str *out) {
         } else if (sg_utf8_missing(d->pending, d->n_pending) > 0) {
             return;
         } else {
-            /* As in Unicode's recommendation (chapter 3.9): one U+FFFD for the longest beginning of a character. */
-            for (n = d->n_pending - 1; n > 1 && sg_utf8_missing(d->pending, n) == 0; n--) continue;
-            if (n == 0) n = 1;
+            /* One U+FFFD for the longest beginning of a character (Unicode, chapter 3.9). Bytes come one by one, so it
+             * is the last one that does not fit. */
+            n = d->n_pending > 1 ? d->n_pending - 1 : 1;
             sg_str_puts(out, REPLACEMENT);
         }
         d->n_pending -= n;

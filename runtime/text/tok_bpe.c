@@ -42,10 +42,11 @@ static bool resolve(const sg_vocab *v, const sg_gguf_string *s, char *joined, in
 
 static sg_status load_merges(sg_bpe *b, const sg_vocab *v, const sg_gguf *g, const sg_log *log, sg_error *err) {
     const sg_gguf_kv *kv = sg_gguf_find(g, "tokenizer.ggml.merges");
-    if (!kv) return sg_fail(err, SG_E_FORMAT, "tokenizer.ggml.merges is missing");
+    if (!kv) return sg_fail(err, SG_E_FORMAT, "%s: tokenizer.ggml.merges is missing", sg_gguf_path(g, 0));
     if (!kv->is_array || (kv->n && (kv->type != SG_GGUF_STRING || !kv->strings)))
-        return sg_fail(err, SG_E_FORMAT, "tokenizer.ggml.merges is not an array of strings");
-    if (kv->n > INT32_MAX / 2) return sg_fail(err, SG_E_FORMAT, "tokenizer.ggml.merges has too many entries");
+        return sg_fail(err, SG_E_FORMAT, "%s: tokenizer.ggml.merges is not an array of strings", sg_gguf_path(g, 0));
+    if (kv->n > INT32_MAX / 2)
+        return sg_fail(err, SG_E_FORMAT, "%s: tokenizer.ggml.merges has too many entries", sg_gguf_path(g, 0));
     uint64_t size = 16;
     while (size < 2 * kv->n) size *= 2;
     char *joined = malloc(2 * v->max_len + 1);

@@ -131,7 +131,7 @@ static sg_status set_rstrip(sg_vocab *v, const sg_gguf *g, sg_error *err) {
     return SG_OK;
 }
 
-static sg_status load_options(sg_tokenizer *t, const sg_gguf *g, const sg_log *log, sg_error *err) {
+static sg_status load_ids(sg_tokenizer *t, const sg_gguf *g, const sg_log *log, sg_error *err) {
     const uint32_t n = t->vocab.n;
     t->bos = t->is_spm ? 1 : -1;
     t->eos = t->is_spm ? 2 : -1;
@@ -139,6 +139,12 @@ static sg_status load_options(sg_tokenizer *t, const sg_gguf *g, const sg_log *l
     SG_TRY(get_id(g, "tokenizer.ggml.bos_token_id", n, &t->bos, log, err));
     SG_TRY(get_id(g, "tokenizer.ggml.eos_token_id", n, &t->eos, log, err));
     SG_TRY(get_id(g, "tokenizer.ggml.unknown_token_id", n, &t->unk, log, err));
+    SG_TRY(collect_eog(t, g, log, err));
+    SG_TRY(set_rstrip(&t->vocab, g, err));
+    return sg_vocab_index_special(&t->vocab, err);
+}
+
+static sg_status load_options(sg_tokenizer *t, const sg_gguf *g, sg_error *err) {
     t->add_bos = t->is_spm || sg_pretok_adds_bos(t->bpe.pretok);
     t->add_space_prefix = t->is_spm;
     SG_TRY(sg_gguf_get_bool(g, "tokenizer.ggml.add_bos_token", &t->add_bos, err));
@@ -146,18 +152,17 @@ static sg_status load_options(sg_tokenizer *t, const sg_gguf *g, const sg_log *l
     if (t->is_spm) SG_TRY(sg_gguf_get_bool(g, "tokenizer.ggml.add_space_prefix", &t->add_space_prefix, err));
     t->add_bos = t->add_bos && t->bos >= 0;
     t->add_eos = t->add_eos && t->eos >= 0;
-    SG_TRY(collect_eog(t, g, log, err));
-    return set_rstrip(&t->vocab, g, err);
+    return SG_OK;
 }
 
 static sg_status load(sg_tokenizer *t, const sg_gguf *g, const sg_log *log, sg_error *err) {
     const char *model = NULL, *pre = "";
     SG_TRY(sg_gguf_get_str(g, "tokenizer.ggml.model", &model, err));
-    if (!model) return sg_fail(err, SG_E_FORMAT, "tokenizer.ggml.model is missing");
+    if (!model) return sg_fail(err, SG_E_FORMAT, "%s: tokenizer.ggml.model is missing", sg_gguf_path(g, 0));
     t->is_spm = strcmp(model, "llama") == 0;
     if (!t->is_spm && strcmp(model, "gpt2") != 0)
-        return sg_fail(err, SG_E_UNSUPPORTED, "tokenizer.ggml.model '%.64s' is not supported (llama and gpt2 are)",
-                       model);
+        return sg_fail(err, SG_E_UNSUPPORTED, "%s: tokenizer.ggml.model '%.64s' is not supported (llama and gpt2 are)",
+                       sg_gguf_path(g, 0), model);
     if (!t->is_spm) {
         SG_TRY(sg_gguf_get_str(g, "tokenizer.ggml.pre", &pre, err));
         if (!*pre) pre = "default";
@@ -165,9 +170,9 @@ static sg_status load(sg_tokenizer *t, const sg_gguf *g, const sg_log *log, sg_e
     t->pre = strdup(pre);
     if (!t->pre) return sg_fail(err, SG_E_NOMEM, "out of memory for the tokenizer");
     SG_TRY(sg_vocab_load(&t->vocab, g, !t->is_spm, err));
+    SG_TRY(load_ids(t, g, log, err)); /* before the merges, which must know the control tokens */
     if (!t->is_spm) SG_TRY(sg_bpe_load(&t->bpe, &t->vocab, g, pre, log, err));
-    SG_TRY(load_options(t, g, log, err));
-    return sg_vocab_index_special(&t->vocab, err);
+    return load_options(t, g, err);
 }
 
 sg_status sg_tokenizer_create(const sg_gguf *g, const sg_log *log, sg_tokenizer **out, sg_error *err) {

@@ -11,12 +11,16 @@
 
 typedef struct sg_tokenizer sg_tokenizer;
 
-/* Reads the tokenizer.ggml.* keys. `g` may be closed afterwards. `n_vocab` ids may exist beyond the vocabulary (padding
- * of the embedding): they decode to "". Fails when the vocabulary is missing or contradicts itself. */
+/* Reads the tokenizer.ggml.* keys. `g` may be closed afterwards. A model may have more ids than the vocabulary (padding
+ * of its embedding): they decode to "". Fails when the vocabulary is missing or contradicts itself; what can be lived
+ * with (an unknown pre-tokenizer, merges of unknown pieces, ids out of range) is told to `log`. */
 SG_NODISCARD sg_status sg_tokenizer_create(const sg_gguf *g, const sg_log *log, sg_tokenizer **out, sg_error *err);
 void sg_tokenizer_destroy(sg_tokenizer **t);
 
-/* Appends the tokens of text[0..len) to *out. flags: SG_TOKENIZE_*. The text must be valid UTF-8 (SG_E_UTF8 else). */
+/* Appends the tokens of text[0..len) to *out. flags: SG_TOKENIZE_*. The text must be valid UTF-8 (SG_E_UTF8 else).
+ * Special tokens are taken from left to right, the longest at each place: user-defined ones always, control tokens only
+ * with PARSE_SPECIAL; without it no text gives a control token. SentencePiece's space is put before the first words
+ * and again after each special token, as llama.cpp does. */
 SG_NODISCARD sg_status sg_tokenizer_encode(const sg_tokenizer *t, const char *text, size_t len, unsigned flags,
                                            sg_ids *out, sg_error *err);
 

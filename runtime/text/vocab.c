@@ -81,15 +81,16 @@ static sg_status build_table(sg_vocab *v, sg_error *err) {
 
 static sg_status load_texts(sg_vocab *v, const sg_gguf *g, sg_error *err) {
     const sg_gguf_kv *kv = sg_gguf_find(g, "tokenizer.ggml.tokens");
-    if (!kv) return sg_fail(err, SG_E_FORMAT, "tokenizer.ggml.tokens is missing");
+    if (!kv) return sg_fail(err, SG_E_FORMAT, "%s: tokenizer.ggml.tokens is missing", sg_gguf_path(g, 0));
     if (!kv->is_array || kv->type != SG_GGUF_STRING || !kv->strings)
-        return sg_fail(err, SG_E_FORMAT, "tokenizer.ggml.tokens is not an array of strings");
-    if (kv->n == 0) return sg_fail(err, SG_E_FORMAT, "tokenizer.ggml.tokens is empty");
-    if (kv->n > INT32_MAX / 2) return sg_fail(err, SG_E_FORMAT, "tokenizer.ggml.tokens has too many entries");
+        return sg_fail(err, SG_E_FORMAT, "%s: tokenizer.ggml.tokens is not an array of strings", sg_gguf_path(g, 0));
+    if (kv->n == 0) return sg_fail(err, SG_E_FORMAT, "%s: tokenizer.ggml.tokens is empty", sg_gguf_path(g, 0));
+    if (kv->n > INT32_MAX / 2)
+        return sg_fail(err, SG_E_FORMAT, "%s: tokenizer.ggml.tokens has too many entries", sg_gguf_path(g, 0));
     uint64_t total = 0;
     for (uint64_t i = 0; i < kv->n; i++)
         if (__builtin_add_overflow(total, kv->strings[i].len, &total) || total > SIZE_MAX / 4)
-            return sg_fail(err, SG_E_FORMAT, "tokenizer.ggml.tokens is too large");
+            return sg_fail(err, SG_E_FORMAT, "%s: tokenizer.ggml.tokens is too large", sg_gguf_path(g, 0));
     v->n = (uint32_t)kv->n;
     v->text = malloc(total + 1);
     v->text_at = malloc(((size_t)v->n + 1) * sizeof *v->text_at);
@@ -115,9 +116,10 @@ static sg_status find_numbers(const sg_vocab *v, const sg_gguf *g, const char *k
     *out = kv;
     if (!kv) return SG_OK;
     if (!kv->is_array || kv->type == SG_GGUF_STRING)
-        return sg_fail(err, SG_E_FORMAT, "%s is not an array of numbers", key);
+        return sg_fail(err, SG_E_FORMAT, "%s: %s is not an array of numbers", sg_gguf_path(g, 0), key);
     if (kv->n < v->n)
-        return sg_fail(err, SG_E_FORMAT, "%s has %llu entries for %u tokens", key, (unsigned long long)kv->n, v->n);
+        return sg_fail(err, SG_E_FORMAT, "%s: %s has %llu entries for %u tokens", sg_gguf_path(g, 0), key,
+                       (unsigned long long)kv->n, v->n);
     return SG_OK;
 }
 
@@ -137,7 +139,9 @@ static sg_status load_numbers(sg_vocab *v, const sg_gguf *g, sg_error *err) {
         }
         if (scores) {
             v->score[i] = (float)sg_gguf_kv_number(scores, i);
-            if (isnan(v->score[i])) return sg_fail(err, SG_E_FORMAT, "tokenizer.ggml.scores[%u] is not a number", i);
+            if (isnan(v->score[i]))
+                return sg_fail(err, SG_E_FORMAT, "%s: tokenizer.ggml.scores[%u] is not a number", sg_gguf_path(g, 0),
+                               i);
         }
     }
     return SG_OK;

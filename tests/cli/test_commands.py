@@ -40,6 +40,18 @@ class Tokenize(Case):
         self.fails(1, 'UTF-8', 'tokenize', '-m', MODEL, '-f', '-', stdin=b'\xc0\x80')
 
 
+class Gpu(Case):
+    def test_list(self):
+        done = self.ok('gpu')
+        for line in done.stdout.decode().splitlines():
+            self.assertRegex(line, r'^(OpenCL|Vulkan)  (other|discrete|integrated|software) .* MiB .* MiB  \S')
+        if not done.stdout:
+            self.assertIn(b'no GPU found', done.stderr)
+
+    def test_takes_no_names(self):
+        self.fails(2, 'unexpected', 'gpu', 'x')
+
+
 class Logits(Case):
     def logits(self, *args):
         path = self.tmp / 'out.f32'

@@ -5,7 +5,7 @@ import struct
 import sys
 
 U32, I32, F32, BOOL, STRING, ARRAY = 4, 5, 6, 7, 8, 9
-N_PRES, SPM, SPM_NO_PREFIX, FROM_FILE = 17, 17, 18, 19  # as in fuzz_tokenizer.c
+SPM, SPM_NO_PREFIX, FROM_FILE = 17, 18, 19  # as in fuzz_tokenizer.c
 SPECIAL, PARSE, SHOW, IDS = 1, 2, 4, 8
 
 MIXED = ("Hello  world's 12345\n\n\t DON'T hello<think>\r\n né 中文 ひらカタ 가나 😀👍🏽 क्षि ไทย "
@@ -55,7 +55,8 @@ SEEDS = {
     "file_nan": vocabulary("llama", SPM_TOKENS, None, [float("nan")] * 11),
     "file_doubles": vocabulary("llama", ["a", "a", "", "", "a"], [3, 4, 3, 4, 1]),
     "file_no_merges": vocabulary("gpt2", BPE_TOKENS),
-    "file_bad_ids": vocabulary("llama", SPM_TOKENS, None, None, None, ("bos_token_id", U32, 99), ("eos_token_id", U32, 2**32 - 1)),
+    "file_bad_ids": vocabulary("llama", SPM_TOKENS, None, None, None, ("bos_token_id", U32, 99),
+                               ("eos_token_id", U32, 2**32 - 1)),
     "file_bert": vocabulary("bert", ["a"]),
 }
 for mode in range(FROM_FILE):

@@ -276,6 +276,16 @@ START_TEST(round_trip_tensors) {
         for (size_t k = 0; k < t->n_bytes; k++) ck_assert_uint_eq(bytes[t->offset + k], (uint8_t)(k * 7));
     }
     free(bytes);
+    /* a copy has the alignment it was created with, not the one of its source */
+    sg_gguf_writer *w = NULL;
+    const char *copy = temp_path(&tmp, "copy.gguf");
+    ok(sg_gguf_writer_create(copy, 128, false, &w, err));
+    for (size_t i = 0; i < sg_gguf_n_kv(g); i++) sg_gguf_writer_copy(w, sg_gguf_kv_at(g, i));
+    ok(sg_gguf_writer_finish(w, err));
+    sg_gguf_writer_abort(&w);
+    sg_gguf_close(&g);
+    ok(sg_gguf_open(copy, &g, err));
+    ck_assert_uint_eq(sg_gguf_alignment(g), 128);
     sg_gguf_close(&g);
 }
 END_TEST

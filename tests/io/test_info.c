@@ -129,6 +129,7 @@ START_TEST(dense_model) {
         "BOS                1 \"<s>?[31m\"\n",
         "256 bytes per token in F16, 2 layers; 0.02 MiB for 100 tokens",
         "rope base          500000\n",
+        "chat template      chatml\n",
     };
     const char *path = temp_path(&tmp, "dense.gguf");
     sg_gguf_writer *w = begin(path, "llama");
@@ -142,6 +143,7 @@ START_TEST(dense_model) {
     sg_gguf_writer_str(w, "tokenizer.ggml.model", "llama");
     sg_gguf_writer_strings(w, "tokenizer.ggml.tokens", vocab, 3);
     sg_gguf_writer_u32(w, "tokenizer.ggml.bos_token_id", 1);
+    sg_gguf_writer_str(w, "tokenizer.chat_template", "{{ '<|im_start|>' + m['role'] + m['content'] + '<|im_end|>' }}");
     add_tensors(w, tensors, sizeof tensors / sizeof tensors[0]);
     check_json(path, numbers, sizeof numbers / sizeof numbers[0]);
     check_text(path, lines, sizeof lines / sizeof lines[0]);
@@ -208,14 +210,14 @@ START_TEST(hybrid_layers) {
         { "blk.2.attn_qkv.weight", SG_DTYPE_F32, { 8 } },       { "blk.2.ssm_out.weight", SG_DTYPE_F32, { 8 } },
         { "blk.3.attn_qkv.weight", SG_DTYPE_F32, { 8 } },
     };
-    static const int32_t kv_heads[] = { 0, 2, 0, 3 };
+    static const int32_t kv_heads[] = { 0, 2, 5, 3 };
     static const expected numbers[] = {
         { "kv_bytes_per_token_f16", 2 * (2 + 3) * (10 + 6) },
         { "attention_layers", 2 },
         { "tensors_by_part.recurrent.tensors", 2 },
         { "tensors_by_part.attention.tensors", 3 },
     };
-    static const char *const lines[] = { "KV heads           0 to 3 by layer\n" };
+    static const char *const lines[] = { "KV heads           0 to 5 by layer\n" };
     const char *path = temp_path(&tmp, "hybrid.gguf");
     sg_gguf_writer *w = begin(path, "lfm2");
     sg_gguf_writer_array(w, "lfm2.attention.head_count_kv", SG_GGUF_I32, kv_heads, 4);
@@ -225,7 +227,7 @@ START_TEST(hybrid_layers) {
     check_json(path, numbers, sizeof numbers / sizeof numbers[0]);
     check_text(path, lines, 1);
     char *text = describe(path, true);
-    ck_assert_ptr_nonnull(strstr(text, "\"kv_heads\":\t[0, 3]"));
+    ck_assert_ptr_nonnull(strstr(text, "\"kv_heads\":\t[0, 5]"));
     sg_free(text);
 }
 END_TEST

@@ -47,7 +47,10 @@ float h_normal(void) {
 
 void h_bytes(void *p, size_t n) {
     uint8_t *b = p;
-    for (size_t i = 0; i < n; i++) b[i] = (uint8_t)(h_random() >> 56);
+    for (size_t i = 0; i < n; i += 8) {
+        const uint64_t r = h_random();
+        memcpy(b + i, &r, n - i < 8 ? n - i : 8);
+    }
 }
 
 bool h_check(bool ok, const char *fmt, ...) {
@@ -96,7 +99,9 @@ int h_tiers(sg_kernels out[H_MAX_TIERS]) {
         sg_kernels k;
         memset(&k, 0, sizeof k);
         sg_kernels_init(&k, flags);
-        if (n == 0 || strcmp(k.tier, out[n - 1].tier) != 0) out[n++] = k;
+        bool known = false; /* a tier that this build lacks falls back to one seen before */
+        for (int j = 0; j < n; j++) known |= strcmp(k.tier, out[j].tier) == 0;
+        if (!known) out[n++] = k;
     }
     return n;
 }

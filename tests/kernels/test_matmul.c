@@ -170,8 +170,11 @@ static double time_product(const matrix *m, const sg_acts *a, float *y) {
 }
 
 static void bench(const sg_mat_kernel *kernel) {
+    /* one token: 128 MiB, so that they come from memory and not from a cache; many: a matrix that a cache holds */
     const bool slow = kernel->layout == 0;
-    const uint32_t k = 4096, rows = slow ? 512 : 8192, small = 512, n = slow ? 4 : 64;
+    const uint32_t k = 4096, small = 512, n = slow ? 4 : 64;
+    const uint32_t rows =
+        slow ? small : (uint32_t)((128u << 20) / sg_dtype_bytes(sg_dtype_get((uint32_t)kernel->type), k));
     sg_acts one = h_acts(1, k, 0, &sg_vec_ref), many = h_acts(n, k, 0, &sg_vec_ref);
     matrix m = make_matrix(kernel, rows, k, 0), s = make_matrix(kernel, small, k, 0);
     float *y = h_alloc((size_t)(rows > small * n ? rows : small * n) * sizeof *y, 0);
@@ -186,12 +189,31 @@ static void bench(const sg_mat_kernel *kernel) {
     h_acts_free(&many);
 }
 
+/* The limit for one token: reading memory that no cache holds, two streams. */
+static void bench_memory(const sg_vec_fns *vec) {
+    const size_t n = 24u << 20;
+    float *a = h_alloc(2 * n * sizeof *a, 0);
+    for (size_t i = 0; i < 2 * n; i++) a[i] = 1;
+    double best = 1e9;
+    volatile float sink = 0;
+    for (int i = 0; i < 10; i++) {
+        const double t0 = h_seconds();
+        sink = vec->dot_f32(a, a + n, n);
+        const double t = h_seconds() - t0;
+        best = t < best ? t : best;
+    }
+    h_check(sink > 0, "dot_f32");
+    printf("reading memory       %7.2f GB/s\n", 2.0 * (double)n * sizeof *a / best * 1e-9);
+    h_free(a, 0);
+}
+
 int main(int argc, char **argv) {
     h_init("matmul");
     sg_kernels tiers[H_MAX_TIERS];
     const int n_tiers = h_tiers(tiers);
     const bool benching = argc > 1 && strcmp(argv[1], "--bench") == 0;
     const char *only = argc > 2 ? argv[2] : NULL;
+    if (benching) bench_memory(&tiers[n_tiers - 1].vec);
     for (size_t i = 0; i < N_TYPES; i++) {
         const sg_dtype type = (sg_dtype)type_list[i];
         if (only && strcmp(only, sg_dtype_get(type)->name) != 0) continue;

@@ -13,14 +13,25 @@
 #define OUT "out.gguf"
 
 /* One model shape for all tests. Embedding and feed-forward rows are whole blocks of 32. */
-enum { EMBD = 32, FF = 64, LAYERS = 2, HEADS = 4, KV = 2, HD = 8, QDIM = HEADS * HD, KDIM = KV * HD, VOCAB = 16, CTX = 24 };
+enum {
+    EMBD = 32,
+    FF = 64,
+    LAYERS = 2,
+    HEADS = 4,
+    KV = 2,
+    HD = 8,
+    QDIM = HEADS * HD,
+    KDIM = KV * HD,
+    VOCAB = 16,
+    CTX = 24
+};
 
 static temp_dir dir;
 static sg_str logged; /* lines of the log, each ended by a line feed */
 
 static inline void fixture_setup(void) {
     temp_open(&dir);
-    logged = (sg_str){ 0 };
+    logged = (sg_str) { 0 };
     sg_str_append(&logged, "", 0);
 }
 static inline void fixture_teardown(void) {
@@ -33,9 +44,12 @@ static inline void write_text(const char *name, const char *text) {
 }
 
 /* Value i of tensor `seed`: exact in F32, F16 and BF16, and different from neighbour to neighbour. */
-static inline float value(unsigned seed, uint64_t i) { return ((int)((i * 37 + seed * 11 + i / 255) % 255) - 127) / 64.0f; }
+static inline float value(unsigned seed, uint64_t i) {
+    return ((int)((i * 37 + seed * 11 + i / 255) % 255) - 127) / 64.0f;
+}
 
-/* ---- llama2.c ----------------------------------------------------------------------------------------------------- */
+/* ---- llama2.c -----------------------------------------------------------------------------------------------------
+ */
 
 static inline void put_values(sg_str *s, unsigned seed, size_t n) {
     for (size_t i = 0; i < n; i++) {
@@ -57,14 +71,34 @@ static inline void put_int8(sg_str *s, unsigned seed, size_t n, unsigned group) 
 }
 
 /* Seeds of the tensors; layer l adds 100 * l. */
-enum { S_EMBD = 1, S_ANORM, S_Q, S_K, S_V, S_O, S_FNORM, S_GATE, S_DOWN, S_UP, S_NORM, S_OUT, S_QB, S_KB, S_VB, S_QN, S_KN };
-static const size_t sizes[] = { 0, VOCAB *EMBD, EMBD, QDIM *EMBD, KDIM *EMBD, KDIM *EMBD, EMBD *QDIM, EMBD, FF *EMBD, EMBD *FF,
-                                FF *EMBD, EMBD, VOCAB *EMBD };
+enum {
+    S_EMBD = 1,
+    S_ANORM,
+    S_Q,
+    S_K,
+    S_V,
+    S_O,
+    S_FNORM,
+    S_GATE,
+    S_DOWN,
+    S_UP,
+    S_NORM,
+    S_OUT,
+    S_QB,
+    S_KB,
+    S_VB,
+    S_QN,
+    S_KN
+};
+static const size_t sizes[] = { 0,    VOCAB *EMBD, EMBD,     QDIM *EMBD, KDIM *EMBD, KDIM *EMBD, EMBD *QDIM,
+                                EMBD, FF *EMBD,    EMBD *FF, FF *EMBD,   EMBD,       VOCAB *EMBD };
 
 static inline void put_kind(sg_str *s, int kind, unsigned layers, unsigned group) {
     for (unsigned l = 0; l < layers; l++) {
-        if (group) put_int8(s, (unsigned)kind + 100 * l, sizes[kind], group);
-        else put_values(s, (unsigned)kind + 100 * l, sizes[kind]);
+        if (group)
+            put_int8(s, (unsigned)kind + 100 * l, sizes[kind], group);
+        else
+            put_values(s, (unsigned)kind + 100 * l, sizes[kind]);
     }
 }
 
@@ -99,8 +133,10 @@ static inline sg_str make_bin(unsigned version, bool tied) {
     return s;
 }
 
-static const char *const bin_pieces[VOCAB] = { "<unk>", "\n<s>\n", "\n</s>\n", "<0x00>", "<0x0A>", " ", "a", "b",
-                                               "c",     " a",      "ab",       " ab",    "\xc3\xa9", " b", "bc", "abc" };
+static const char *const bin_pieces[VOCAB] = {
+    "<unk>", "\n<s>\n", "\n</s>\n", "<0x00>", "<0x0A>",   " ",  "a",  "b",
+    "c",     " a",      "ab",       " ab",    "\xc3\xa9", " b", "bc", "abc"
+};
 
 static inline sg_str make_tokenizer_bin(void) {
     sg_str s = { 0 };
@@ -121,7 +157,8 @@ static inline void write_str(const char *name, sg_str s) {
     free(s.data);
 }
 
-/* ---- Hugging Face ------------------------------------------------------------------------------------------------- */
+/* ---- Hugging Face -------------------------------------------------------------------------------------------------
+ */
 
 typedef struct st_file {
     sg_str header, data;
@@ -133,14 +170,18 @@ static inline void st_add(st_file *f, const char *name, const char *dtype, size_
     for (size_t i = 0; i < n; i++) {
         const float v = value(seed, i);
         const uint16_t h = strcmp(dtype, "BF16") == 0 ? sg_f32_to_bf16(v) : sg_f32_to_f16(v);
-        if (strcmp(dtype, "F32") == 0) sg_str_append(&f->data, (const char *)&v, 4);
-        else sg_str_append(&f->data, (const char *)&h, 2);
+        if (strcmp(dtype, "F32") == 0)
+            sg_str_append(&f->data, (const char *)&v, 4);
+        else
+            sg_str_append(&f->data, (const char *)&h, 2);
     }
     char shape[40];
-    if (rows) snprintf(shape, sizeof shape, "[%zu,%zu]", rows, cols);
-    else snprintf(shape, sizeof shape, "[%zu]", cols);
-    sg_str_printf(&f->header, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":%s,\"data_offsets\":[%zu,%zu]}", f->header.len ? "," : "{", name,
-                  dtype, shape, begin, f->data.len);
+    if (rows)
+        snprintf(shape, sizeof shape, "[%zu,%zu]", rows, cols);
+    else
+        snprintf(shape, sizeof shape, "[%zu]", cols);
+    sg_str_printf(&f->header, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":%s,\"data_offsets\":[%zu,%zu]}",
+                  f->header.len ? "," : "{", name, dtype, shape, begin, f->data.len);
 }
 
 static inline void st_write(st_file *f, const char *name) {
@@ -153,7 +194,7 @@ static inline void st_write(st_file *f, const char *name) {
     write_str(name, s);
     free(f->header.data);
     free(f->data.data);
-    *f = (st_file){ 0 };
+    *f = (st_file) { 0 };
 }
 
 typedef struct hf_shape {
@@ -227,48 +268,57 @@ static inline void write_weights(const hf_shape *h, bool shards) {
 /* config.json; `more` is added before the rest, so that it can also replace a field. */
 static inline void write_config(const char *arch, const char *more) {
     sg_str s = { 0 };
-    sg_str_printf(&s,
-                  "{%s\"architectures\":[\"%s\"],\"hidden_size\":%d,\"intermediate_size\":%d,\"num_hidden_layers\":%d,"
-                  "\"num_attention_heads\":%d,\"num_key_value_heads\":%d,\"vocab_size\":%d,\"max_position_embeddings\":%d,"
-                  "\"rms_norm_eps\":1e-06,\"rope_theta\":500.0,\"hidden_act\":\"silu\",\"torch_dtype\":\"float32\","
-                  "\"bos_token_id\":1,\"eos_token_id\":[2,5]}",
-                  more, arch, EMBD, FF, LAYERS, HEADS, KV, VOCAB, CTX);
+    sg_str_printf(
+        &s,
+        "{%s\"architectures\":[\"%s\"],\"hidden_size\":%d,\"intermediate_size\":%d,\"num_hidden_layers\":%d,"
+        "\"num_attention_heads\":%d,\"num_key_value_heads\":%d,\"vocab_size\":%d,\"max_position_embeddings\":%d,"
+        "\"rms_norm_eps\":1e-06,\"rope_theta\":500.0,\"hidden_act\":\"silu\",\"torch_dtype\":\"float32\","
+        "\"bos_token_id\":1,\"eos_token_id\":[2,5]}",
+        more, arch, EMBD, FF, LAYERS, HEADS, KV, VOCAB, CTX);
     write_str("config.json", s);
 }
 
 /* SentencePiece-like; the last two ids are left free. */
-#define SPM_JSON                                                                                                             \
-    "{\"added_tokens\":[{\"id\":0,\"content\":\"<unk>\",\"special\":true},{\"id\":1,\"content\":\"<s>\",\"special\":true},"   \
-    "{\"id\":2,\"content\":\"</s>\",\"special\":true},{\"id\":13,\"content\":\"<tool>\",\"special\":false}],"                \
-    "\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"Prepend\",\"prepend\":\"\u2581\"},"                  \
-    "{\"type\":\"Replace\",\"pattern\":{\"String\":\" \"},\"content\":\"\u2581\"}]},\"pre_tokenizer\":null,"                 \
-    "\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"<s>\",\"type_id\":0}},"      \
-    "{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}]},"                                                                         \
-    "\"model\":{\"type\":\"BPE\",\"unk_token\":\"<unk>\",\"byte_fallback\":true,\"vocab\":{\"<unk>\":0,\"<s>\":1,\"</s>\":2," \
-    "\"<0x00>\":3,\"<0x0A>\":4,\"\u2581\":5,\"a\":6,\"b\":7,\"c\":8,\"\u2581a\":9,\"ab\":10,\"\u2581ab\":11,\"bc\":12},"      \
+#define SPM_JSON                                                                                                       \
+    "{\"added_tokens\":[{\"id\":0,\"content\":\"<unk>\",\"special\":true},{\"id\":1,\"content\":\"<s>\",\"special\":"  \
+    "true},"                                                                                                           \
+    "{\"id\":2,\"content\":\"</s>\",\"special\":true},{\"id\":13,\"content\":\"<tool>\",\"special\":false}],"          \
+    "\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"Prepend\",\"prepend\":\"\u2581\"},"            \
+    "{\"type\":\"Replace\",\"pattern\":{\"String\":\" \"},\"content\":\"\u2581\"}]},\"pre_tokenizer\":null,"           \
+    "\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"<s>\",\"type_id\":0}" \
+    "},"                                                                                                               \
+    "{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}]},"                                                                   \
+    "\"model\":{\"type\":\"BPE\",\"unk_token\":\"<unk>\",\"byte_fallback\":true,\"vocab\":{\"<unk>\":0,\"<s>\":1,\"</" \
+    "s>\":2,"                                                                                                          \
+    "\"<0x00>\":3,\"<0x0A>\":4,\"\u2581\":5,\"a\":6,\"b\":7,\"c\":8,\"\u2581a\":9,\"ab\":10,\"\u2581ab\":11,\"bc\":"   \
+    "12},"                                                                                                             \
     "\"merges\":[\"\u2581 a\",\"a b\",\"\u2581 ab\",\"\u2581a b\",\"b c\"]}}"
 
 /* Byte-level with the expression of Qwen2, merges as pairs. */
-#define BYTES_JSON                                                                                                           \
-    "{\"added_tokens\":[{\"id\":10,\"content\":\"<|end|>\",\"special\":true},"                                               \
-    "{\"id\":11,\"content\":\"<think>\",\"special\":false},{\"id\":99,\"content\":\"<far>\",\"special\":true}],"             \
-    "\"normalizer\":{\"type\":\"NFC\"},"                                                                                     \
-    "\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\",\"pattern\":{\"Regex\":"                 \
-    "\"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?\\\\p{L}+|\\\\p{N}| ?[^\\\\s\\\\p{L}\\\\p{N}]+[\\\\r\\\\n]*"   \
-    "|\\\\s*[\\\\r\\\\n]+|\\\\s+(?!\\\\S)|\\\\s+\"},\"behavior\":\"Isolated\",\"invert\":false},"                            \
-    "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":false}]},"                                             \
-    "\"post_processor\":{\"type\":\"ByteLevel\"},"                                                                           \
-    "\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":1,\"c\":2,\"\u0120\":3,\"\u0120a\":4,\"ab\":5,\"bc\":6,\"abc\":7,"  \
-    "\"\u0120ab\":8,\"d\":9},\"merges\":[[\"\u0120\",\"a\"],[\"a\",\"b\"],[\"b\",\"c\"],[\"a\",\"bc\"],[\"\u0120a\",\"b\"]]}}"
+#define BYTES_JSON                                                                                                     \
+    "{\"added_tokens\":[{\"id\":10,\"content\":\"<|end|>\",\"special\":true},"                                         \
+    "{\"id\":11,\"content\":\"<think>\",\"special\":false},{\"id\":99,\"content\":\"<far>\",\"special\":true}],"       \
+    "\"normalizer\":{\"type\":\"NFC\"},"                                                                               \
+    "\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\",\"pattern\":{\"Regex\":"          \
+    "\"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?\\\\p{L}+|\\\\p{N}| "                                \
+    "?[^\\\\s\\\\p{L}\\\\p{N}]+[\\\\r\\\\n]*"                                                                          \
+    "|\\\\s*[\\\\r\\\\n]+|\\\\s+(?!\\\\S)|\\\\s+\"},\"behavior\":\"Isolated\",\"invert\":false},"                      \
+    "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":false}]},"                                       \
+    "\"post_processor\":{\"type\":\"ByteLevel\"},"                                                                     \
+    "\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":1,\"c\":2,\"\u0120\":3,\"\u0120a\":4,\"ab\":5,\"bc\":6,"     \
+    "\"abc\":7,"                                                                                                       \
+    "\"\u0120ab\":8,\"d\":9},\"merges\":[[\"\u0120\",\"a\"],[\"a\",\"b\"],[\"b\",\"c\"],[\"a\",\"bc\"],[\"\u0120a\","  \
+    "\"b\"]]}}"
 
 /* A whole good folder. */
 static inline void write_llama_folder(void) {
     write_config("LlamaForCausalLM", "");
-    write_weights(&(hf_shape){ .dtype = "F32", .lm_head = true }, false);
+    write_weights(&(hf_shape) { .dtype = "F32", .lm_head = true }, false);
     write_text("tokenizer.json", SPM_JSON);
 }
 
-/* ---- results ------------------------------------------------------------------------------------------------------ */
+/* ---- results ------------------------------------------------------------------------------------------------------
+ */
 
 static inline void on_log(void *user, sg_log_level level, const char *line) { sg_str_printf(&logged, "%s\n", line); }
 
@@ -294,7 +344,7 @@ static inline sg_gguf *converted(const char *input, const char *type) {
 static inline float *tensor_values(const sg_gguf *g, const char *name, const sg_tensor_info **info) {
     const sg_tensor_info *t = sg_gguf_tensor(g, name);
     ck_assert_msg(t != NULL, "no tensor %s", name);
-    size_t n;
+    size_t n = 0;
     uint8_t *file = temp_read(sg_gguf_path(g, t->file), &n);
     float *v = malloc(t->n_values * sizeof *v);
     ck_assert(file && v);
@@ -305,8 +355,8 @@ static inline float *tensor_values(const sg_gguf *g, const char *name, const sg_
 }
 
 /* ne1 == 0: a vector. Value (r, c) must be that of row `row(r)` of tensor `seed`, within `tolerance`. */
-static inline void expect_rows(const sg_gguf *g, const char *name, size_t ne0, size_t ne1, unsigned seed, size_t (*row)(size_t),
-                               float tolerance) {
+static inline void expect_rows(const sg_gguf *g, const char *name, size_t ne0, size_t ne1, unsigned seed,
+                               size_t (*row)(size_t), float tolerance) {
     const sg_tensor_info *t;
     float *v = tensor_values(g, name, &t);
     ck_assert_uint_eq(t->ne[0], ne0);

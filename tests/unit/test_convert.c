@@ -3,13 +3,14 @@
 
 static size_t permuted(size_t r) { return r / HD * HD + r % HD % 2 * (HD / 2) + r % HD / 2; }
 
-/* ---- llama2.c ----------------------------------------------------------------------------------------------------- */
+/* ---- llama2.c -----------------------------------------------------------------------------------------------------
+ */
 
 static void expect_layers(const sg_gguf *g, bool permute, float tolerance) {
     char name[64];
     for (unsigned l = 0; l < LAYERS; l++) {
-#define EXPECT(gguf, ne0, ne1, seed, row)                                \
-    snprintf(name, sizeof name, "blk.%u." gguf ".weight", l);            \
+#define EXPECT(gguf, ne0, ne1, seed, row)                                                                              \
+    snprintf(name, sizeof name, "blk.%u." gguf ".weight", l);                                                          \
     expect_rows(g, name, ne0, ne1, (seed) + 100 * l, row, tolerance)
         EXPECT("attn_norm", EMBD, 0, S_ANORM, NULL);
         EXPECT("attn_q", EMBD, QDIM, S_Q, permute ? permuted : NULL);
@@ -29,9 +30,9 @@ static void expect_dims(const sg_gguf *g, const char *arch) {
         const char *key;
         uint32_t value;
     } keys[] = {
-        { "context_length", CTX },         { "embedding_length", EMBD },      { "feed_forward_length", FF },
-        { "block_count", LAYERS },         { "attention.head_count", HEADS }, { "attention.head_count_kv", KV },
-        { "attention.key_length", HD },    { "attention.value_length", HD },  { "rope.dimension_count", HD },
+        { "context_length", CTX },      { "embedding_length", EMBD },      { "feed_forward_length", FF },
+        { "block_count", LAYERS },      { "attention.head_count", HEADS }, { "attention.head_count_kv", KV },
+        { "attention.key_length", HD }, { "attention.value_length", HD },  { "rope.dimension_count", HD },
         { "vocab_size", VOCAB },
     };
     ck_assert_str_eq(str_of(g, "general.architecture"), arch);
@@ -69,7 +70,8 @@ START_TEST(llama2c_float) {
     write_str("tokenizer.bin", make_tokenizer_bin());
     sg_gguf *g = converted(in_dir("m.bin"), NULL);
     expect_dims(g, "llama");
-    ck_assert(f32_of(g, "llama.rope.freq_base") == 10000.0f && f32_of(g, "llama.attention.layer_norm_rms_epsilon") == 1e-5f);
+    ck_assert(f32_of(g, "llama.rope.freq_base") == 10000.0f &&
+              f32_of(g, "llama.attention.layer_norm_rms_epsilon") == 1e-5f);
     ck_assert_uint_eq(u32_of(g, "general.file_type"), 0);
     ck_assert_str_eq(str_of(g, "general.name"), "m");
     ck_assert_uint_eq(sg_gguf_n_tensors(g), 2 + 9 * LAYERS + !tied);
@@ -93,8 +95,11 @@ START_TEST(llama2c_int8) {
     static const struct {
         const char *name;
         unsigned seed;
-    } some[] = { { "token_embd.weight", S_EMBD }, { "blk.0.attn_q.weight", S_Q }, { "blk.1.attn_v.weight", S_V + 100 },
-                 { "blk.1.ffn_up.weight", S_UP + 100 }, { "output.weight", S_OUT } };
+    } some[] = { { "token_embd.weight", S_EMBD },
+                 { "blk.0.attn_q.weight", S_Q },
+                 { "blk.1.attn_v.weight", S_V + 100 },
+                 { "blk.1.ffn_up.weight", S_UP + 100 },
+                 { "output.weight", S_OUT } };
     for (size_t k = 0; k < (_i ? 4 : 5); k++) {
         float *v = tensor_values(g, some[k].name, &t);
         for (size_t i = 0; i < t->n_values; i++) {
@@ -107,17 +112,20 @@ START_TEST(llama2c_int8) {
 }
 END_TEST
 
-/* ---- Hugging Face ------------------------------------------------------------------------------------------------- */
+/* ---- Hugging Face -------------------------------------------------------------------------------------------------
+ */
 
 START_TEST(hf_llama) {
     static const char *const dtypes[] = { "F32", "F16", "BF16" };
     write_config(_i == 2 ? "MistralForCausalLM" : "LlamaForCausalLM", "\"tie_word_embeddings\":false,");
-    write_weights(&(hf_shape){ .dtype = dtypes[_i], .lm_head = true }, false);
+    write_weights(&(hf_shape) { .dtype = dtypes[_i], .lm_head = true }, false);
     write_text("tokenizer.json", SPM_JSON);
-    write_text("tokenizer_config.json", "{\"bos_token\":{\"content\":\"<s>\"},\"eos_token\":\"</s>\",\"chat_template\":\"T\"}");
+    write_text("tokenizer_config.json",
+               "{\"bos_token\":{\"content\":\"<s>\"},\"eos_token\":\"</s>\",\"chat_template\":\"T\"}");
     sg_gguf *g = converted(dir.path, "f32");
     expect_dims(g, "llama");
-    ck_assert(f32_of(g, "llama.rope.freq_base") == 500.0f && f32_of(g, "llama.attention.layer_norm_rms_epsilon") == 1e-6f);
+    ck_assert(f32_of(g, "llama.rope.freq_base") == 500.0f &&
+              f32_of(g, "llama.attention.layer_norm_rms_epsilon") == 1e-6f);
     ck_assert(!sg_gguf_find(g, "llama.rope.scaling.type") && !sg_gguf_find(g, "sparsegen.ffn_activation"));
     ck_assert_uint_eq(sg_gguf_n_tensors(g), 3 + 9 * LAYERS);
     expect_rows(g, "token_embd.weight", EMBD, VOCAB, S_EMBD, NULL, 0);
@@ -134,7 +142,7 @@ START_TEST(hf_llama_biases) {
     write_config("LlamaForCausalLM", "\"attention_bias\":true,\"num_hidden_layers\":1,");
     st_file f = { 0 };
     st_add(&f, "model.embed_tokens.weight", "F32", VOCAB, EMBD, S_EMBD);
-    st_add_layer(&f, 0, &(hf_shape){ .dtype = "F32", .bias = true });
+    st_add_layer(&f, 0, &(hf_shape) { .dtype = "F32", .bias = true });
     st_add(&f, "model.layers.0.self_attn.o_proj.bias", "F32", 0, EMBD, 77);
     st_add(&f, "model.layers.0.self_attn.rotary_emb.inv_freq", "F32", 0, HD / 2, 78);
     st_add(&f, "model.norm.weight", "F32", 0, EMBD, S_NORM);
@@ -151,7 +159,7 @@ END_TEST
 
 START_TEST(hf_qwen2_in_shards) {
     write_config("Qwen2ForCausalLM", "\"tie_word_embeddings\":true,");
-    write_weights(&(hf_shape){ .dtype = "BF16", .bias = true, .lm_head = true }, true);
+    write_weights(&(hf_shape) { .dtype = "BF16", .bias = true, .lm_head = true }, true);
     write_text("tokenizer.json", BYTES_JSON);
     sg_gguf *g = converted(dir.path, NULL);
     expect_dims(g, "qwen2");
@@ -170,7 +178,7 @@ START_TEST(hf_qwen3) {
     char more[64];
     snprintf(more, sizeof more, "\"head_dim\":%d,", HD);
     write_config("Qwen3ForCausalLM", more);
-    write_weights(&(hf_shape){ .dtype = "F16", .qk_norm = true, .lm_head = true }, false);
+    write_weights(&(hf_shape) { .dtype = "F16", .qk_norm = true, .lm_head = true }, false);
     write_text("tokenizer.json", BYTES_JSON);
     sg_gguf *g = converted(dir.path, "bf16");
     expect_dims(g, "qwen3");
@@ -183,7 +191,8 @@ START_TEST(hf_qwen3) {
 }
 END_TEST
 
-/* ---- types -------------------------------------------------------------------------------------------------------- */
+/* ---- types --------------------------------------------------------------------------------------------------------
+ */
 
 START_TEST(quantised_types) {
     write_llama_folder();
@@ -192,7 +201,9 @@ START_TEST(quantised_types) {
     ck_assert_int_eq(sg_gguf_tensor(g, "token_embd.weight")->type, _i ? SG_DTYPE_Q4_0 : SG_DTYPE_Q8_0);
     ck_assert_int_eq(sg_gguf_tensor(g, "blk.0.ffn_norm.weight")->type, SG_DTYPE_F32);
     ck_assert_uint_eq(u32_of(g, "general.file_type"), _i ? 2 : 7);
-    expect_layers(g, true, _i ? 0.26f : 0.009f); /* the largest magnitude is 127/64: half a step of 1/8, of 1/127, and F16 scales */
+    expect_layers(g, true,
+                  _i ? 0.26f
+                     : 0.009f); /* the largest magnitude is 127/64: half a step of 1/8, of 1/127, and F16 scales */
     sg_gguf_close(&g);
 }
 END_TEST
@@ -216,7 +227,8 @@ START_TEST(odd_rows_become_f16) {
 }
 END_TEST
 
-/* ---- rotary, window, activation ----------------------------------------------------------------------------------- */
+/* ---- rotary, window, activation -----------------------------------------------------------------------------------
+ */
 
 static sg_gguf *with_config(const char *arch, const char *more) {
     write_llama_folder();
@@ -226,11 +238,12 @@ static sg_gguf *with_config(const char *arch, const char *more) {
 
 /* Wavelengths for base 500 and 8 values: 6.3, 29.7, 140.5, 664.3. */
 START_TEST(rope_llama3) {
-    sg_gguf *g = with_config("LlamaForCausalLM",
-                             _i ? "\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8,\"low_freq_factor\":1,"
-                                  "\"high_freq_factor\":4,\"original_max_position_embeddings\":64},"
-                                : "\"rope_parameters\":{\"rope_type\":\"llama3\",\"rope_theta\":500.0,\"factor\":8,"
-                                  "\"low_freq_factor\":1,\"high_freq_factor\":4,\"original_max_position_embeddings\":64},");
+    sg_gguf *g =
+        with_config("LlamaForCausalLM",
+                    _i ? "\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8,\"low_freq_factor\":1,"
+                         "\"high_freq_factor\":4,\"original_max_position_embeddings\":64},"
+                       : "\"rope_parameters\":{\"rope_type\":\"llama3\",\"rope_theta\":500.0,\"factor\":8,"
+                         "\"low_freq_factor\":1,\"high_freq_factor\":4,\"original_max_position_embeddings\":64},");
     const sg_tensor_info *t;
     float *v = tensor_values(g, "rope_freqs.weight", &t);
     ck_assert(t->type == SG_DTYPE_F32 && t->n_dims == 1 && t->ne[0] == HD / 2);
@@ -249,12 +262,14 @@ START_TEST(rope_scalings) {
     ck_assert(f32_of(g, "llama.rope.scaling.factor") == 2.5f);
     sg_gguf_close(&g);
     unlink(in_dir(OUT));
-    g = with_config("LlamaForCausalLM", "\"rope_parameters\":{\"rope_type\":\"yarn\",\"rope_theta\":700,\"factor\":4,"
-                                        "\"original_max_position_embeddings\":6,\"beta_fast\":16,\"attention_factor\":2.5},");
+    g = with_config("LlamaForCausalLM",
+                    "\"rope_parameters\":{\"rope_type\":\"yarn\",\"rope_theta\":700,\"factor\":4,"
+                    "\"original_max_position_embeddings\":6,\"beta_fast\":16,\"attention_factor\":2.5},");
     ck_assert_str_eq(str_of(g, "llama.rope.scaling.type"), "yarn");
     ck_assert(f32_of(g, "llama.rope.scaling.factor") == 4.0f && f32_of(g, "llama.rope.freq_base") == 700.0f);
     ck_assert_uint_eq(u32_of(g, "llama.rope.scaling.original_context_length"), 6);
-    ck_assert(f32_of(g, "llama.rope.scaling.yarn_beta_fast") == 16.0f && !sg_gguf_find(g, "llama.rope.scaling.yarn_beta_slow"));
+    ck_assert(f32_of(g, "llama.rope.scaling.yarn_beta_fast") == 16.0f &&
+              !sg_gguf_find(g, "llama.rope.scaling.yarn_beta_slow"));
     ck_assert_float_eq_tol(f32_of(g, "llama.rope.scaling.attn_factor"), 2.5f / (1 + 0.1f * logf(4)), 1e-6);
     sg_gguf_close(&g);
 }
@@ -269,7 +284,8 @@ START_TEST(window_and_activation) {
 }
 END_TEST
 
-/* ---- output file -------------------------------------------------------------------------------------------------- */
+/* ---- output file --------------------------------------------------------------------------------------------------
+ */
 
 START_TEST(output_is_not_overwritten) {
     write_llama_folder();
@@ -317,7 +333,7 @@ START_TEST(cancelled) {
     unlink(in_dir(OUT));
     const uint64_t calls = w.calls;
     for (uint64_t i = 1; i <= calls; i++) {
-        w = (watch){ .stop_at = i };
+        w = (watch) { .stop_at = i };
         sg_error err = { 0 };
         ck_assert_int_eq(sg_convert(&o, &err), SG_E_CANCELLED);
         ck_assert_uint_eq(temp_count(&dir), 3); /* only the input */
@@ -325,7 +341,8 @@ START_TEST(cancelled) {
 }
 END_TEST
 
-/* ---- real files --------------------------------------------------------------------------------------------------- */
+/* ---- real files ---------------------------------------------------------------------------------------------------
+ */
 
 /* The folders whose logits the integration test compares: here only that they convert. */
 START_TEST(stored_folders) {

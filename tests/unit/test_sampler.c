@@ -28,8 +28,7 @@ static int32_t sample_once(sg_sampler_options o, const float *logits, uint32_t n
     return id;
 }
 
-/* ---- goldens
- * --------------------------------------------------------------------------------------------------------------- */
+/* ---- goldens ---- */
 
 static const struct golden {
     const char *name;
@@ -103,8 +102,7 @@ START_TEST(seed_matters) {
 }
 END_TEST
 
-/* ---- filters
- * --------------------------------------------------------------------------------------------------------------- */
+/* ---- filters ---- */
 
 /* Probabilities by the definitions, one candidate against all others, no sorting. */
 static void brute_force(const sg_sampler_options *o, const float *logits, double p[V]) {
@@ -249,8 +247,7 @@ START_TEST(not_finite) {
 }
 END_TEST
 
-/* ---- penalties
- * ------------------------------------------------------------------------------------------------------------- */
+/* ---- penalties ---- */
 
 /* Greedy with penalties by recounting the window for each token. */
 static int32_t greedy_by_hand(const sg_sampler_options *o, const float *logits, const int32_t *history, int n) {
@@ -307,8 +304,7 @@ START_TEST(penalties_follow_the_window) {
 }
 END_TEST
 
-/* ---- misuse
- * ---------------------------------------------------------------------------------------------------------------- */
+/* ---- misuse ---- */
 
 static void refused(sg_sampler_options o, uint32_t n_vocab, const char *word) {
     sg_sampler *s = (sg_sampler *)&o;

@@ -93,6 +93,7 @@ START_TEST(spm_specials) {
     for (size_t i = 0; i < ids.len; i++) ck_assert_int_ne(ids.data[i], sg_tokenizer_find(t, "<|user|>"));
     free(ids.data);
     check_tokens(t, "</s>", 0, SP " </ s>"); /* not even where its pieces meet */
+    check_tokens(t, "<0x0A>", 0, SP " <0 x0A>");
     check_tokens(t, "</s>", SG_TOKENIZE_PARSE_SPECIAL, "</s>");
     const unsigned parse = SG_TOKENIZE_PARSE_SPECIAL;
     check_tokens(t, "<|user|>hello", parse, "<|user|> " SP "hello");
@@ -306,17 +307,17 @@ START_TEST(refuses) {
 END_TEST
 
 START_TEST(odd_merges_are_skipped) {
-    static const char *const list[] = { "a", "b", "ab", "c" };
-    static const char *const merges[] = { "a c", "x y", "", " ", "a", "a ", "ab", "a b", "a b" };
+    static const char *const list[] = { "a", "b", "ab", "c", "bc" };
+    static const char *const merges[] = { "a c", "x y", "", " ", "a", "a ", "ab", "a b", "b c", "a b" };
     fixture f;
     fx_begin(&f);
     fx_str(&f, "tokenizer.ggml.model", "gpt2");
-    fx_strings(&f, "tokenizer.ggml.tokens", list, 4);
-    fx_strings(&f, "tokenizer.ggml.merges", merges, 9);
+    fx_strings(&f, "tokenizer.ggml.tokens", list, 5);
+    fx_strings(&f, "tokenizer.ggml.merges", merges, 10);
     sg_tokenizer *t = make(&f);
-    ck_assert_int_eq(n_warnings, 2); /* skipped merges, and bytes that no token has */
-    check_tokens(t, "abcab", 0, "ab c ab");
-    check_tokens(t, "axb", 0, "a b"); /* x is lost */
+    ck_assert_int_eq(n_warnings, 2);        /* skipped merges, and bytes that no token has */
+    check_tokens(t, "abcab", 0, "ab c ab"); /* of equal merges the first one counts */
+    check_tokens(t, "axb", 0, "a b");       /* x is lost */
     sg_tokenizer_destroy(&t);
 }
 END_TEST

@@ -145,6 +145,10 @@ static inline void fx_spm(fx_vocab *v) {
     fx_token(v, ">", SG_TOKEN_NORMAL, -50);
     fx_token(v, "</", SG_TOKEN_NORMAL, -40);
     fx_token(v, "s>", SG_TOKEN_NORMAL, -40);
+    fx_token(v, "<0", SG_TOKEN_NORMAL, -39); /* with "x0A>" the name of a byte token */
+    fx_token(v, "x0", SG_TOKEN_NORMAL, -38);
+    fx_token(v, "x0A", SG_TOKEN_NORMAL, -37);
+    fx_token(v, "x0A>", SG_TOKEN_NORMAL, -36);
     fx_token(v, "<|user|>", SG_TOKEN_CONTROL, 0);
     fx_token(v, "<|user|><|x|>", SG_TOKEN_CONTROL, 0);
     fx_token(v, "<tag>", SG_TOKEN_USER_DEFINED, 0);

@@ -1,4 +1,4 @@
-#include "tiny_model.h"
+#include "tests/unit/tiny_model.h"
 
 #include <check.h>
 #include <stdio.h>

@@ -1,4 +1,4 @@
-/* The vector operations of tile_tmpl.h in AVX2, FMA and F16C. */
+/* The vector operations of tile_tmpl.h in AVX2, FMA and F16C; with __AVXVNNI__ the integer products by VPDPBUSD. */
 #ifndef SG_SIMD_AVX2_H
 #define SG_SIMD_AVX2_H
 
@@ -9,8 +9,13 @@
 #define INL static inline __attribute__((always_inline))
 #define MR 8
 #define NT 4 /* 16 registers: 8 of codes, 4 sums, 4 for the rest */
+#ifdef __AVXVNNI__
+#define TIER avxvnni
+#define SIGNED_BIAS 128 /* vpdpbusd takes unsigned codes */
+#else
 #define TIER avx2
 #define SIGNED_BIAS 0
+#endif
 
 typedef uint32_t vu __attribute__((vector_size(32)));
 typedef int32_t vi __attribute__((vector_size(32)));
@@ -29,6 +34,14 @@ INL vu broadcast(const void *p) {
     return (vu)_mm256_set1_epi32(v);
 }
 
+#ifdef __AVXVNNI__
+INL vi dot(const vu c[8], const int8_t *x, int from, int to, int top, vi init) {
+    __m256i acc = (__m256i)init;
+#pragma GCC unroll 8
+    for (int g = from; g < to; g++) acc = _mm256_dpbusd_avx_epi32(acc, (__m256i)c[g], (__m256i)broadcast(x + 4 * g));
+    return (vi)acc;
+}
+#else
 /* vpmaddubsw adds two products in 16 bits with saturation: with codes up to `top` the sums of `fit` groups stay exact.
  * Signed codes: |c| times x with the sign of c; 128 * 127 * 2 fits. */
 INL vi dot(const vu c[8], const int8_t *x, int from, int to, int top, vi init) {
@@ -45,5 +58,6 @@ INL vi dot(const vu c[8], const int8_t *x, int from, int to, int top, vi init) {
     }
     return (vi)acc;
 }
+#endif
 
 #endif

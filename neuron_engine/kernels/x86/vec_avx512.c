@@ -2,8 +2,9 @@
 
 #include "neuron_engine/kernels/x86/x86.h"
 
-#define LOAD_F16(p) ((v16)_mm512_cvtph_ps(_mm256_loadu_si256((const void *)(p))))
-#define STORE_F16(p, v) _mm256_storeu_si256((void *)(p), _mm512_cvtps_ph((__m512)(v), _MM_FROUND_TO_NEAREST_INT))
-
 #define VEC_TABLE sg_vec_avx512
+#define W 16
+#define LOAD_F16(p) ((vf)_mm512_cvtph_ps(_mm256_loadu_si256((const void *)(p))))
+#define STORE_F16(p, v) _mm256_storeu_si256((void *)(p), _mm512_cvtps_ph((__m512)(v), _MM_FROUND_TO_NEAREST_INT))
+#define STORE_CODES(p, v) _mm_storeu_si128((void *)(p), _mm512_cvtepi32_epi8((__m512i)(v)))
 #include "neuron_engine/kernels/vec_tmpl.h"
