@@ -15,8 +15,8 @@ int cmd_gpu(int argc, char **argv) {
     const cli_syntax syntax = {
         .name = "sparsegen gpu",
         .synopsis = "",
-        .about = "Lists the GPUs that OpenCL and Vulkan report, a line each: API, kind, memory, largest buffer, name, driver. Every "
-                 "driver runs in a child process, so a broken one costs a line on stderr. This version computes on the CPU only.",
+        .about = "Lists the GPUs that OpenCL and Vulkan report, a line each: API, kind, memory, largest buffer, name, driver.\n"
+                 "Every driver runs in a child process, so a broken one costs a line on stderr. This version computes on the CPU only.",
         .opts = none,
         .n_opts = 0,
     };
