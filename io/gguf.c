@@ -69,7 +69,7 @@ static sg_status check_text(const parser *p, const sg_gguf_string *s, const char
 /* Keys and tensor names: text without control characters (they end up in messages and on terminals), not empty. */
 static sg_status read_name(parser *p, uint64_t max, const char **out, const char *what) {
     const uint64_t at = p->s->pos;
-    sg_gguf_string s;
+    sg_gguf_string s = { 0 };
     SG_TRY(read_bytes(p, max, &s, what));
     if (s.len == 0) return FAIL_AT(p, at, SG_E_FORMAT, "%s is empty", what);
     SG_TRY(check_text(p, &s, what));

@@ -44,7 +44,8 @@ static sg_status read_rope(keys *k, const sg_arch *arch, sg_hparams *hp, sg_erro
     SG_TRY(dim(k, "rope.dimension_count", hp->head_dim_k, hp->head_dim_k, &r->n_rot, err));
     if (r->n_rot % 2) return sg_fail(err, SG_E_FORMAT, "%s: rope.dimension_count = %u is odd", path, r->n_rot);
     SG_TRY(positive(k, "rope.freq_base", 10000.0f, &r->freq_base, err));
-    const char *kind = "none";
+    /* llama.cpp's rule: a factor without a type is linear. */
+    const char *kind = "linear";
     SG_TRY(sg_gguf_get_str(k->g, key(k, "rope.scaling.type"), &kind, err));
     /* Files from before rope.scaling.* give a linear factor alone. */
     float old_factor = 1.0f;
@@ -52,7 +53,7 @@ static sg_status read_rope(keys *k, const sg_arch *arch, sg_hparams *hp, sg_erro
     SG_TRY(positive(k, "rope.scaling.factor", old_factor, &r->factor, err));
     if (strcmp(kind, "yarn") == 0) r->scaling = SG_ROPE_YARN;
     else if (strcmp(kind, "linear") == 0) r->scaling = SG_ROPE_LINEAR;
-    else if (strcmp(kind, "none") == 0) r->scaling = old_factor != 1.0f ? SG_ROPE_LINEAR : SG_ROPE_PLAIN;
+    else if (strcmp(kind, "none") == 0) r->scaling = SG_ROPE_PLAIN;
     else return sg_fail(err, SG_E_UNSUPPORTED, "%s: rope.scaling.type \"%s\" is not known (none, linear, yarn)", path, kind);
     if (r->scaling == SG_ROPE_YARN && r->factor < 1.0f)
         return sg_fail(err, SG_E_FORMAT, "%s: YaRN factor %g is below 1", path, r->factor);

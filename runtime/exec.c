@@ -58,8 +58,9 @@ static void rope(const run *r, const sg_step *s, uint32_t thread, uint32_t threa
     const sg_hparams *hp = e->m.hp;
     const sg_vec_fns *vec = &e->m.kernels->vec;
     const uint32_t heads = hp->n_head + hp->n_head_kv;
-    for (uint32_t i = thread; i < r->n * heads; i += threads) {
-        const uint32_t t = i / heads, h = i % heads;
+    const uint64_t items = (uint64_t)r->n * heads;
+    for (uint64_t i = thread; i < items; i += threads) {
+        const uint32_t t = (uint32_t)(i / heads), h = (uint32_t)(i % heads);
         const bool is_q = h < hp->n_head;
         const uint32_t kv_head = is_q ? 0 : h - hp->n_head;
         float *head = is_q ? row(e, SG_BUF_Q, t) + h * hp->head_dim_k : row(e, SG_BUF_K, t) + kv_head * hp->head_dim_k;
@@ -76,8 +77,9 @@ static void attention(const run *r, const sg_step *s, uint32_t thread, uint32_t 
     const sg_hparams *hp = e->m.hp;
     float *scores = e->scores + (size_t)thread * e->n_ctx;
     /* Interleaved, because later tokens of a batch see more keys. */
-    for (uint32_t i = thread; i < r->n * hp->n_head; i += threads) {
-        const uint32_t t = i / hp->n_head, h = i % hp->n_head;
+    const uint64_t items = (uint64_t)r->n * hp->n_head;
+    for (uint64_t i = thread; i < items; i += threads) {
+        const uint32_t t = (uint32_t)(i / hp->n_head), h = (uint32_t)(i % hp->n_head);
         sg_attention_head(&e->att, r->kv, &e->m.kernels->vec, s->layer, r->pos + t, h,
                           row(e, SG_BUF_Q, t) + h * hp->head_dim_k, scores, row(e, s->out, t) + h * hp->head_dim_v);
     }
@@ -134,12 +136,14 @@ sg_status sg_exec_run(sg_exec *e, sg_kv_cache *kv, const int32_t *tokens, uint32
 /* Hands out pieces of the session's memory; a first pass with base NULL only measures. */
 typedef struct carver {
     char *base;
-    size_t used;
+    size_t used; /* SIZE_MAX once it overflowed */
 } carver;
 
 static void *carve(carver *c, size_t n, size_t size) {
     void *p = c->base ? c->base + c->used : NULL;
-    c->used += (n * size + SG_CACHE_LINE - 1) / SG_CACHE_LINE * SG_CACHE_LINE;
+    uint64_t end;
+    if (c->used > SIZE_MAX / 2 || !sg_mul_add(n, size, c->used + SG_CACHE_LINE - 1, &end) || end > SIZE_MAX / 2) c->used = SIZE_MAX;
+    else c->used = (size_t)end / SG_CACHE_LINE * SG_CACHE_LINE;
     return p;
 }
 

@@ -24,15 +24,18 @@ static sg_status open_rope(sg_model *m, sg_error *err) {
 
 static sg_status open_text(sg_model *m, const sg_gguf *g, const sg_log *log, sg_error *err) {
     SG_TRY(sg_tokenizer_create(g, log, &m->tokenizer, err));
+    if (m->vocab_only) m->desc.hp.n_vocab = sg_tokenizer_n_vocab(m->tokenizer);
     if (sg_tokenizer_n_vocab(m->tokenizer) > m->desc.hp.n_vocab)
         return sg_fail(err, SG_E_FORMAT, "%s: the vocabulary has %u tokens, the embedding only %u rows", sg_gguf_path(g, 0),
                        sg_tokenizer_n_vocab(m->tokenizer), m->desc.hp.n_vocab);
-    const char *jinja = NULL, *name = "";
+    const char *jinja = NULL, *name = "", *arch = "";
     SG_TRY(sg_gguf_get_str(g, "tokenizer.chat_template", &jinja, err));
     SG_TRY(sg_gguf_get_str(g, "general.name", &name, err));
     m->chat = sg_chat_recognise(jinja);
+    SG_TRY(sg_gguf_get_str(g, "general.architecture", &arch, err));
     m->name = strdup(name);
-    return m->name ? SG_OK : sg_fail(err, SG_E_NOMEM, "out of memory");
+    m->arch = strdup(arch);
+    return m->name && m->arch ? SG_OK : sg_fail(err, SG_E_NOMEM, "out of memory");
 }
 
 static void fill_info(sg_model *m, const sg_gguf *g) {
@@ -40,7 +43,7 @@ static void fill_info(sg_model *m, const sg_gguf *g) {
     for (size_t i = 0; i < sg_gguf_n_tensors(g); i++) params += sg_gguf_tensor_at(g, i)->n_values;
     const sg_hparams *hp = &m->desc.hp;
     m->info = (sg_model_info){
-        .architecture = m->desc.arch->name,
+        .architecture = m->arch,
         .name = m->name,
         .chat_family = sg_chat_family_name(m->chat),
         .kernel_tier = m->kernels.tier,
@@ -61,8 +64,13 @@ static sg_status open_model(sg_model *m, const sg_gguf *g, const sg_model_option
     uint32_t flags = sg_cpu_detect();
     SG_TRY(sg_cpu_mask(&flags, o->cpu_mask, err));
     sg_kernels_init(&m->kernels, flags);
-    SG_TRY(sg_model_describe(g, &m->desc, err));
+    m->vocab_only = o->vocab_only;
+    if (!m->vocab_only) SG_TRY(sg_model_describe(g, &m->desc, err));
     SG_TRY(open_text(m, g, &log, err));
+    if (m->vocab_only) {
+        fill_info(m, g);
+        return SG_OK;
+    }
     const sg_weights_options wo = { o->io, &log, o->progress, o->user };
     SG_TRY(sg_weights_load(&m->weights, g, &m->desc, &m->kernels, &wo, err));
     SG_TRY(open_rope(m, err));
@@ -102,6 +110,7 @@ void sg_model_close(sg_model **model) {
     sg_model_desc_finish(&m->desc);
     sg_tokenizer_destroy(&m->tokenizer);
     free(m->name);
+    free(m->arch);
     free(m);
     *model = NULL;
 }

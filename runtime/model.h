@@ -15,7 +15,8 @@ struct sg_model {
     sg_rope rope;
     sg_tokenizer *tokenizer;
     sg_chat_family chat;
-    char *name;
+    char *name, *arch;
+    bool vocab_only;
     sg_model_info info;
 };
 

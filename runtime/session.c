@@ -10,6 +10,7 @@
 
 #define DEFAULT_CTX 4096u
 #define DEFAULT_BATCH 128u
+#define MAX_BATCH 65536u /* keeps token x head counts within 64 bits and buffers sane */
 
 struct sg_session {
     sg_model *model;
@@ -32,11 +33,14 @@ static double now(void) {
 static sg_status init(sg_session *s, const sg_session_options *o, sg_error *err) {
     const sg_model *m = s->model;
     const sg_hparams *hp = &m->desc.hp;
+    if (m->vocab_only) return sg_fail(err, SG_E_ARG, "the model was opened without its weights (vocab_only)");
     uint32_t n_ctx = o->n_ctx;
     if (n_ctx == 0) n_ctx = hp->n_ctx_train < DEFAULT_CTX ? hp->n_ctx_train : DEFAULT_CTX;
     uint32_t n_batch = o->n_batch ? o->n_batch : DEFAULT_BATCH;
     if (n_batch > n_ctx) n_batch = n_ctx;
-    const uint32_t n_threads = o->n_threads ? o->n_threads : sg_cpu_count();
+    if (n_batch > MAX_BATCH) return sg_fail(err, SG_E_ARG, "a batch of %u tokens is more than %u", n_batch, MAX_BATCH);
+    uint32_t n_threads = o->n_threads;
+    if (n_threads == 0) n_threads = sg_cpu_count() < SG_TEAM_MAX ? sg_cpu_count() : SG_TEAM_MAX;
     if (o->kv_type != SG_KV_F16 && o->kv_type != SG_KV_F32) return sg_fail(err, SG_E_ARG, "unknown KV cache type %d", (int)o->kv_type);
     s->n_ctx = n_ctx;
     s->tokens = malloc((size_t)n_ctx * sizeof *s->tokens);
@@ -47,8 +51,7 @@ static sg_status init(sg_session *s, const sg_session_options *o, sg_error *err)
     SG_TRY(sg_exec_init(&s->exec, &em, n_threads, n_batch, n_ctx, err));
     s->stats = (sg_stats){ .weight_bytes = m->weights.region.size,
                            .kv_bytes = s->kv.k.size + s->kv.v.size,
-                           .buffer_bytes = s->exec.memory.size,
-                           .n_threads = n_threads };
+                           .buffer_bytes = s->exec.memory.size };
     return SG_OK;
 }
 
@@ -123,7 +126,8 @@ sg_status sg_session_feed(sg_session *s, const int32_t *tokens, size_t n, size_t
             atomic_store(&s->cancel, false);
             break;
         }
-        memcpy(s->tokens + s->n, tokens + done, batch * sizeof *tokens);
+        /* The caller may have handed in the timeline itself. */
+        memmove(s->tokens + s->n, tokens + done, batch * sizeof *tokens);
         s->n += batch;
         done = end;
     }
@@ -147,7 +151,7 @@ sg_status sg_session_feed_text(sg_session *s, const char *text, size_t len, sg_e
     if (!s) return sg_fail(err, SG_E_ARG, "sg_session_feed_text: session is NULL");
     int32_t *ids = NULL;
     size_t n = 0;
-    SG_TRY(sg_tokenize(s->model, text, len, s->n == 0 ? SG_TOKENIZE_SPECIAL : 0, &ids, &n, err));
+    SG_TRY(sg_tokenize(s->model, text, len, s->n == 0 ? SG_TOKENIZE_BOS : 0, &ids, &n, err));
     sg_status status = SG_OK;
     if (n > 0) status = sg_session_feed(s, ids, n, 1, err);
     else if (s->n == 0) status = sg_fail(err, SG_E_ARG, "the prompt is empty and the model has no beginning token");
@@ -179,4 +183,9 @@ void sg_session_cancel(sg_session *s) {
 
 bool sg_session_take_cancel(sg_session *s) { return atomic_exchange(&s->cancel, false); }
 
-sg_stats sg_session_get_stats(const sg_session *s) { return s ? s->stats : (sg_stats){ 0 }; }
+sg_stats sg_session_get_stats(const sg_session *s) {
+    if (!s) return (sg_stats){ 0 };
+    sg_stats stats = s->stats;
+    stats.n_threads = sg_team_size(s->exec.team); /* OpenMP may have granted fewer than asked for */
+    return stats;
+}

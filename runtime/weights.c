@@ -5,9 +5,10 @@
 #include <string.h>
 
 #include "io/reader.h"
+#include "runtime/base/memavail.h"
 
-/* Rows read at a time when they have to be packed: large enough for the drive, small enough not to matter in RAM. */
-#define CHUNK_BYTES (8u << 20)
+/* Read at a time when rows have to be packed: large enough for the drive, small enough not to matter in RAM. */
+#define DEFAULT_CHUNK_BYTES ((size_t)8 << 20)
 
 /* One tensor on its way into the region. */
 typedef struct load_job {
@@ -23,11 +24,12 @@ typedef struct loader {
     load_job *jobs;
     size_t n_jobs, cap;
     size_t total; /* bytes of the region */
+    size_t chunk;
     const sg_weights_options *options;
     uint64_t done, to_read; /* bytes of the file, for progress */
 } loader;
 
-/* Kernel that reads the tensor's rows as they lie in the file (for rows looked up by token). */
+/* Gives a tensor its place in the region. */
 static sg_status add_job(loader *l, const sg_tensor_info *info, sg_weight *dst, bool vector, sg_error *err) {
     const char *path = sg_gguf_path(l->g, info->file);
     const sg_dtype_info *type = sg_dtype_get(info->type);
@@ -100,7 +102,7 @@ static sg_status load_packed(loader *l, sg_reader *r, const load_job *j, char *b
     const uint32_t k = (uint32_t)j->info->ne[0], rows = (uint32_t)j->info->ne[1];
     const size_t row_bytes = j->info->n_bytes / rows;
     const uint32_t mr = j->kernel ? j->kernel->mr : 1;
-    uint32_t step = (uint32_t)(CHUNK_BYTES / row_bytes) / mr * mr;
+    uint32_t step = (uint32_t)(l->chunk / row_bytes) / mr * mr;
     if (step == 0) step = mr;
     for (uint32_t row = 0; row < rows; row += step) {
         const uint32_t n = rows - row < step ? rows - row : step;
@@ -120,7 +122,7 @@ static size_t bounce_bytes(const loader *l) {
         const load_job *j = &l->jobs[i];
         if (is_direct(j)) continue;
         const size_t row = j->info->n_bytes / j->info->ne[1], tile = row * (j->kernel ? j->kernel->mr : 1);
-        size_t need = tile > CHUNK_BYTES ? tile : CHUNK_BYTES;
+        size_t need = tile > l->chunk ? tile : l->chunk;
         if (need > j->info->n_bytes) need = j->info->n_bytes;
         if (need > most) most = need;
     }
@@ -151,7 +153,13 @@ sg_status sg_weights_load(sg_weights *w, const sg_gguf *g, const sg_model_desc *
                           const sg_weights_options *options, sg_error *err) {
     *w = (sg_weights){ 0 };
     loader l = { .g = g, .kernels = kernels, .options = options };
+    l.chunk = options->chunk_bytes ? options->chunk_bytes : DEFAULT_CHUNK_BYTES;
     sg_status s = plan_jobs(&l, w, d, err);
+    /* A mapping would succeed and the process be killed later, when the pages are written. */
+    const uint64_t available = sg_mem_available("");
+    if (s == SG_OK && l.total > available)
+        s = sg_fail(err, SG_E_NOMEM, "%s: the weights need %.1f MiB of memory, %.1f MiB are available", sg_gguf_path(g, 0),
+                    (double)l.total / (1 << 20), (double)available / (1 << 20));
     if (s == SG_OK) s = sg_region_create(&w->region, l.total, "the weights", err);
     if (s == SG_OK) s = load_all(&l, w->region.data, err);
     for (size_t i = 0; s == SG_OK && i < l.n_jobs; i++) {

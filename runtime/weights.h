@@ -23,6 +23,7 @@ typedef struct sg_weights_options {
     const sg_log *log;
     sg_progress_fn progress;
     void *user;
+    size_t chunk_bytes; /* read at a time of a tensor that has to be packed; 0: 8 MiB */
 } sg_weights_options;
 
 /* Reads and packs every tensor of the description. On failure *w is empty. */

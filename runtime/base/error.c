@@ -5,13 +5,39 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "runtime/base/utf8.h"
+
+/* Messages quote files that strangers made, and end up on terminals: control characters (escape sequences, line breaks) and
+ * bytes that are no UTF-8 become '?'; a character that the buffer's end cut in two is dropped. In place. */
+static void make_printable(char *text, bool cut) {
+    size_t n = strlen(text);
+    for (size_t i = 0; i < n;) {
+        uint32_t cp;
+        const size_t len = sg_utf8_next(text + i, n - i, &cp);
+        if (len == 0 && cut && sg_utf8_missing(text + i, n - i) > 0) {
+            text[i] = 0;
+            return;
+        }
+        if (len == 0 || cp < 0x20 || (cp >= 0x7f && cp < 0xa0)) {
+            const size_t width = len ? len : 1;
+            text[i] = '?';
+            memmove(text + i + 1, text + i + width, n - i - width + 1);
+            n -= width - 1;
+            i++;
+        } else {
+            i += len;
+        }
+    }
+}
+
 sg_status sg_fail(sg_error *err, sg_status code, const char *fmt, ...) {
     if (err) {
         va_list ap;
         va_start(ap, fmt);
         err->code = code;
-        vsnprintf(err->message, sizeof err->message, fmt, ap);
+        const int n = vsnprintf(err->message, sizeof err->message, fmt, ap);
         va_end(ap);
+        make_printable(err->message, n >= (int)sizeof err->message);
     }
     return code;
 }
@@ -40,8 +66,9 @@ void sg_log_line(const sg_log *log, sg_log_level level, const char *fmt, ...) {
     char line[512];
     va_list ap;
     va_start(ap, fmt);
-    vsnprintf(line, sizeof line, fmt, ap);
+    const int n = vsnprintf(line, sizeof line, fmt, ap);
     va_end(ap);
+    make_printable(line, n >= (int)sizeof line);
     log->fn(log->user, level, line);
 }
 

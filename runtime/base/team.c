@@ -31,8 +31,8 @@ static void cpu_relax(void) {
 
 sg_status sg_team_create(uint32_t n_threads, sg_team **out, sg_error *err) {
     *out = NULL;
-    if (n_threads < 1 || n_threads > 1024)
-        return sg_fail(err, SG_E_ARG, "number of threads %u is not between 1 and 1024", n_threads);
+    if (n_threads < 1 || n_threads > SG_TEAM_MAX)
+        return sg_fail(err, SG_E_ARG, "number of threads %u is not between 1 and %u", n_threads, SG_TEAM_MAX);
     sg_team *t = NULL;
     if (posix_memalign((void **)&t, 64, sizeof *t) != 0) return sg_fail(err, SG_E_NOMEM, "out of memory for the thread team");
     t->n = n_threads;

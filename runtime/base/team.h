@@ -6,7 +6,9 @@
 #include "runtime/base/error.h"
 
 typedef struct sg_team sg_team;
+#define SG_TEAM_MAX 1024u /* threads */
 
+/* n_threads: 1 .. SG_TEAM_MAX. */
 SG_NODISCARD sg_status sg_team_create(uint32_t n_threads, sg_team **out, sg_error *err);
 void sg_team_destroy(sg_team **t);
 uint32_t sg_team_size(const sg_team *t);

@@ -60,7 +60,7 @@ static sg_status tokenize(const chat *c, int32_t **ids, size_t *n, sg_error *err
     char *text = NULL;
     sg_status s = sg_chat_format(c->a->m.model, c->messages, c->n, true, &text, err);
     if (s == SG_OK)
-        s = sg_tokenize(c->a->m.model, text, strlen(text), SG_TOKENIZE_SPECIAL | SG_TOKENIZE_PARSE_SPECIAL, ids, n,
+        s = sg_tokenize(c->a->m.model, text, strlen(text), SG_TOKENIZE_BOS | SG_TOKENIZE_PARSE_SPECIAL, ids, n,
                         err);
     sg_free(text);
     return s;

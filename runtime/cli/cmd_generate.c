@@ -62,7 +62,7 @@ static sg_status feed(const cli_generate_args *a, const char *prompt, size_t len
     size_t n = 0;
     sg_status s = sg_chat_format(a->m.model, messages, 2, true, &text, err);
     if (s == SG_OK)
-        s = sg_tokenize(a->m.model, text, strlen(text), SG_TOKENIZE_SPECIAL | SG_TOKENIZE_PARSE_SPECIAL, &ids, &n, err);
+        s = sg_tokenize(a->m.model, text, strlen(text), SG_TOKENIZE_BOS | SG_TOKENIZE_PARSE_SPECIAL, &ids, &n, err);
     if (s == SG_OK) s = sg_session_feed(a->m.session, ids, n, 1, err);
     sg_free(text);
     sg_free(ids);

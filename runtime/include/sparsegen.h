@@ -98,9 +98,10 @@ typedef struct sg_model_options {
     const char *cpu_mask; /* highest kernel tier to use ("ref", "avx2", "avx512vnni", "neon", ..); NULL: the best there is */
     sg_log_fn log;
     sg_progress_fn progress; /* bytes of weights read; called from the opening thread */
-    void *user;              /* handed to log and progress; log must stay callable for the model's life */
+    void *user;              /* handed to log and progress */
+    bool vocab_only; /* read the tokenizer and nothing else: no weights in RAM, no sessions */
 } sg_model_options;
-#define SG_MODEL_OPTIONS_INIT { sizeof(sg_model_options), SG_IO_AUTO, NULL, NULL, NULL, NULL }
+#define SG_MODEL_OPTIONS_INIT { sizeof(sg_model_options), SG_IO_AUTO, NULL, NULL, NULL, NULL, false }
 
 /* Facts about an open model. Strings live as long as the model. */
 typedef struct sg_model_info {
@@ -126,8 +127,9 @@ SG_API const sg_model_info *sg_model_get_info(const sg_model *model);
 /* ---- text and tokens --------------------------------------------------------------------------------------------- */
 
 enum {
-    SG_TOKENIZE_SPECIAL = 1,      /* add BOS/EOS as the model's metadata asks */
-    SG_TOKENIZE_PARSE_SPECIAL = 2 /* text such as "<|im_end|>" becomes that control token instead of plain characters */
+    SG_TOKENIZE_SPECIAL = 1,       /* add BOS and EOS as the model's metadata asks */
+    SG_TOKENIZE_PARSE_SPECIAL = 2, /* text such as "<|im_end|>" becomes that control token instead of plain characters */
+    SG_TOKENIZE_BOS = 4            /* add BOS as the metadata asks, never EOS: for text that is to be continued */
 };
 
 /* Tokens of text[0..len). *out is allocated (sg_free), *n_out its length.

@@ -242,7 +242,7 @@ sg_status sg_tokenizer_encode(const sg_tokenizer *t, const char *text, size_t le
     const size_t bad = sg_utf8_check(text, len);
     if (bad < len) return sg_fail(err, SG_E_UTF8, "text is not valid UTF-8 at byte %zu", bad);
     work w = { .after_special = true };
-    if ((flags & SG_TOKENIZE_SPECIAL) && t->add_bos) sg_ids_push(out, t->bos);
+    if ((flags & (SG_TOKENIZE_SPECIAL | SG_TOKENIZE_BOS)) && t->add_bos) sg_ids_push(out, t->bos);
     sg_status st = encode_text(t, text, len, flags & SG_TOKENIZE_PARSE_SPECIAL, &w, out, err);
     if ((flags & SG_TOKENIZE_SPECIAL) && t->add_eos) sg_ids_push(out, t->eos);
     if (st == SG_OK && out->failed) st = sg_fail(err, SG_E_NOMEM, "out of memory for the tokens of %zu bytes", len);

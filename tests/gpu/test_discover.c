@@ -25,6 +25,7 @@ static size_t list_crash(sg_gpu_device *out, size_t cap, char *why, size_t why_s
 static size_t list_hang(sg_gpu_device *out, size_t cap, char *why, size_t why_size) {
     (void)out, (void)cap, (void)why, (void)why_size;
     for (;;) pause();
+    return 0;
 }
 
 static size_t list_exit(sg_gpu_device *out, size_t cap, char *why, size_t why_size) {

@@ -1,6 +1,7 @@
 /* Models that contradict their architecture, and what sessions promise. */
 #include <check.h>
 #include <math.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -92,6 +93,123 @@ START_TEST(activations_differ) {
 }
 END_TEST
 
+/* Last logits of a tiny model with these rotary keys. */
+static float rope_logit(const char *type, float factor, float scale_linear) {
+    tiny_model t = TINY_MODEL_INIT;
+    t.rope_type = type;
+    t.rope_factor = factor;
+    t.scale_linear = scale_linear;
+    tiny_model_write(&t, path);
+    sg_model *m = NULL;
+    sg_session *s = NULL;
+    sg_error err = { 0 };
+    ck_assert_msg(sg_model_open(path, NULL, &m, &err) == SG_OK, "%s", err.message);
+    ck_assert_int_eq(sg_session_create(m, NULL, &s, &err), SG_OK);
+    const int32_t ids[] = { 1, 270, 280, 290, 265, 263, 281 };
+    ck_assert_int_eq(sg_session_feed(s, ids, 7, 1, &err), SG_OK);
+    const float logit = sg_session_logits(s, 0)[9];
+    sg_session_destroy(&s);
+    sg_model_close(&m);
+    return logit;
+}
+
+/* As in llama.cpp: a factor without a type is linear, "none" switches every factor off. */
+START_TEST(rope_scaling_keys) {
+    const float plain = rope_logit(NULL, 0, 0), linear = rope_logit("linear", 4, 0);
+    ck_assert(plain != linear);
+    ck_assert(rope_logit(NULL, 4, 0) == linear);
+    ck_assert(rope_logit(NULL, 0, 4) == linear);
+    ck_assert(rope_logit("none", 4, 0) == plain);
+    ck_assert(rope_logit("none", 0, 4) == plain);
+    const float yarn = rope_logit("yarn", 4, 0);
+    ck_assert(yarn != plain && yarn != linear);
+}
+END_TEST
+
+/* Text that is to be continued must not end with the end token, whatever the file asks for. */
+START_TEST(no_end_token_in_prompts) {
+    tiny_model t = TINY_MODEL_INIT;
+    t.add_eos = true;
+    tiny_model_write(&t, path);
+    sg_model *m = NULL;
+    sg_session *s = NULL;
+    ck_assert_int_eq(sg_model_open(path, NULL, &m, NULL), SG_OK);
+    int32_t *ids = NULL;
+    size_t n = 0;
+    ck_assert_int_eq(sg_tokenize(m, "ab", 2, SG_TOKENIZE_SPECIAL, &ids, &n, NULL), SG_OK);
+    ck_assert_int_eq(ids[n - 1], 2);
+    sg_free(ids);
+    ck_assert_int_eq(sg_session_create(m, NULL, &s, NULL), SG_OK);
+    ck_assert_int_eq(sg_session_feed_text(s, "ab", 2, NULL), SG_OK);
+    ck_assert_uint_eq(sg_session_length(s), n - 1);
+    ck_assert_int_eq(sg_session_tokens(s)[0], 1);
+    ck_assert_int_ne(sg_session_tokens(s)[n - 2], 2);
+    ck_assert_int_eq(sg_session_sync(s, sg_session_tokens(s), n - 1, NULL), SG_OK); /* the timeline itself */
+    sg_session_destroy(&s);
+    sg_model_close(&m);
+}
+END_TEST
+
+START_TEST(vocabulary_alone) {
+    tiny_model t = TINY_MODEL_INIT;
+    t.skip_tensor = "blk.0.attn_q.weight"; /* cannot run, but can tokenize */
+    tiny_model_write(&t, path);
+    sg_model_options o = SG_MODEL_OPTIONS_INIT;
+    o.vocab_only = true;
+    sg_model *m = NULL;
+    sg_session *s = NULL;
+    sg_error err = { 0 };
+    ck_assert_int_eq(sg_model_open(path, NULL, &m, &err), SG_E_FORMAT);
+    ck_assert_msg(sg_model_open(path, &o, &m, &err) == SG_OK, "%s", err.message);
+    ck_assert_uint_eq(sg_model_get_info(m)->n_vocab, TINY_VOCAB);
+    ck_assert_str_eq(sg_model_get_info(m)->architecture, "llama");
+    ck_assert_uint_eq(sg_model_get_info(m)->n_bytes, 0);
+    int32_t *ids = NULL;
+    size_t n = 0;
+    ck_assert_int_eq(sg_tokenize(m, "ab", 2, SG_TOKENIZE_SPECIAL, &ids, &n, NULL), SG_OK);
+    ck_assert_int_eq(ids[0], 1);
+    sg_free(ids);
+    ck_assert_int_eq(sg_session_create(m, NULL, &s, &err), SG_E_ARG);
+    ck_assert_ptr_null(s);
+    sg_model_close(&m);
+}
+END_TEST
+
+/* One model, two sessions on threads of their own with teams of their own. */
+typedef struct pair {
+    sg_model *m;
+    float logits[TINY_VOCAB];
+} pair;
+
+static void *feed_alone(void *arg) {
+    pair *p = arg;
+    sg_session_options o = SG_SESSION_OPTIONS_INIT;
+    o.n_threads = 4;
+    sg_session *s = NULL;
+    const int32_t ids[] = { 1, 270, 280, 290 };
+    if (sg_session_create(p->m, &o, &s, NULL) != SG_OK) return NULL;
+    for (int i = 0; i < 10; i++)
+        if (sg_session_feed(s, ids, 4, 1, NULL) != SG_OK) return NULL;
+    memcpy(p->logits, sg_session_logits(s, 0), sizeof p->logits);
+    sg_session_destroy(&s);
+    return p;
+}
+
+START_TEST(two_sessions) {
+    sg_model *m = open_tiny("relu");
+    static pair a, b;
+    a.m = b.m = m;
+    pthread_t t;
+    void *done = NULL;
+    ck_assert_int_eq(pthread_create(&t, NULL, feed_alone, &a), 0);
+    ck_assert_ptr_eq(feed_alone(&b), &b);
+    ck_assert_int_eq(pthread_join(t, &done), 0);
+    ck_assert_ptr_eq(done, &a);
+    ck_assert_mem_eq(a.logits, b.logits, sizeof a.logits);
+    sg_model_close(&m);
+}
+END_TEST
+
 START_TEST(session_edges) {
     sg_model *m = open_tiny(NULL);
     sg_session_options o = SG_SESSION_OPTIONS_INIT;
@@ -162,6 +280,10 @@ int main(void) {
     tcase_add_checked_fixture(t, setup, teardown);
     tcase_add_loop_test(t, refuses, 0, sizeof bad / sizeof *bad);
     tcase_add_test(t, activations_differ);
+    tcase_add_test(t, rope_scaling_keys);
+    tcase_add_test(t, no_end_token_in_prompts);
+    tcase_add_test(t, vocabulary_alone);
+    tcase_add_test(t, two_sessions);
     tcase_add_test(t, session_edges);
     tcase_add_test(t, timelines_agree);
     tcase_add_test(t, cancel_before_feed);

@@ -120,6 +120,15 @@ void tiny_model_write(const tiny_model *t, const char *path) {
         snprintf(key, sizeof key, "%s.rope.scaling.type", t->arch);
         sg_gguf_writer_str(w, key, t->rope_type);
     }
+    if (t->rope_factor != 0) {
+        snprintf(key, sizeof key, "%s.rope.scaling.factor", t->arch);
+        sg_gguf_writer_f32(w, key, t->rope_factor);
+    }
+    if (t->scale_linear != 0) {
+        snprintf(key, sizeof key, "%s.rope.scale_linear", t->arch);
+        sg_gguf_writer_f32(w, key, t->scale_linear);
+    }
+    if (t->add_eos) sg_gguf_writer_bool(w, "tokenizer.ggml.add_eos_token", true);
     if (t->activation) sg_gguf_writer_str(w, "sparsegen.ffn_activation", t->activation);
     add_vocabulary(w, t);
     list l = { .t = t };

@@ -15,11 +15,13 @@ typedef struct tiny_model {
     const char *extra_tensor; /* a tensor that llama does not have, or NULL */
     uint32_t n_embd, n_layer, n_head, n_head_kv, n_ff, n_rot, n_expert;
     float eps, freq_base;
+    float rope_factor, scale_linear; /* rope.scaling.factor, rope.scale_linear; 0: not written */
+    bool add_eos;
     uint32_t n_tokens; /* in the vocabulary; the embedding has TINY_VOCAB rows */
 } tiny_model;
 
 #define TINY_VOCAB 300
-#define TINY_MODEL_INIT { "llama", 0, 0, 0, 0, 0, 0, 64, 2, 4, 2, 96, 16, 0, 1e-5f, 10000.0f, TINY_VOCAB }
+#define TINY_MODEL_INIT { "llama", 0, 0, 0, 0, 0, 0, 64, 2, 4, 2, 96, 16, 0, 1e-5f, 10000.0f, 0, 0, false, TINY_VOCAB }
 
 /* Writes the model to `path` (replacing it); weights are seeded, F32. Fails the running check test on errors. */
 void tiny_model_write(const tiny_model *t, const char *path);
