@@ -7,9 +7,10 @@ import math
 import pathlib
 import re
 import struct
+import subprocess
 import sys
 
-from cli_case import GOLDEN, GOLDENS, MODEL, MODEL_F32, Case, main, run
+from cli_case import EXE, GOLDEN, GOLDENS, MODEL, MODEL_F32, TIMEOUT, Case, main, run
 
 
 class Tokenize(Case):
@@ -105,6 +106,15 @@ class Logits(Case):
         self.fails(1, 'No space left', 'logits', '-m', MODEL, '--tokens', '1', '-o', '/dev/full')
         self.assertTrue(pathlib.Path('/dev/full').is_char_device())  # written to, not replaced
         self.assertEqual(len(self.ok('logits', '-m', MODEL, '--tokens', '1', '-o', '/dev/stdout').stdout), 4 * GOLDEN['n_vocab'])
+
+    def test_leftover_of_a_killed_run(self):
+        """A temporary file of an earlier process with the same id is in the way: not of the new run, and nobody removes it."""
+        out = self.tmp / 'out'
+        script = 'for i in 0 1 2; do echo old > "$1.tmp-$$-$i"; done; exec "$0" logits -m "$2" --tokens 1 -o "$1"'
+        done = subprocess.run(['sh', '-c', script, EXE, out, MODEL], stderr=subprocess.PIPE, timeout=TIMEOUT, check=False)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(out.stat().st_size, 4 * GOLDEN['n_vocab'])
+        self.assertEqual(sorted(p.read_bytes() for p in self.tmp.iterdir() if p != out), [b'old\n'] * 3)
 
 
 class Perplexity(Case):
