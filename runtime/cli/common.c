@@ -14,6 +14,9 @@
 
 const char *const cli_kv_choices[] = { "f16", "f32", NULL };
 const char *const cli_io_choices[] = { "auto", "uring", "pread", NULL };
+/* The names that sg_model_options.cpu_mask takes; a test compares them with the library's own list. */
+const char *const cli_cpu_choices[] = { "auto",       "ref",  "avx2",    "avxvnni", "avx512",
+                                        "avx512vnni", "neon", "dotprod", "i8mm",    NULL };
 
 /* ---- messages and results ---- */
 
@@ -126,7 +129,7 @@ int cli_open_model(cli_model *m) {
     cli_progress_start(&state.progress, "reading", m->quiet);
     sg_model_options o = SG_MODEL_OPTIONS_INIT;
     o.io = (sg_io_engine)m->io;
-    o.cpu_mask = m->cpu_mask;
+    o.cpu_mask = m->cpu_mask > 0 ? cli_cpu_choices[m->cpu_mask] : NULL;
     o.log = log_line;
     o.progress = step;
     o.user = &state;
