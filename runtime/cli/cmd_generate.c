@@ -106,7 +106,8 @@ static int read_prompt(const cli_generate_args *a, const char *file, char **out,
     free(text);
     if (!*out) return cli_fail("out of memory");
     (*out)[*len] = '\0';
-    if (memchr(*out, '\0', *len) && a->system) return cli_fail("%s: a zero byte cannot be part of a message", file);
+    if ((a->system || a->chat) && memchr(*out, '\0', *len))
+        return cli_fail("%s: a zero byte cannot be part of a message", file);
     return CLI_OK;
 }
 

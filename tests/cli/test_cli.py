@@ -224,6 +224,9 @@ class Generate(Case):
         path = self.tmp / 'prompt'
         path.write_bytes(b'fine \xc3')
         self.fails(1, 'UTF-8', '-m', MODEL, '-f', path)
+        path.write_bytes(b'fi\0ne')
+        for more in ['-i'], ['-i', '--system', 'x'], ['--system', 'x']:  # messages are C strings, the rest would be lost
+            self.fails(1, 'zero byte', '-m', MODEL, '-f', path, *more)
         self.fails(1, 'No such file', '-m', MODEL, '-f', self.tmp / 'none')
         self.fails(1, 'directory', '-m', MODEL, '-f', self.tmp)
         self.fails(1, 'do not fit', '-m', MODEL, '-p', GOLDEN['prompt'], '-c', '8')
