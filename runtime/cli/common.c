@@ -105,7 +105,7 @@ void cli_at_prompt(bool waiting) { at_prompt = waiting; }
 
 /* ---- model and session ---- */
 
-/* What sg_model_options.user points to while a model is open. */
+/* What sg_model_options.user points to while a model is being opened. */
 typedef struct open_state {
     cli_progress progress;
     bool quiet, verbose;
@@ -121,11 +121,8 @@ static bool step(void *user, uint64_t done, uint64_t total) {
     return cli_progress_step(&s->progress, done, total);
 }
 
-static open_state state; /* the log must stay callable as long as the model lives */
-
 int cli_open_model(cli_model *m) {
-    state.quiet = m->quiet;
-    state.verbose = m->stats && !m->quiet;
+    open_state state = { .quiet = m->quiet, .verbose = m->stats && !m->quiet };
     cli_progress_start(&state.progress, "reading", m->quiet);
     sg_model_options o = SG_MODEL_OPTIONS_INIT;
     o.io = (sg_io_engine)m->io;
