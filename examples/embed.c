@@ -10,7 +10,7 @@
 
 #include <sparsegen.h>
 
-static sg_session *running; /* for the signal handler */
+static sg_session *volatile running; /* for the signal handler */
 
 /* Text arrives while it is made, in whole UTF-8 characters. Returning false would end the generation. */
 static bool on_text(void *user, const char *text, size_t len) {
@@ -67,6 +67,7 @@ failed:
     fprintf(stderr, "%s: %s\n", sg_status_str(err.code), err.message);
 done: /* each accepts NULL; sessions go before their model */
     sg_sampler_destroy(&sampler);
+    running = NULL; /* first: Ctrl-C may come at any moment */
     sg_session_destroy(&session);
     sg_model_close(&model);
     return exit_code;

@@ -1,7 +1,7 @@
 /* sg_file_info for programs: one object. Names stay; what a file does not say is null or left out of a table. */
 #include "runtime/info.h"
 
-#include <cJSON.h>
+#include <cjson/cJSON.h>
 #include <stdlib.h>
 #include <string.h>
 

@@ -41,7 +41,7 @@ FOREIGN = {
     'liburing.h': {'io'},
     'pcre2.h': {'runtime'},
     'cjson/cJSON.h': {'runtime', 'io'},
-    'cJSON.h': {'runtime', 'io'},
+    'cJSON.h': set(),  # spelled <cjson/cJSON.h>, which needs no -I of its own
     'editline/readline.h': {'cli'},
     'histedit.h': {'cli'},
     'CL/cl.h': {'gpu'},

@@ -2,7 +2,8 @@
  *
  * THE RULE: the C reference defines the result, bit for bit, and every tier reproduces it: integer parts are exact, and each
  * output value is summed in one fixed order that does not depend on tile, thread, batch or tier. So the text of a model is the
- * same on every machine, with any number of threads, whether a prompt is fed whole or token by token.
+ * same with any number of threads, whether a prompt is fed whole or token by token, and on other machines as far as their
+ * C libraries agree about the rotary tables (rope.c).
  *
  * The order for one output row (one dot product of a weight row with an activation column), acc starting at +0:
  *   F32, F16, BF16 weights (activations F32):

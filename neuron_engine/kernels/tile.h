@@ -3,10 +3,16 @@
  * A tile is mr consecutive rows; tiles follow each other, the last one padded with zero rows. Inside a tile the blocks
  * (sg_dtype_info) of the rows come in ascending k, block b of all mr rows together. The bytes of such a group are only
  * permuted: the block is cut into granules of 1, 2 or 4 bytes, and granule i of row 0, 1, .. mr-1 are neighbours. So
- * the size stays that of the rows, and the GGUF bytes can be had back. The granules are scales: d, then m or dmin (2
- * bytes each; MXFP4's e 1 byte) packed scales, 4 bytes each (K types), the upper bit planes, 4 bytes each, the codes, 4
- * bytes each in this order; F32, F16 and BF16: one value. One change besides: the word qh of Q5_0 and Q5_1 is
- * transposed, so that bit g of byte i belongs to value 4g + i (bit 4g + i of the word in GGUF).
+ * the size stays that of the rows, and the GGUF bytes can be had back. The granules of a block, in this order, where
+ * the type has them:
+ *
+ *   - the scales d, then m or dmin: 2 bytes each (e of MXFP4: 1 byte)
+ *   - the packed scales of the K types: 4 bytes each
+ *   - the upper bit planes: 4 bytes each
+ *   - the codes: 4 bytes each
+ *
+ * F32, F16 and BF16 have one granule, the value. One change besides: the word qh of Q5_0 and Q5_1 is transposed, so
+ * that bit g of byte i belongs to value 4g + i (bit 4g + i of the word in GGUF).
  *
  * The identity of the layout (sg_mat_kernel.layout) is mr. */
 #ifndef SG_KERNELS_TILE_H

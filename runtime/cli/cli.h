@@ -51,31 +51,32 @@ void cli_at_prompt(bool waiting);
 /* ---- model and session ---- */
 
 typedef struct cli_model {
-    const char *path, *cpu_mask;
+    const char *path;
     int64_t threads, batch;
-    int kv, io; /* indices of the choices, equal to sg_kv_type and sg_io_engine */
+    int kv, io;   /* indices of the choices, equal to sg_kv_type and sg_io_engine */
+    int cpu_mask; /* index of the choice, 0: the best there is */
     bool quiet, stats;
+    bool vocab_only; /* the command needs no weights */
     sg_model *model;
     sg_session *session;
 } cli_model;
-extern const char *const cli_kv_choices[], *const cli_io_choices[];
+extern const char *const cli_kv_choices[], *const cli_io_choices[], *const cli_cpu_choices[];
 
 /* Options that every command with a model has. */
+/* clang-format off */
 #define CLI_MODEL_OPTS(m)                                                                                              \
     { NULL, 0, CLI_FLAG, NULL, NULL, "model and machine:" },                                                           \
-        { "model", 'm', CLI_STR, &(m)->path, "FILE", "GGUF file, or the first file of a split set" },                  \
-        { "io", 0, CLI_CHOICE,    &(m)->io, "ENGINE", "how the model is read: auto (default), uring, pread",           \
-          0,    0, cli_io_choices },                                                                                   \
-        { "cpu-mask",     0,      CLI_STR,                                                                             \
-          &(m)->cpu_mask, "TIER", "highest kernel tier to use: ref, avx2, .. (default: the best)" },                   \
-    {                                                                                                                  \
-        "quiet", 'q', CLI_FLAG, &(m)->quiet, NULL, "no notes, warnings or progress on stderr, only errors"             \
-    }
+    { "model", 'm', CLI_STR, &(m)->path, "FILE", "GGUF file, or the first file of a split set" },                      \
+    { "io", 0, CLI_CHOICE, &(m)->io, "ENGINE", "how the model is read: auto (default), uring, pread", 0, 0,            \
+      cli_io_choices },                                                                                                \
+    { "cpu-mask", 0, CLI_CHOICE, &(m)->cpu_mask, "TIER",                                                               \
+      "highest kernel tier to use: ref, avx2, .. (default: auto, the best)", 0, 0, cli_cpu_choices },                  \
+    { "quiet", 'q', CLI_FLAG, &(m)->quiet, NULL, "no notes, warnings or progress on stderr, only errors" }
 #define CLI_SESSION_OPTS(m)                                                                                            \
-    { "threads", 't', CLI_INT, &(m)->threads, "N", "threads (default: one per usable core)", 0, 4096 },                \
-        { "batch", 'b', CLI_INT, &(m)->batch, "N", "prompt tokens evaluated together (default 128)", 0, 65536 }, {     \
-        "kv", 0, CLI_CHOICE, &(m)->kv, "TYPE", "type of the KV cache: f16 (default), f32", 0, 0, cli_kv_choices        \
-    }
+    { "threads", 't', CLI_INT, &(m)->threads, "N", "threads (default: one per usable core)", 0, 1024 },                \
+    { "batch", 'b', CLI_INT, &(m)->batch, "N", "prompt tokens evaluated together (default 128)", 0, 65536 },           \
+    { "kv", 0, CLI_CHOICE, &(m)->kv, "TYPE", "type of the KV cache: f16 (default), f32", 0, 0, cli_kv_choices }
+/* clang-format on */
 
 /* Opens the model with a progress bar; 0 or the exit code, the error printed. */
 int cli_open_model(cli_model *m);

@@ -81,6 +81,7 @@ static sg_status fit(chat *c, int32_t **ids, size_t *n, sg_error *err) {
         forget(c, old, old + 2 < c->n ? old + 2 : c->n - 1);
         forgotten++;
         sg_free(*ids);
+        *ids = NULL; /* the caller frees it when the next round fails */
     }
     if (forgotten) cli_note(c->a->m.quiet, "the context is full: forgot the oldest %zu of the turns", forgotten);
     return SG_OK;

@@ -17,12 +17,14 @@ static bool step(void *user, uint64_t done, uint64_t total) {
 
 int cmd_convert(int argc, char **argv) {
     sg_convert_options o = SG_CONVERT_OPTIONS_INIT;
+    static const char *const types[] = { "f32", "f16", "bf16", "q8_0", "q4_0", NULL };
+    int type = -1;
     bool overwrite = false;
     convert_state state = { 0 };
     const cli_opt opts[] = {
         { "output", 'o', CLI_STR, &o.output, "FILE", "the GGUF file to write; it appears when it is complete" },
-        { "type", 0, CLI_STR, &o.type, "TYPE",
-          "f32, f16, bf16, q8_0 or q4_0 (default: f16 for folders, f32 for .bin)" },
+        { "type", 0, CLI_CHOICE, &type, "TYPE", "f32, f16, bf16, q8_0 or q4_0 (default: f16 for folders, f32 for .bin)",
+          0, 0, types },
         { "tokenizer", 0, CLI_STR, &o.tokenizer, "FILE", "tokenizer, where there is none beside the input" },
         { "force", 'f', CLI_FLAG, &overwrite, NULL, "replace an output that is there already" },
         { "quiet", 'q', CLI_FLAG, &state.quiet, NULL, "no notes or progress on stderr, only errors" },
@@ -44,6 +46,7 @@ int cmd_convert(int argc, char **argv) {
     if (!o.output) return cli_usage_error(&syntax, "-o FILE is missing");
     cli_catch_interrupts();
     cli_progress_start(&state.progress, "converting", state.quiet);
+    if (type >= 0) o.type = types[type];
     o.overwrite = overwrite;
     o.log = log_line;
     o.progress = step;

@@ -106,7 +106,8 @@ static int read_prompt(const cli_generate_args *a, const char *file, char **out,
     free(text);
     if (!*out) return cli_fail("out of memory");
     (*out)[*len] = '\0';
-    if (memchr(*out, '\0', *len) && a->system) return cli_fail("%s: a zero byte cannot be part of a message", file);
+    if ((a->system || a->chat) && memchr(*out, '\0', *len))
+        return cli_fail("%s: a zero byte cannot be part of a message", file);
     return CLI_OK;
 }
 
@@ -181,7 +182,7 @@ int cmd_generate(int argc, char **argv) {
         .name = "sparsegen",
         .synopsis = "-m FILE (-p TEXT | -f FILE | - | -i) [options]",
         .about = "Continues a text with a language model. Only the new text goes to standard output.\n"
-                 "Other commands: info, tokenize, logits, perplexity, convert, bench (each with --help).",
+                 "Other commands: info, tokenize, logits, perplexity, convert, bench, gpu (each with --help).",
         .opts = opts,
         .n_opts = sizeof opts / sizeof opts[0],
         .max_args = 1,

@@ -39,12 +39,12 @@ static int write_logits(const cli_model *m, const int32_t *ids, size_t n, size_t
     return CLI_OK;
 }
 
-/* "1 5 7": ids separated by blanks or commas. NULL (and the error printed) when it is no such list. */
-static int32_t *parse_ids(const char *text, size_t *n) {
+/* "1 5 7": ids separated by blanks or commas; free() them. CLI_GO, or the exit code, the error printed. */
+static int parse_ids(const cli_syntax *syntax, const char *text, int32_t **out, size_t *n) {
     int32_t *ids = malloc((strlen(text) / 2 + 1) * sizeof *ids);
     *n = 0;
-    if (!ids) cli_fail("out of memory");
-    for (const char *p = text; ids;) {
+    if (!ids) return cli_fail("out of memory");
+    for (const char *p = text;;) {
         while (isspace((unsigned char)*p) || *p == ',') p++;
         if (!*p) break;
         char *end;
@@ -52,47 +52,45 @@ static int32_t *parse_ids(const char *text, size_t *n) {
         const long v = strtol(p, &end, 10);
         if (end == p || errno || v < 0 || v > INT32_MAX || (*end && !isspace((unsigned char)*end) && *end != ',')) {
             free(ids);
-            cli_fail("--tokens: '%.20s' is not a token id", p);
-            return NULL;
+            return cli_usage_error(syntax, "--tokens: '%.20s' is not a token id", p);
         }
         ids[(*n)++] = (int32_t)v;
         p = end;
     }
-    return ids;
+    *out = ids;
+    return CLI_GO;
 }
 
 typedef struct logits_args {
     cli_model m;
     const char *prompt, *tokens, *out;
+    int32_t *ids; /* of --tokens */
+    size_t n_ids;
     int64_t last;
-    bool stats;
 } logits_args;
 
 static int run(logits_args *a) {
-    int32_t *ids = NULL;
-    size_t n = 0;
+    int32_t *tokenized = NULL;
+    size_t n = a->n_ids;
     sg_error err;
     cli_catch_interrupts();
     int r = cli_open_model(&a->m);
     if (r != CLI_OK) return r;
-    if (a->tokens) {
-        ids = parse_ids(a->tokens, &n);
-        if (!ids) r = CLI_USAGE;
-    } else if (sg_tokenize(a->m.model, a->prompt, strlen(a->prompt), SG_TOKENIZE_SPECIAL, &ids, &n, &err) != SG_OK) {
+    if (!a->tokens &&
+        sg_tokenize(a->m.model, a->prompt, strlen(a->prompt), SG_TOKENIZE_SPECIAL, &tokenized, &n, &err) != SG_OK)
         r = cli_fail_error(&err);
-    }
     if (r == CLI_OK && n == 0) r = cli_fail("there are no tokens to evaluate");
     if (r == CLI_OK) r = cli_open_session(&a->m, n);
     cli_output out = { 0 };
     if (r == CLI_OK) r = cli_output_open(&out, a->out);
     if (r == CLI_OK) {
         const size_t last = a->last > 0 && (uint64_t)a->last < n ? (size_t)a->last : n;
-        r = write_logits(&a->m, ids, n, last, out.f, a->out);
+        r = write_logits(&a->m, a->tokens ? a->ids : tokenized, n, last, out.f, a->out);
         const int closed = cli_output_close(&out, r == CLI_OK);
         if (r == CLI_OK) r = closed;
     }
     if (r == CLI_OK && a->m.stats) cli_print_stats(&a->m);
-    sg_free(ids);
+    sg_free(tokenized);
     return r;
 }
 
@@ -116,12 +114,15 @@ int cmd_logits(int argc, char **argv) {
         .n_opts = sizeof opts / sizeof opts[0],
     };
     int n;
-    const int r = cli_parse(&syntax, argc, argv, NULL, &n);
+    int r = cli_parse(&syntax, argc, argv, NULL, &n);
     if (r != CLI_GO) return r;
     if (!a.m.path) return cli_usage_error(&syntax, "-m FILE is missing");
     if (!a.out) return cli_usage_error(&syntax, "-o FILE is missing");
     if (!a.prompt == !a.tokens) return cli_usage_error(&syntax, "one of -p TEXT and --tokens IDS is needed");
-    const int code = run(&a);
+    if (a.tokens) r = parse_ids(&syntax, a.tokens, &a.ids, &a.n_ids);
+    if (r != CLI_GO) return r;
+    r = run(&a);
+    free(a.ids);
     cli_close(&a.m);
-    return code;
+    return r;
 }

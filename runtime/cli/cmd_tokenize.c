@@ -16,7 +16,7 @@ static int tokenize(const cli_model *m, const char *text, size_t len, unsigned f
 }
 
 int cmd_tokenize(int argc, char **argv) {
-    cli_model m = { 0 };
+    cli_model m = { .vocab_only = true };
     const char *prompt = NULL, *file = NULL;
     bool no_bos = false, special = false;
     const cli_opt opts[] = {

@@ -14,6 +14,9 @@
 
 const char *const cli_kv_choices[] = { "f16", "f32", NULL };
 const char *const cli_io_choices[] = { "auto", "uring", "pread", NULL };
+/* The names that sg_model_options.cpu_mask takes; a test compares them with the library's own list. */
+const char *const cli_cpu_choices[] = { "auto",       "ref",  "avx2",    "avxvnni", "avx512",
+                                        "avx512vnni", "neon", "dotprod", "i8mm",    NULL };
 
 /* ---- messages and results ---- */
 
@@ -102,7 +105,7 @@ void cli_at_prompt(bool waiting) { at_prompt = waiting; }
 
 /* ---- model and session ---- */
 
-/* What sg_model_options.user points to while a model is open. */
+/* What sg_model_options.user points to while a model is being opened. */
 typedef struct open_state {
     cli_progress progress;
     bool quiet, verbose;
@@ -118,15 +121,13 @@ static bool step(void *user, uint64_t done, uint64_t total) {
     return cli_progress_step(&s->progress, done, total);
 }
 
-static open_state state; /* the log must stay callable as long as the model lives */
-
 int cli_open_model(cli_model *m) {
-    state.quiet = m->quiet;
-    state.verbose = m->stats && !m->quiet;
+    open_state state = { .quiet = m->quiet, .verbose = m->stats && !m->quiet };
     cli_progress_start(&state.progress, "reading", m->quiet);
     sg_model_options o = SG_MODEL_OPTIONS_INIT;
     o.io = (sg_io_engine)m->io;
-    o.cpu_mask = m->cpu_mask;
+    o.cpu_mask = m->cpu_mask > 0 ? cli_cpu_choices[m->cpu_mask] : NULL;
+    o.vocab_only = m->vocab_only;
     o.log = log_line;
     o.progress = step;
     o.user = &state;

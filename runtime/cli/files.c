@@ -55,11 +55,17 @@ int cli_output_open(cli_output *o, const char *path) {
         o->f = fopen(path, "wbe");
         return o->f ? CLI_OK : cli_fail("%s: cannot be written: %s", path, strerror(errno));
     }
-    const size_t size = strlen(path) + 32;
+    const size_t size = strlen(path) + 48;
     o->temp = malloc(size);
     if (!o->temp) return cli_fail("%s: out of memory", path);
-    snprintf(o->temp, size, "%s.tmp-%ld", path, (long)getpid());
-    const int fd = open(o->temp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    /* A run that was killed leaves its file, and process ids come again: so names are counted. io/gguf_file.c does the
+     * same; the code is here once more since the program sees nothing of the library but sparsegen.h. */
+    int fd = -1;
+    for (unsigned i = 0; fd < 0 && i < 10000; i++) {
+        snprintf(o->temp, size, "%s.tmp-%ld-%u", path, (long)getpid(), i);
+        fd = open(o->temp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        if (fd < 0 && errno != EEXIST) break;
+    }
     if (fd >= 0) o->f = fdopen(fd, "wb");
     if (o->f) return CLI_OK;
     const int e = errno;

@@ -7,6 +7,7 @@
 
 #include "runtime/convert/file.h"
 #include "runtime/convert/hf_vocab.h"
+#include "runtime/text/vocab.h"
 
 #define MAX_FILE (128u << 20)
 #define GPT2_WORDS "<byte-level>" /* stands for ByteLevel with use_regex in a list of stages */
@@ -77,7 +78,7 @@ static sg_status read_tokens(tokenizer *t, sg_error *err) {
         const uint32_t i = (uint32_t)id;
         if (t->v->text[i]) return sg_fail(err, SG_E_FORMAT, "%s: two tokens have the id %u", t->path, i);
         int32_t type = SG_TOK_NORMAL;
-        if (!t->v->byte_level && sg_conv_vocab_byte_piece(e->string) >= 0) type = SG_TOK_BYTE;
+        if (!t->v->byte_level && sg_byte_token(e->string, strlen(e->string)) >= 0) type = SG_TOK_BYTE;
         if (unk && strcmp(unk, e->string) == 0) {
             t->v->unk = (int32_t)i;
             if (!t->v->byte_level) type = SG_TOK_UNKNOWN;

@@ -48,7 +48,8 @@ sg_status sg_json_read(const char *path, uint64_t limit, cJSON **out, sg_error *
 }
 
 const cJSON *sg_json_get(const cJSON *obj, const char *key) {
-    const cJSON *v = cJSON_GetObjectItemCaseSensitive(obj, key);
+    /* cJSON would look into an array too. */
+    const cJSON *v = cJSON_IsObject(obj) ? cJSON_GetObjectItemCaseSensitive(obj, key) : NULL;
     return v && !cJSON_IsNull(v) ? v : NULL;
 }
 

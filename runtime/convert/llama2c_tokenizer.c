@@ -8,6 +8,7 @@
 #include "runtime/base/utf8.h"
 #include "runtime/convert/file.h"
 #include "runtime/convert/vocab_out.h"
+#include "runtime/text/vocab.h"
 
 #define MAX_FILE (256u << 20)
 
@@ -29,7 +30,7 @@ static sg_status set_piece(sg_conv_vocab *v, uint32_t id, const char *text, size
         ok = sg_conv_vocab_set(v, id, "</s>", 4, score, SG_TOK_CONTROL);
     else if (ok)
         ok = sg_conv_vocab_set(v, id, s.data, s.len, score,
-                               sg_conv_vocab_byte_piece(s.data) >= 0 ? SG_TOK_BYTE : SG_TOK_NORMAL);
+                               sg_byte_token(s.data, s.len) >= 0 ? SG_TOK_BYTE : SG_TOK_NORMAL);
     free(s.data);
     return ok ? SG_OK : sg_fail(err, SG_E_NOMEM, "%s: no memory", path);
 }

@@ -42,13 +42,6 @@ int32_t sg_conv_vocab_find(const sg_conv_vocab *v, const char *text) {
     return -1;
 }
 
-int sg_conv_vocab_byte_piece(const char *text) {
-    unsigned byte;
-    char end;
-    if (strlen(text) != 6 || sscanf(text, "<0x%2X%c", &byte, &end) != 2 || end != '>') return -1;
-    return (int)byte;
-}
-
 /* Ids beyond the file's tokens exist where an embedding is padded to a round number of rows. */
 static bool fill_gaps(sg_conv_vocab *v) {
     for (uint32_t i = 0; i < v->n; i++) {

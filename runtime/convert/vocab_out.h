@@ -37,8 +37,6 @@ void sg_conv_vocab_finish(sg_conv_vocab *v); /* accepts a zeroed vocabulary */
 SG_NODISCARD bool sg_conv_vocab_set(sg_conv_vocab *v, uint32_t id, const char *text, size_t len, float score,
                                     int32_t type);
 int32_t sg_conv_vocab_find(const sg_conv_vocab *v, const char *text); /* -1; linear */
-/* The byte that a piece like "<0x0A>" stands for, or -1. */
-int sg_conv_vocab_byte_piece(const char *text);
 
 /* Writes tokenizer.ggml.* and tokenizer.chat_template. */
 SG_NODISCARD sg_status sg_conv_vocab_write(sg_conv_vocab *v, sg_gguf_writer *w, sg_error *err);

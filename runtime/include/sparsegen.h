@@ -42,7 +42,7 @@ typedef enum sg_status {
     SG_OK = 0,
     SG_E_NOMEM = -1,     /* an allocation failed */
     SG_E_INTERNAL = -2,  /* a bug in sparsegen */
-    SG_E_CANCELLED = -3, /* sg_session_cancel was called */
+    SG_E_CANCELLED = -3, /* sg_session_cancel was called, or a progress callback returned false */
 
     SG_E_ARG = -10,     /* an argument is outside what its comment allows */
     SG_E_CONTEXT = -11, /* the tokens do not fit into the session's context */
@@ -98,8 +98,8 @@ typedef struct sg_model_options {
     const char *cpu_mask; /* highest kernel tier to use ("ref", "avx2", "avx512vnni", "neon", ..); NULL: the best there is */
     sg_log_fn log;
     sg_progress_fn progress; /* bytes of weights read; called from the opening thread */
-    void *user;              /* handed to log and progress */
-    bool vocab_only; /* read the tokenizer and nothing else: no weights in RAM, no sessions */
+    void *user;              /* handed to log and progress; neither is called after sg_model_open returned */
+    bool vocab_only;         /* read the tokenizer and nothing else: no weights in RAM, no sessions */
 } sg_model_options;
 #define SG_MODEL_OPTIONS_INIT { sizeof(sg_model_options), SG_IO_AUTO, NULL, NULL, NULL, NULL, false }
 
@@ -117,7 +117,8 @@ typedef struct sg_model_info {
 } sg_model_info;
 
 /* Opens a GGUF file (the first one of a split set) and reads its weights into RAM.
- * Errors: SG_E_NOT_FOUND, SG_E_ACCESS, SG_E_FORMAT, SG_E_UNSUPPORTED, SG_E_IO, SG_E_NOMEM. */
+ * Errors: SG_E_NOT_FOUND, SG_E_ACCESS, SG_E_FORMAT, SG_E_UNSUPPORTED, SG_E_IO, SG_E_NOMEM; SG_E_ARG when cpu_mask
+ * names no tier or one that this machine lacks, or io no engine; SG_E_CANCELLED when progress returned false. */
 SG_API SG_NODISCARD sg_status sg_model_open(const char *path, const sg_model_options *options, sg_model **out,
                                             sg_error *err);
 /* Every session of the model must be destroyed first. */
@@ -180,7 +181,8 @@ SG_API void sg_session_destroy(sg_session **session);
 SG_API SG_NODISCARD sg_status sg_session_feed(sg_session *session, const int32_t *tokens, size_t n, size_t n_keep,
                                               sg_error *err);
 
-/* Makes the timeline equal to tokens[0..n): keeps the common beginning, drops the rest, evaluates what is new. */
+/* Makes the timeline equal to tokens[0..n): keeps the common beginning, drops the rest, evaluates what is new. The
+ * rest is dropped before anything can fail for what is new: after SG_E_CONTEXT the timeline is the common beginning. */
 SG_API SG_NODISCARD sg_status sg_session_sync(sg_session *session, const int32_t *tokens, size_t n, sg_error *err);
 
 /* Tokenizes (BOS only at the beginning of the timeline) and feeds. */

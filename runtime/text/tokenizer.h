@@ -1,8 +1,11 @@
 /* Text to tokens and back. Two families, chosen by tokenizer.ggml.model:
- *   "llama"  SentencePiece-type BPE: merge the pair whose piece has the best score; byte fallback (tok_spm.c)
- *   "gpt2"   byte-level BPE: a regular expression cuts the text into words (pretok.c, by tokenizer.ggml.pre), then
- * merges by rank inside each word (tok_bpe.c) Special tokens (control, user-defined) are found before either. A
- * tokenizer is immutable after creation: thread-safe. */
+ *
+ *   "llama"  SentencePiece-type BPE: merges the pair whose piece has the best score; byte fallback (tok_spm.c)
+ *   "gpt2"   byte-level BPE: a regular expression, chosen by tokenizer.ggml.pre, cuts the text into words (pretok.c);
+ *            merges by rank inside each word (tok_bpe.c)
+ *
+ * Special tokens (control, user-defined) are found before either. A tokenizer is immutable after creation: thread-safe.
+ */
 #ifndef SG_TEXT_TOKENIZER_H
 #define SG_TEXT_TOKENIZER_H
 

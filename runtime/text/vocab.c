@@ -154,8 +154,7 @@ static int hex(char c) {
     return -1;
 }
 
-/* Value of a byte token, written "<0x0A>"; -1 when it is not written so. */
-static int byte_token(const char *t, size_t n) {
+int sg_byte_token(const char *t, size_t n) {
     if (n != 6 || memcmp(t, "<0x", 3) != 0 || t[5] != '>') return -1;
     const int hi = hex(t[3]), lo = hex(t[4]);
     return hi < 0 || lo < 0 ? -1 : hi * 16 + lo;
@@ -192,7 +191,7 @@ static sg_status load_pieces(sg_vocab *v, sg_error *err) {
         size_t n;
         const char *t = sg_vocab_text(v, i, &n);
         v->piece_at[i] = o;
-        const int byte = v->type[i] == SG_TOKEN_BYTE ? byte_token(t, n) : -1;
+        const int byte = v->type[i] == SG_TOKEN_BYTE ? sg_byte_token(t, n) : -1;
         if (byte >= 0) {
             v->piece[o++] = (char)byte;
         } else if (v->type[i] == SG_TOKEN_NORMAL || v->type[i] == SG_TOKEN_BYTE) {

@@ -77,6 +77,10 @@ int32_t sg_vocab_special_at(const sg_vocab *v, const char *s, size_t n, bool all
 uint32_t sg_byte_to_char(uint8_t byte);
 int sg_char_to_byte(uint32_t cp); /* -1 when the character is not of the alphabet */
 
+/* The byte that a token of SentencePiece stands for, written "<0x0A>": two hexadecimal digits of either case; -1 when it
+ * is not written so. */
+int sg_byte_token(const char *text, size_t len);
+
 /* Mixes 64 bits; the base of the hash tables here. */
 static inline uint64_t sg_hash_mix(uint64_t a, uint64_t b) {
     const unsigned __int128 m = (unsigned __int128)(a ^ 0x9E3779B97F4A7C15u) * (b ^ 0xD1B54A32D192ED03u);

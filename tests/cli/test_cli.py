@@ -74,6 +74,8 @@ class Usage(Case):
                 ('--predict', ['-m', MODEL, '-p', 'x', '-n', '']),
                 ('--ctx-size', ['-m', MODEL, '-p', 'x', '-c', '99999999999999999999']),
                 ('--threads', ['-m', MODEL, '-p', 'x', '-t', '-1']),
+                ('to 1024', ['-m', MODEL, '-p', 'x', '-t', '1025']),
+                ("--cpu-mask: 'zap'", ['-m', MODEL, '-p', 'x', '--cpu-mask', 'zap']),
                 ('--seed', ['-m', MODEL, '-p', 'x', '-s', '-1']),
                 ('f16, f32', ['-m', MODEL, '-p', 'x', '--kv', 'q8']),
                 ('auto, uring, pread', ['-m', MODEL, '-p', 'x', '--io', 'mmap']),
@@ -222,6 +224,9 @@ class Generate(Case):
         path = self.tmp / 'prompt'
         path.write_bytes(b'fine \xc3')
         self.fails(1, 'UTF-8', '-m', MODEL, '-f', path)
+        path.write_bytes(b'fi\0ne')
+        for more in ['-i'], ['-i', '--system', 'x'], ['--system', 'x']:  # messages are C strings, the rest would be lost
+            self.fails(1, 'zero byte', '-m', MODEL, '-f', path, *more)
         self.fails(1, 'No such file', '-m', MODEL, '-f', self.tmp / 'none')
         self.fails(1, 'directory', '-m', MODEL, '-f', self.tmp)
         self.fails(1, 'do not fit', '-m', MODEL, '-p', GOLDEN['prompt'], '-c', '8')
@@ -230,7 +235,18 @@ class Generate(Case):
 
     def test_odd_settings(self):
         self.ok('-m', MODEL, '-p', 'a', '-n', '2', '-t', '64', '-b', '65536')
-        self.fails(1, 'zap', '-m', MODEL, '-p', 'a', '--cpu-mask', 'zap')
+
+    def test_tiers(self):
+        """The names that the program takes are those that the library knows; one that the processor lacks is no wrong usage."""
+        base = ['-m', MODEL, '-p', 'a', '-n', '1', '--cpu-mask']
+        names = re.search(r'is not one of (.*)', run(*base, 'zap').stderr.decode()).group(1)
+        lacking = 0
+        for name in names.split(', '):
+            done = run(*base, name)
+            if done.returncode != 0:
+                lacking += 1
+                self.fails(1, f'lacks the instruction set {name} (names: {names})', *base, name)
+        self.assertGreater(lacking, 0)  # no processor has both AVX2 and NEON
 
     def test_stdout_that_fails(self):
         with open('/dev/full', 'wb') as full:

@@ -7,9 +7,10 @@ import math
 import pathlib
 import re
 import struct
+import subprocess
 import sys
 
-from cli_case import GOLDEN, GOLDENS, MODEL, MODEL_F32, Case, main, run
+from cli_case import EXE, GOLDEN, GOLDENS, MODEL, MODEL_F32, TIMEOUT, Case, main
 
 
 class Tokenize(Case):
@@ -88,9 +89,7 @@ class Logits(Case):
     def test_bad_tokens(self):
         out = self.tmp / 'out'
         for ids in 'a', '1 2x', '-1', '1.5', '99999999999':
-            done = run('logits', '-m', MODEL, '--tokens', ids, '-o', out)
-            self.assertEqual(done.returncode, 2, ids)
-            self.assertIn('is not a token id', done.stderr.decode())
+            self.fails(2, 'is not a token id', 'logits', '-m', '/nowhere/model', '--tokens', ids, '-o', out)  # before opening
         self.fails(1, 'vocabulary', 'logits', '-m', MODEL, '--tokens', '1 512', '-o', out)
         self.fails(1, 'no tokens', 'logits', '-m', MODEL, '--tokens', ' ', '-o', out)
         self.assertEqual(list(self.tmp.iterdir()), [])
@@ -105,6 +104,15 @@ class Logits(Case):
         self.fails(1, 'No space left', 'logits', '-m', MODEL, '--tokens', '1', '-o', '/dev/full')
         self.assertTrue(pathlib.Path('/dev/full').is_char_device())  # written to, not replaced
         self.assertEqual(len(self.ok('logits', '-m', MODEL, '--tokens', '1', '-o', '/dev/stdout').stdout), 4 * GOLDEN['n_vocab'])
+
+    def test_leftover_of_a_killed_run(self):
+        """A temporary file of an earlier process with the same id is in the way: not of the new run, and nobody removes it."""
+        out = self.tmp / 'out'
+        script = 'for i in 0 1 2; do echo old > "$1.tmp-$$-$i"; done; exec "$0" logits -m "$2" --tokens 1 -o "$1"'
+        done = subprocess.run(['sh', '-c', script, EXE, out, MODEL], stderr=subprocess.PIPE, timeout=TIMEOUT, check=False)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(out.stat().st_size, 4 * GOLDEN['n_vocab'])
+        self.assertEqual(sorted(p.read_bytes() for p in self.tmp.iterdir() if p != out), [b'old\n'] * 3)
 
 
 class Perplexity(Case):
@@ -217,7 +225,7 @@ class Convert(Case):
         source, _ = self.checkpoint()
         out = self.tmp / 'out.gguf'
         self.fails(1, '/nowhere/in.bin', 'convert', '/nowhere/in.bin', '-o', out)
-        self.fails(1, 'q9_z', 'convert', source, '-o', out, '--type', 'q9_z')
+        self.fails(2, 'f32, f16, bf16, q8_0, q4_0', 'convert', source, '-o', out, '--type', 'q9_z')
         self.fails(1, '/nowhere/out', 'convert', source, '-o', '/nowhere/out')
         source.write_bytes(source.read_bytes()[:-5])
         self.fails(1, str(source), 'convert', source, '-o', out)

@@ -2,7 +2,7 @@
 #include "runtime/info.h"
 #include "tests/io/gguf_walk.h"
 
-#include <cJSON.h>
+#include <cjson/cJSON.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

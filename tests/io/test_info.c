@@ -2,7 +2,7 @@
 #include "io/gguf.h"
 #include "tests/io/temp.h"
 
-#include <cJSON.h>
+#include <cjson/cJSON.h>
 #include <check.h>
 
 static temp_dir tmp;

@@ -63,6 +63,18 @@ static void check_tokens(const sg_tokenizer *t, const char *text, unsigned flags
 #define SP "\xE2\x96\x81"
 #define G "\xC4\xA0"
 
+START_TEST(byte_tokens) {
+    static const struct {
+        const char *text;
+        int byte;
+    } cases[] = { { "<0x00>", 0 },   { "<0x0A>", 10 },  { "<0xfF>", 255 }, { "<0x 1>", -1 }, { "<0x+1>", -1 },
+                  { "<0x-1>", -1 },  { "<0x1>", -1 },   { "<0x0G>", -1 },  { "<0X0A>", -1 }, { "<0x0A)", -1 },
+                  { "<0x0A>a", -1 }, { " <0x0A>", -1 }, { "<0x00A>", -1 }, { "<0x0A", -1 },  { "", -1 } };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        ck_assert_msg(sg_byte_token(cases[i].text, strlen(cases[i].text)) == cases[i].byte, "%s", cases[i].text);
+}
+END_TEST
+
 START_TEST(spm_pieces) {
     sg_tokenizer *t = make_spm();
     ck_assert_str_eq(sg_tokenizer_model(t), "llama");
@@ -512,6 +524,7 @@ int main(void) {
     Suite *s = suite_create("tokenizer");
     TCase *tc = tcase_create("tokenizer");
     tcase_set_timeout(tc, 100);
+    tcase_add_test(tc, byte_tokens);
     tcase_add_test(tc, spm_pieces);
     tcase_add_test(tc, spm_specials);
     tcase_add_test(tc, spm_options);
