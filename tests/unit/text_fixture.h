@@ -6,6 +6,7 @@
 #include "runtime/text/vocab.h"
 
 #include <stdlib.h>
+#include <stdio.h>
 #include <string.h>
 
 /* A GGUF image without tensors that grows entry by entry. */
@@ -67,7 +68,7 @@ typedef struct fx_vocab {
 } fx_vocab;
 
 static inline size_t fx_token(fx_vocab *v, const char *text, int32_t type, float score) {
-    strncpy(v->text[v->n], text, sizeof v->text[0] - 1);
+    snprintf(v->text[v->n], sizeof v->text[0], "%s", text);
     v->type[v->n] = type;
     v->score[v->n] = score;
     return v->n++;
