@@ -249,6 +249,9 @@ static bool is_special(const sg_vocab *v, uint32_t id) {
     size_t len;
     const char *t = sg_vocab_text(v, id, &len);
     if (len > SG_SPECIAL_MAX_LEN) return false;
+    /* Text is cut where special tokens stand; one of half a character would cut characters in two, and what is left would no
+     * longer be the UTF-8 that the encoders rely on. */
+    if (sg_utf8_check(t, len) < len) return false;
     return sg_vocab_find(v, t, len) == (int32_t)id; /* neither empty nor hidden by a later token of the same text */
 }
 

@@ -245,6 +245,35 @@ START_TEST(doubles) {
 }
 END_TEST
 
+/* Special tokens made of parts of a character must not cut the text inside characters. */
+START_TEST(special_halves) {
+    fixture f;
+    fx_vocab v;
+    fx_spm(&v);
+    fx_token(&v, "\xA9", SG_TOKEN_USER_DEFINED, 0);
+    fx_token(&v, "\xE2\x96", SG_TOKEN_USER_DEFINED, 0);
+    fx_token(&v, "\x96\x81", SG_TOKEN_CONTROL, 0);
+    fx_begin(&f);
+    fx_str(&f, "tokenizer.ggml.model", "llama");
+    fx_write_vocab(&f, &v);
+    sg_tokenizer *t = make(&f);
+    const char text[] = "\xC3\xA9" SP "h" SP SP "\xC3\xA9\xC3\xA9\xC3\xA9";
+    sg_ids ids = encode(t, text, sizeof text - 1, SG_TOKENIZE_PARSE_SPECIAL);
+    ck_assert_uint_gt(ids.len, 0);
+    sg_str back = { 0 };
+    for (size_t i = 0; i < ids.len; i++) {
+        ck_assert_uint_lt((uint32_t)ids.data[i], v.n - 3);
+        size_t len;
+        const char *piece = sg_tokenizer_piece(t, ids.data[i], true, &len);
+        sg_str_append(&back, piece, len);
+    }
+    ck_assert_str_eq(back.data, " \xC3\xA9 h  \xC3\xA9\xC3\xA9\xC3\xA9");
+    free(back.data);
+    free(ids.data);
+    sg_tokenizer_destroy(&t);
+}
+END_TEST
+
 START_TEST(invalid_text) {
     sg_tokenizer *t = make_spm();
     sg_ids ids = { 0 };
@@ -531,6 +560,7 @@ int main(void) {
     tcase_add_test(tc, bpe_merges);
     tcase_add_test(tc, end_of_generation);
     tcase_add_test(tc, doubles);
+    tcase_add_test(tc, special_halves);
     tcase_add_test(tc, invalid_text);
     tcase_add_test(tc, refuses);
     tcase_add_test(tc, odd_merges_are_skipped);
