@@ -1,17 +1,12 @@
 #include "neuron_engine/matrix.h"
 
-#include "runtime/base/team.h"
-
 size_t sg_matrix_bytes(const sg_mat_kernel *kernel, uint32_t rows, uint32_t k) {
     if (kernel->packed_bytes) return kernel->packed_bytes(rows, k);
     return (size_t)rows * sg_dtype_bytes(sg_dtype_get(kernel->type), k);
 }
 
-void sg_matrix_mul_share(const sg_matrix *w, const float *bias, const sg_acts *a, float *y, size_t ldy, uint32_t thread,
-                         uint32_t n_threads) {
-    uint32_t row0, row1;
-    sg_share(w->rows, w->kernel->mr, thread, n_threads, &row0, &row1);
-    if (row0 == row1) return;
+void sg_matrix_mul(const sg_matrix *w, const float *bias, const sg_acts *a, float *y, size_t ldy, uint32_t lo, uint32_t hi) {
+    const uint32_t row0 = lo * SG_ROW_CLUSTER, row1 = hi * SG_ROW_CLUSTER < w->rows ? hi * SG_ROW_CLUSTER : w->rows;
     if (a->n == 1) w->kernel->gemv(y, ldy, w->data, a, row0, row1);
     else w->kernel->gemm(y, ldy, w->data, a, row0, row1);
     if (!bias) return;

@@ -15,9 +15,12 @@ typedef struct sg_matrix {
 /* Bytes of the matrix as `kernel` wants it. */
 size_t sg_matrix_bytes(const sg_mat_kernel *kernel, uint32_t rows, uint32_t k);
 
-/* This thread's share of y[t][..] = W a[t] + bias for all tokens of a; y has ldy values per token, bias[rows] may be NULL. */
-void sg_matrix_mul_share(const sg_matrix *w, const float *bias, const sg_acts *a, float *y, size_t ldy, uint32_t thread,
-                         uint32_t n_threads);
+/* Rows are handed to threads in clusters of so many; a multiple of every kernel's tile. */
+#define SG_ROW_CLUSTER 32u
+static inline uint32_t sg_matrix_clusters(const sg_matrix *w) { return (w->rows + SG_ROW_CLUSTER - 1) / SG_ROW_CLUSTER; }
+
+/* Clusters lo .. hi-1 of y[t][..] = W a[t] + bias for all tokens of a; y has ldy values per token, bias[rows] may be NULL. */
+void sg_matrix_mul(const sg_matrix *w, const float *bias, const sg_acts *a, float *y, size_t ldy, uint32_t lo, uint32_t hi);
 
 /* Row `row` unpacked to out[k] (a token's embedding). */
 void sg_matrix_row(const sg_matrix *w, uint32_t row, float *out);

@@ -41,22 +41,14 @@ void sg_rope_finish(sg_rope *r) {
 }
 
 void sg_rope_table(const sg_rope *r, uint32_t pos, float *table) {
+    const uint32_t n = r->n_rot / 2, step = r->adjacent ? 2 : 1, apart = r->adjacent ? 1 : n;
+    float *const cosines = table, *const sines = table + r->n_rot;
     /* In double, rounded once: the last bit of libm's float functions differs between C libraries. */
-    for (uint32_t i = 0; i < r->n_rot / 2; i++) {
-        const double a = pos * r->inv_freq[i];
-        table[2 * i] = (float)(cos(a) * r->magnitude);
-        table[2 * i + 1] = (float)(sin(a) * r->magnitude);
-    }
-}
-
-void sg_rope_apply(const sg_rope *r, const float *table, float *head) {
-    const uint32_t n = r->n_rot / 2;
-    const uint32_t step = r->adjacent ? 2 : 1, apart = r->adjacent ? 1 : n;
     for (uint32_t i = 0; i < n; i++) {
-        const float c = table[2 * i], s = table[2 * i + 1];
-        float *const a = head + (size_t)i * step, *const b = a + apart;
-        const float x = *a, y = *b;
-        *a = x * c - y * s;
-        *b = x * s + y * c;
+        const double angle = pos * r->inv_freq[i];
+        const uint32_t a = i * step, b = a + apart;
+        cosines[a] = cosines[b] = (float)(cos(angle) * r->magnitude);
+        sines[b] = (float)(sin(angle) * r->magnitude);
+        sines[a] = -sines[b];
     }
 }

@@ -26,10 +26,8 @@ typedef struct sg_rope_config {
 SG_NODISCARD sg_status sg_rope_init(sg_rope *r, const sg_rope_config *c, sg_error *err);
 void sg_rope_finish(sg_rope *r);
 
-/* table[n_rot] for one position: cos and sin of pair i at 2i and 2i + 1, times magnitude. */
+/* table[2 * n_rot] for one position, as vec.rope wants it: per value of a head the factor of itself, then per value the factor
+ * of its partner (cos and sin times magnitude, sin with the sign of the rotation). */
 void sg_rope_table(const sg_rope *r, uint32_t pos, float *table);
-
-/* Turns one head in place. */
-void sg_rope_apply(const sg_rope *r, const float *table, float *head);
 
 #endif

@@ -19,6 +19,13 @@ static float *row(const sg_exec *e, sg_buf b, uint32_t t) { return e->f32[b] + (
 /* First token that a step works on. */
 static uint32_t first(const run *r, const sg_step *s) { return s->last_only ? r->n - r->n_keep : 0; }
 
+/* The 8-bit form of values at .. at + n-1 of a token, at and n multiples of 32. */
+static void quantise_part(const sg_vec_fns *vec, const sg_acts *acts, uint32_t t, uint32_t at, uint32_t n) {
+    const size_t value = (size_t)t * acts->k + at, block = value / 32;
+    sg_acts part = { 1, n, n / 32, acts->x + value, acts->q + value, acts->d + block, acts->sums + 2 * block };
+    vec->quantize_acts(&part, 0);
+}
+
 static void embed(const run *r, uint32_t thread, uint32_t threads) {
     for (uint32_t t = thread; t < r->n; t += threads)
         sg_matrix_row(&r->e->m.weights->globals[SG_T_TOKEN_EMBD].m, (uint32_t)r->tokens[t], row(r->e, SG_BUF_X, t));
@@ -36,7 +43,8 @@ static void norm(const run *r, const sg_step *s, uint32_t thread, uint32_t threa
     }
 }
 
-static void matmul(const run *r, const sg_step *s, uint32_t thread, uint32_t threads) {
+/* The matrices of a step stand one behind the other in one range of row clusters, from which the threads help themselves. */
+static void matmul(const run *r, const sg_step *s) {
     sg_exec *e = r->e;
     const uint32_t t0 = first(r, s);
     sg_acts a = e->acts[s->in];
@@ -45,11 +53,18 @@ static void matmul(const run *r, const sg_step *s, uint32_t thread, uint32_t thr
     a.q += (size_t)t0 * a.k;
     a.d += (size_t)t0 * a.n_blocks;
     a.sums += (size_t)t0 * a.n_blocks * 2;
-    for (uint32_t i = 0; i < s->n_products; i++) {
-        const sg_product *p = &s->product[i];
-        /* Logits have a row per kept token only, other buffers one per token of the batch. */
-        float *y = p->out == SG_BUF_LOGITS ? e->f32[p->out] : row(e, p->out, t0);
-        sg_matrix_mul_share(&p->w->m, p->bias, &a, y, e->m.plan->width[p->out], thread, threads);
+    uint32_t total = 0, lo, hi;
+    for (uint32_t i = 0; i < s->n_products; i++) total += sg_matrix_clusters(&s->product[i].w->m);
+    while (sg_team_take(e->team, total, 1, &lo, &hi)) {
+        for (uint32_t i = 0, start = 0, end; i < s->n_products && start < hi; i++, start = end) {
+            const sg_product *p = &s->product[i];
+            end = start + sg_matrix_clusters(&p->w->m);
+            if (end <= lo) continue;
+            /* Logits have a row per kept token only, other buffers one per token of the batch. */
+            float *y = p->out == SG_BUF_LOGITS ? e->f32[p->out] : row(e, p->out, t0);
+            sg_matrix_mul(&p->w->m, p->bias, &a, y, e->m.plan->width[p->out], lo > start ? lo - start : 0,
+                          (hi < end ? hi : end) - start);
+        }
     }
 }
 
@@ -57,45 +72,72 @@ static void rope(const run *r, const sg_step *s, uint32_t thread, uint32_t threa
     sg_exec *e = r->e;
     const sg_hparams *hp = e->m.hp;
     const sg_vec_fns *vec = &e->m.kernels->vec;
-    const uint32_t heads = hp->n_head + hp->n_head_kv;
+    const uint32_t heads = hp->n_head + hp->n_head_kv, n_rot = e->m.rope->n_rot;
     const uint64_t items = (uint64_t)r->n * heads;
     for (uint64_t i = thread; i < items; i += threads) {
         const uint32_t t = (uint32_t)(i / heads), h = (uint32_t)(i % heads);
         const bool is_q = h < hp->n_head;
         const uint32_t kv_head = is_q ? 0 : h - hp->n_head;
         float *head = is_q ? row(e, SG_BUF_Q, t) + h * hp->head_dim_k : row(e, SG_BUF_K, t) + kv_head * hp->head_dim_k;
-        const float *weight = is_q ? s->q_norm : s->k_norm;
+        const float *weight = is_q ? s->q_norm : s->k_norm, *table = e->rope_table + (size_t)t * 2 * n_rot;
         if (weight) vec->rmsnorm(head, head, weight, hp->head_dim_k, hp->norm_eps);
-        sg_rope_apply(e->m.rope, e->rope_table + (size_t)t * e->m.rope->n_rot, head);
+        vec->rope(head, table, table + n_rot, n_rot, e->m.rope->adjacent);
         if (!is_q)
             sg_kv_store(&e->att, r->kv, vec, s->layer, r->pos + t, kv_head, head, row(e, SG_BUF_V, t) + kv_head * hp->head_dim_v);
     }
 }
 
+/* One token: the segments of its context are shared out, and joined behind a barrier. */
+static void attention_one(const run *r, const sg_step *s, sg_attention_scratch *scratch) {
+    sg_exec *e = r->e;
+    const sg_vec_fns *vec = &e->m.kernels->vec;
+    const uint32_t kv_heads = e->m.hp->n_head_kv, segments = sg_attention_segments(r->pos);
+    uint32_t lo, hi;
+    while (sg_team_take(e->team, kv_heads * segments, 1, &lo, &hi))
+        for (; lo < hi; lo++)
+            sg_attention_part(&e->att, r->kv, vec, scratch, s->layer, lo / segments, r->pos, lo % segments, row(e, SG_BUF_Q, 0),
+                              e->attention_parts);
+    sg_team_barrier(e->team);
+    while (sg_team_take(e->team, kv_heads, 1, &lo, &hi))
+        for (; lo < hi; lo++) sg_attention_join(&e->att, vec, scratch, lo, r->pos, e->attention_parts, row(e, s->out, 0));
+}
+
+/* Several tokens: tiles of tokens for one kv head, the last ones first, because they see the most keys. */
+static void attention_many(const run *r, const sg_step *s, sg_attention_scratch *scratch) {
+    sg_exec *e = r->e;
+    const sg_plan *p = e->m.plan;
+    const uint32_t kv_heads = e->m.hp->n_head_kv, per_tile = sg_attention_tokens(&e->att), tiles = (r->n + per_tile - 1) / per_tile;
+    uint32_t lo, hi;
+    while (sg_team_take(e->team, kv_heads * tiles, 1, &lo, &hi))
+        for (; lo < hi; lo++) {
+            const uint32_t t = (tiles - 1 - lo / kv_heads) * per_tile, n = r->n - t < per_tile ? r->n - t : per_tile;
+            sg_attention_run(&e->att, r->kv, &e->m.kernels->vec, scratch, s->layer, lo % kv_heads, r->pos + t, n,
+                             row(e, SG_BUF_Q, t), p->width[SG_BUF_Q], row(e, s->out, t), p->width[s->out]);
+        }
+}
+
 static void attention(const run *r, const sg_step *s, uint32_t thread, uint32_t threads) {
     sg_exec *e = r->e;
-    const sg_hparams *hp = e->m.hp;
-    float *scores = e->scores + (size_t)thread * e->n_ctx;
-    /* Interleaved, because later tokens of a batch see more keys. */
-    const uint64_t items = (uint64_t)r->n * hp->n_head;
-    for (uint64_t i = thread; i < items; i += threads) {
-        const uint32_t t = (uint32_t)(i / hp->n_head), h = (uint32_t)(i % hp->n_head);
-        sg_attention_head(&e->att, r->kv, &e->m.kernels->vec, s->layer, r->pos + t, h,
-                          row(e, SG_BUF_Q, t) + h * hp->head_dim_k, scores, row(e, s->out, t) + h * hp->head_dim_v);
-    }
+    (r->n == 1 ? attention_one : attention_many)(r, s, &e->attention[thread]);
     if (!s->quantise) return;
     sg_team_barrier(e->team); /* a token's heads come from several threads */
     for (uint32_t t = thread; t < r->n; t += threads) e->m.kernels->vec.quantize_acts(&e->acts[s->out], t);
 }
 
+/* By pieces of tokens, which fit the 8-bit blocks. */
+#define ACT_PIECE 1024u
+
 static void activate(const run *r, const sg_step *s, uint32_t thread, uint32_t threads) {
     sg_exec *e = r->e;
     const sg_vec_fns *vec = &e->m.kernels->vec;
+    const uint32_t n_ff = e->m.hp->n_ff, pieces = (n_ff + ACT_PIECE - 1) / ACT_PIECE;
     void (*const act)(float *, const float *, const float *, size_t) =
         e->m.hp->ffn_act == SG_FFN_RELU ? vec->relu_mul : e->m.hp->ffn_act == SG_FFN_DRELU ? vec->drelu_mul : vec->silu_mul;
-    for (uint32_t t = thread; t < r->n; t += threads) {
-        act(row(e, s->out, t), row(e, SG_BUF_GATE, t), row(e, SG_BUF_UP, t), e->m.hp->n_ff);
-        if (s->quantise) vec->quantize_acts(&e->acts[s->out], t);
+    for (uint64_t i = thread; i < (uint64_t)r->n * pieces; i += threads) {
+        const uint32_t t = (uint32_t)(i / pieces), at = (uint32_t)(i % pieces) * ACT_PIECE;
+        const uint32_t n = n_ff - at < ACT_PIECE ? n_ff - at : ACT_PIECE;
+        act(row(e, s->out, t) + at, row(e, SG_BUF_GATE, t) + at, row(e, SG_BUF_UP, t) + at, n);
+        if (s->quantise) quantise_part(vec, &e->acts[s->out], t, at, n);
     }
 }
 
@@ -110,7 +152,7 @@ static void walk(void *arg, uint32_t thread) {
         switch (s->op) {
         case SG_OP_EMBED: embed(r, thread, threads); break;
         case SG_OP_NORM: norm(r, s, thread, threads); break;
-        case SG_OP_MATMUL: matmul(r, s, thread, threads); break;
+        case SG_OP_MATMUL: matmul(r, s); break;
         case SG_OP_ROPE: rope(r, s, thread, threads); break;
         case SG_OP_ATTENTION: attention(r, s, thread, threads); break;
         case SG_OP_ACTIVATE: activate(r, s, thread, threads); break;
@@ -124,7 +166,7 @@ static void walk(void *arg, uint32_t thread) {
 
 sg_status sg_exec_run(sg_exec *e, sg_kv_cache *kv, const int32_t *tokens, uint32_t n, uint32_t pos, uint32_t n_keep,
                       float *logits, atomic_bool *cancel, sg_error *err) {
-    for (uint32_t t = 0; t < n; t++) sg_rope_table(e->m.rope, pos + t, e->rope_table + (size_t)t * e->m.rope->n_rot);
+    for (uint32_t t = 0; t < n; t++) sg_rope_table(e->m.rope, pos + t, e->rope_table + (size_t)t * 2 * e->m.rope->n_rot);
     e->f32[SG_BUF_LOGITS] = logits;
     run r = { e, kv, tokens, n, pos, n_keep, cancel, false };
     sg_team_run(e->team, walk, &r);
@@ -160,8 +202,16 @@ static size_t lay_out(sg_exec *e, char *base) {
         a->d = carve(&c, (size_t)e->n_batch * a->n_blocks, sizeof *a->d);
         a->sums = carve(&c, (size_t)e->n_batch * a->n_blocks, 2 * sizeof *a->sums);
     }
-    e->rope_table = carve(&c, (size_t)e->n_batch * e->m.rope->n_rot, sizeof(float));
-    e->scores = carve(&c, (size_t)sg_team_size(e->team) * e->n_ctx, sizeof(float));
+    e->rope_table = carve(&c, (size_t)e->n_batch * 2 * e->m.rope->n_rot, sizeof(float));
+    const size_t heads = (size_t)e->att.n_head * sg_attention_segments(e->n_ctx - 1);
+    e->attention_parts = carve(&c, heads, sg_attention_part_floats(&e->att) * sizeof(float));
+    e->attention = carve(&c, sg_team_size(e->team), sizeof *e->attention);
+    sg_attention_scratch measured;
+    const size_t scratch = sg_attention_scratch_init(&measured, &e->att, NULL);
+    for (uint32_t i = 0; i < sg_team_size(e->team); i++) {
+        char *p = carve(&c, scratch, 1);
+        if (base) sg_attention_scratch_init(&e->attention[i], &e->att, p);
+    }
     return c.used;
 }
 

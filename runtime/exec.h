@@ -26,8 +26,9 @@ typedef struct sg_exec {
     sg_region memory;              /* everything below lies in it */
     float *f32[SG_BUFS];           /* [n_batch][width]; LOGITS is set per run */
     sg_acts acts[SG_BUFS];         /* 8-bit form of the acts buffers */
-    float *rope_table;             /* [n_batch][n_rot] */
-    float *scores;                 /* [threads][n_ctx] */
+    float *rope_table;             /* [n_batch][2 * n_rot] */
+    sg_attention_scratch *attention; /* [threads] */
+    float *attention_parts;        /* of one token, see sg_attention_part */
 } sg_exec;
 
 SG_NODISCARD sg_status sg_exec_init(sg_exec *e, const sg_exec_model *m, uint32_t n_threads, uint32_t n_batch, uint32_t n_ctx,

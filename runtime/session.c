@@ -41,14 +41,14 @@ static sg_status init(sg_session *s, const sg_session_options *o, sg_error *err)
     if (n_batch > MAX_BATCH) return sg_fail(err, SG_E_ARG, "a batch of %u tokens is more than %u", n_batch, MAX_BATCH);
     uint32_t n_threads = o->n_threads;
     if (n_threads == 0) n_threads = sg_cpu_count() < SG_TEAM_MAX ? sg_cpu_count() : SG_TEAM_MAX;
-    if (o->kv_type != SG_KV_F16 && o->kv_type != SG_KV_F32) return sg_fail(err, SG_E_ARG, "unknown KV cache type %d", (int)o->kv_type);
+    if ((unsigned)o->kv_type >= SG_KV_TYPES) return sg_fail(err, SG_E_ARG, "unknown KV cache type %d", (int)o->kv_type);
     s->n_ctx = n_ctx;
     s->tokens = malloc((size_t)n_ctx * sizeof *s->tokens);
     if (!s->tokens) return sg_fail(err, SG_E_NOMEM, "out of memory for a context of %u tokens", n_ctx);
-    SG_TRY(sg_kv_init(&s->kv, o->kv_type, hp->n_layer, n_ctx, (uint32_t)sg_dim_value(hp, SG_D_K),
-                      (uint32_t)sg_dim_value(hp, SG_D_V), err));
     const sg_exec_model em = { hp, &m->weights, &m->plan, &m->kernels, &m->rope };
     SG_TRY(sg_exec_init(&s->exec, &em, n_threads, n_batch, n_ctx, err));
+    sg_team_pin(s->exec.team, o->pin_threads);
+    SG_TRY(sg_kv_init(&s->kv, o->kv_type, &m->kernels, &s->exec.att, hp->n_layer, n_ctx, err));
     s->stats = (sg_stats){ .weight_bytes = m->weights.region.size,
                            .kv_bytes = s->kv.k.size + s->kv.v.size,
                            .buffer_bytes = s->exec.memory.size };

@@ -58,23 +58,39 @@ typedef struct sg_mat_kernel {
     sg_matmul_fn gemm; /* n >= 1 */
 } sg_mat_kernel;
 
+#define SG_KV_TYPES 3 /* of sg_kv_type */
+
+/* The two halves of a block of attention behind its scores (attention.h). */
+typedef struct sg_attend_fns {
+    /* One row of scores s[n], n >= 1, joins an online softmax (arXiv 1805.02867, algorithm 3): *max becomes the new maximum, s
+     * becomes exp(s - *max), *sum is rescaled and takes their sum. Returns the factor for what was summed up so far. While
+     * all scores are -inf, s becomes 0 and nothing else changes. */
+    float (*softmax)(float *s, size_t n, float *max, float *sum);
+    /* For r < rows, i < dim: acc[r*dim + i] = acc[r*dim + i] * keep[r], then for j = 0 .. n_keys-1 ascending
+     * acc = fmaf(p[r*ldp + j], v[j][i], acc). v: n_keys rows of `dim` values one behind the other, by sg_kv_type: F16, F32, or
+     * blocks of Q8_0 (dim % 32 == 0), whose value is code * scale rounded once. */
+    void (*weigh[SG_KV_TYPES])(float *acc, const float *keep, const float *p, size_t ldp, uint32_t rows, const void *v,
+                               uint32_t n_keys, uint32_t dim);
+} sg_attend_fns;
+
 /* Vector operations. The same rule holds: reductions run over 16 fixed lanes (value i goes to lane i % 16), which are then
- * added pairwise ((0+8)(1+9).. then +4, +2, +1); products and sums are rounded separately (no fma). Every pointer may be
- * unaligned; out may equal the first input where noted. */
+ * added pairwise ((0+8)(1+9).. then +4, +2, +1); products and sums are rounded separately unless fmaf is written. Every pointer
+ * may be unaligned; out may equal the first input where noted. */
 typedef struct sg_vec_fns {
     /* out = x / sqrt(mean(x^2) + eps) * w; w may be NULL (ones). In place is fine. */
     void (*rmsnorm)(float *out, const float *x, const float *w, size_t n, float eps);
-    float (*dot_f32)(const float *a, const float *b, size_t n);
-    float (*dot_f16)(const float *a, const uint16_t *b, size_t n); /* b: IEEE half */
-    void (*axpy_f32)(float *y, float s, const float *x, size_t n); /* y += s * x */
-    void (*axpy_f16)(float *y, float s, const uint16_t *x, size_t n);
     void (*add)(float *y, const float *x, size_t n); /* y += x */
     /* In place: x = exp(x - max) / sum; n >= 1. -inf gives 0; all -inf gives 0 everywhere. */
     void (*softmax)(float *x, size_t n);
     void (*silu_mul)(float *out, const float *gate, const float *up, size_t n);  /* silu(gate) * up */
+    void (*gelu_mul)(float *out, const float *gate, const float *up, size_t n);  /* gelu(gate) * up, the tanh form */
     void (*relu_mul)(float *out, const float *gate, const float *up, size_t n);  /* max(gate,0) * up */
     void (*drelu_mul)(float *out, const float *gate, const float *up, size_t n); /* max(gate,0) * max(up,0) */
     void (*f32_to_f16)(uint16_t *out, const float *x, size_t n);
+    /* Turns x[n], n even, in place: x[i] = x[i] * cos[i] + x[partner of i] * sin[i]; partners are i ^ 1 when `adjacent`,
+     * else i + n/2 modulo n. cos, sin: [n], the sign of the rotation in sin. */
+    void (*rope)(float *x, const float *cos, const float *sin, size_t n, bool adjacent);
+    sg_attend_fns attend;
     /* Fills q, d, sums of token t from its F32 row: d = max|x| / 127, q = round to nearest even(x / d), 0 when d is 0, at most
      * 127 in size (a subnormal d is so coarse that x / d may pass it). a->k % 32 == 0. NaN counts as 0, infinities as the
      * largest float. */

@@ -103,6 +103,15 @@ void sg_tile_pack(sg_dtype type, uint32_t mr, void *dst, const void *src, uint32
     }
 }
 
+void sg_tile_put_row(sg_dtype type, uint32_t mr, void *dst, const void *src, uint32_t row, uint32_t k, uint32_t at, uint32_t n) {
+    const sg_dtype_info *info = sg_dtype_get((uint32_t)type);
+    const size_t row_bytes = (size_t)sg_dtype_bytes(info, k), step = (size_t)mr * info->block_bytes;
+    uint8_t *group = (uint8_t *)dst + row / mr * mr * row_bytes + at / info->block_values * step;
+    const uint8_t *block = src;
+    for (uint32_t b = 0; b < n / info->block_values; b++, group += step, block += info->block_bytes)
+        pack_block(fields[type], mr, row % mr, group, block);
+}
+
 void sg_tile_unpack_row(sg_dtype type, uint32_t mr, float *out, const void *w, uint32_t row, uint32_t k) {
     const sg_dtype_info *info = sg_dtype_get((uint32_t)type);
     const uint8_t *tile = (const uint8_t *)w + (size_t)(row / mr) * mr * (size_t)sg_dtype_bytes(info, k);

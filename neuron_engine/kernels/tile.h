@@ -25,6 +25,8 @@
 size_t sg_tile_bytes(sg_dtype type, uint32_t mr, uint32_t rows, uint32_t k);
 /* dst = tiles of the GGUF rows at src. */
 void sg_tile_pack(sg_dtype type, uint32_t mr, void *dst, const void *src, uint32_t rows, uint32_t k);
+/* Writes values at .. at + n-1 (whole blocks) of one row into tiles of rows of k values; src: these values as in GGUF. */
+void sg_tile_put_row(sg_dtype type, uint32_t mr, void *dst, const void *src, uint32_t row, uint32_t k, uint32_t at, uint32_t n);
 /* out[k] = row `row` as sg_dequantize gives it. */
 void sg_tile_unpack_row(sg_dtype type, uint32_t mr, float *out, const void *w, uint32_t row, uint32_t k);
 

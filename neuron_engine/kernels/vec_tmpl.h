@@ -4,8 +4,9 @@
  * and of libm only the exact sqrt is used. So the bits are the same in every tier.
  *
  * Before inclusion: VEC_TABLE, the name of the table to define; W, lanes of a vector (4, 8 or 16); optionally
- * LOAD_F16(p) -> vf and STORE_F16(p, v), W halves at an unaligned address (the conversions of quant.h else), and
- * STORE_CODES(p, v), the W values of v, -127..127, as bytes at an unaligned address. */
+ * LOAD_F16(p) -> vf and STORE_F16(p, v), W halves at an unaligned address (the conversions of quant.h else);
+ * STORE_CODES(p, v), the W values of v, -127..127, as bytes at an unaligned address; LOAD_CODES(p) -> vf, W signed bytes;
+ * HALF(h), a half as float; FMA(a, b, c), a * b + c rounded once. */
 #include <float.h>
 #include <math.h>
 #include <string.h>
@@ -71,18 +72,32 @@ INL void store_f16(uint16_t *p, vf v) {
 #define STORE_F16(p, v) store_f16(p, v)
 #endif
 
+#ifndef LOAD_CODES
+INL vf load_codes(const int8_t *p) {
+    float t[W];
+    for (int i = 0; i < W; i++) t[i] = p[i];
+    return load(t);
+}
+#define LOAD_CODES(p) load_codes(p)
+#endif
+#ifndef HALF
+#define HALF(h) sg_f16_to_f32(h)
+#endif
+#ifndef FMA
+INL vf fma_lanes(vf a, vf b, vf c) {
+    float t[W];
+    for (int i = 0; i < W; i++) t[i] = fmaf(a[i], b[i], c[i]);
+    return load(t);
+}
+#define FMA(a, b, c) fma_lanes(a, b, c)
+#endif
+
 #ifndef STORE_CODES
 INL void store_codes(int8_t *p, vi v) {
     for (int i = 0; i < W; i++) p[i] = (int8_t)v[i];
 }
 #define STORE_CODES(p, v) store_codes(p, v)
 #endif
-
-INL vf load_f16_n(const uint16_t *p, size_t n) {
-    uint16_t t[W] = { 0 };
-    memcpy(t, p, (n < W ? n : W) * sizeof *p);
-    return LOAD_F16(t);
-}
 
 INL vf splat(float f) { return f - (vf) { 0 }; } /* -0 + 0 would lose the sign */
 INL vf select_v(vi mask, vf a, vf b) { return (vf)((mask & (vi)a) | (~mask & (vi)b)); }
@@ -166,34 +181,6 @@ static void rmsnorm(float *out, const float *x, const float *w, size_t n, float 
     for (; i < n; i++) out[i] = w ? x[i] * scale * w[i] : x[i] * scale;
 }
 
-static float dot_f32(const float *a, const float *b, size_t n) {
-    vf acc[PARTS] = { 0 };
-    size_t i = 0;
-    for (; i + LANES <= n; i += LANES) FOR_PARTS acc[p] += load(a + i + p * W) * load(b + i + p * W);
-    if (i < n) FOR_PARTS acc[p] += load_n(a + i + p * W, left(n, i, p), 0) * load_n(b + i + p * W, left(n, i, p), 0);
-    return sum_lanes(acc);
-}
-
-static float dot_f16(const float *a, const uint16_t *b, size_t n) {
-    vf acc[PARTS] = { 0 };
-    size_t i = 0;
-    for (; i + LANES <= n; i += LANES) FOR_PARTS acc[p] += load(a + i + p * W) * LOAD_F16(b + i + p * W);
-    if (i < n) FOR_PARTS acc[p] += load_n(a + i + p * W, left(n, i, p), 0) * load_f16_n(b + i + p * W, left(n, i, p));
-    return sum_lanes(acc);
-}
-
-static void axpy_f32(float *y, float s, const float *x, size_t n) {
-    size_t i = 0;
-    for (; i + W <= n; i += W) store(y + i, load(y + i) + load(x + i) * s);
-    for (; i < n; i++) y[i] += s * x[i];
-}
-
-static void axpy_f16(float *y, float s, const uint16_t *x, size_t n) {
-    size_t i = 0;
-    for (; i + W <= n; i += W) store(y + i, load(y + i) + LOAD_F16(x + i) * s);
-    if (i < n) store_n(y + i, load_n(y + i, n - i, 0) + load_f16_n(x + i, n - i) * s, n - i);
-}
-
 static void add(float *y, const float *x, size_t n) {
     size_t i = 0;
     for (; i + W <= n; i += W) store(y + i, load(y + i) + load(x + i));
@@ -233,6 +220,13 @@ static void softmax(float *x, size_t n) {
 }
 
 INL vf silu(vf g) { return g / (1.0f + exp_v(-g)); }
+
+/* 0.5 g (1 + tanh(z)) = g / (1 + e^-2z), z = sqrt(2/pi) (g + 0.044715 g^3) (arXiv 1606.08415, section 2). */
+INL vf gelu(vf g) {
+    const float SCALE = 0x1.988454p-1f;
+    const vf z = (g + g * g * g * 0.044715f) * SCALE;
+    return g / (1.0f + exp_v(z * -2.0f));
+}
 INL vf relu(vf g) { return (vf)(~(g <= 0) & (vi)g); } /* NaN stays */
 
 /* out = EXPR of vectors g and u, for all n. */
@@ -248,6 +242,7 @@ INL vf relu(vf g) { return (vf)(~(g <= 0) & (vi)g); } /* NaN stays */
     }
 
 static void silu_mul(float *out, const float *gate, const float *up, size_t n) { GATED(silu(g) * u) }
+static void gelu_mul(float *out, const float *gate, const float *up, size_t n) { GATED(gelu(g) * u) }
 static void relu_mul(float *out, const float *gate, const float *up, size_t n) { GATED(relu(g) * u) }
 static void drelu_mul(float *out, const float *gate, const float *up, size_t n) { GATED(relu(g) * relu(u)) }
 
@@ -258,6 +253,38 @@ static void f32_to_f16(uint16_t *out, const float *x, size_t n) {
         uint16_t t[W];
         STORE_F16(t, load_n(x + i, n - i, 0));
         memcpy(out + i, t, (n - i) * sizeof *out);
+    }
+}
+
+typedef uint64_t vl __attribute__((vector_size(4 * W)));
+/* Neighbours change places: lanes (0 1)(2 3).. become (1 0)(3 2).. (as 64-bit numbers turned by half their width). */
+INL vf swap_pairs(vf v) { return (vf)((vl)v >> 32 | (vl)v << 32); }
+
+static void rope(float *x, const float *cosines, const float *sines, size_t n, bool adjacent) {
+    if (adjacent) {
+        size_t i = 0;
+        for (; i + W <= n; i += W) {
+            const vf v = load(x + i);
+            store(x + i, v * load(cosines + i) + swap_pairs(v) * load(sines + i));
+        }
+        for (; i < n; i += 2) {
+            const float a = x[i], b = x[i + 1];
+            x[i] = a * cosines[i] + b * sines[i];
+            x[i + 1] = b * cosines[i + 1] + a * sines[i + 1];
+        }
+        return;
+    }
+    const size_t half = n / 2;
+    size_t i = 0;
+    for (; i + W <= half; i += W) {
+        const vf a = load(x + i), b = load(x + half + i);
+        store(x + i, a * load(cosines + i) + b * load(sines + i));
+        store(x + half + i, b * load(cosines + half + i) + a * load(sines + half + i));
+    }
+    for (; i < half; i++) {
+        const float a = x[i], b = x[half + i];
+        x[i] = a * cosines[i] + b * sines[i];
+        x[half + i] = b * cosines[half + i] + a * sines[half + i];
     }
 }
 
@@ -304,17 +331,18 @@ static void quantize_acts(sg_acts *a, uint32_t t) {
     }
 }
 
+#include "neuron_engine/kernels/attend_tmpl.h"
+
 const sg_vec_fns VEC_TABLE = {
     .rmsnorm = rmsnorm,
-    .dot_f32 = dot_f32,
-    .dot_f16 = dot_f16,
-    .axpy_f32 = axpy_f32,
-    .axpy_f16 = axpy_f16,
     .add = add,
     .softmax = softmax,
     .silu_mul = silu_mul,
+    .gelu_mul = gelu_mul,
     .relu_mul = relu_mul,
     .drelu_mul = drelu_mul,
     .f32_to_f16 = f32_to_f16,
+    .rope = rope,
+    .attend = { attend_softmax, { [SG_KV_F16] = weigh_f16, [SG_KV_F32] = weigh_f32, [SG_KV_Q8_0] = weigh_q8_0 } },
     .quantize_acts = quantize_acts,
 };

@@ -2,6 +2,7 @@
 
 #include <omp.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 
@@ -14,9 +15,12 @@
 struct sg_team {
     uint32_t n;
     int spins;
+    cpu_set_t cores; /* that this process may use */
+    bool pin;
     /* Sense-counting barrier: `round` grows by one each time all n threads have arrived. */
     _Alignas(64) atomic_uint arrived;
     _Alignas(64) atomic_uint round;
+    _Alignas(64) atomic_uint next; /* of the range that is being handed out */
     pthread_mutex_t lock;
     pthread_cond_t wake;
 };
@@ -36,10 +40,14 @@ sg_status sg_team_create(uint32_t n_threads, sg_team **out, sg_error *err) {
     sg_team *t = NULL;
     if (posix_memalign((void **)&t, 64, sizeof *t) != 0) return sg_fail(err, SG_E_NOMEM, "out of memory for the thread team");
     t->n = n_threads;
+    t->pin = false;
+    CPU_ZERO(&t->cores);
+    (void)sched_getaffinity(0, sizeof t->cores, &t->cores); /* a machine with more cores than the set holds: no pinning */
     /* With more threads than cores, whoever is awaited may need the core of the one who spins. */
     t->spins = n_threads > sg_cpu_count() ? 0 : SPINS;
     atomic_init(&t->arrived, 0);
     atomic_init(&t->round, 0);
+    atomic_init(&t->next, 0);
     pthread_mutex_init(&t->lock, NULL);
     pthread_cond_init(&t->wake, NULL);
     *out = t;
@@ -57,11 +65,15 @@ void sg_team_destroy(sg_team **t) {
 uint32_t sg_team_size(const sg_team *t) { return t->n; }
 
 void sg_team_barrier(sg_team *t) {
-    if (t->n == 1) return;
+    if (t->n == 1) {
+        atomic_store_explicit(&t->next, 0, memory_order_relaxed);
+        return;
+    }
     const unsigned round = atomic_load_explicit(&t->round, memory_order_relaxed);
     /* Release: my writes are visible to whoever sees my arrival; acquire: the last one sees everybody's. */
     if (atomic_fetch_add_explicit(&t->arrived, 1, memory_order_acq_rel) + 1 == t->n) {
         atomic_store_explicit(&t->arrived, 0, memory_order_relaxed);
+        atomic_store_explicit(&t->next, 0, memory_order_relaxed);
         pthread_mutex_lock(&t->lock); /* a sleeper tests `round` under this lock, so no wake-up is lost */
         atomic_store_explicit(&t->round, round + 1, memory_order_release);
         pthread_cond_broadcast(&t->wake);
@@ -77,6 +89,36 @@ void sg_team_barrier(sg_team *t) {
     pthread_mutex_unlock(&t->lock);
 }
 
+/* Guided self-scheduling (Polychronopoulos and Kuck 1987), with half of each thread's even share at a time. */
+bool sg_team_take(sg_team *t, uint32_t total, uint32_t least, uint32_t *lo, uint32_t *hi) {
+    unsigned at = atomic_load_explicit(&t->next, memory_order_relaxed), n;
+    do {
+        if (at >= total) return false;
+        const unsigned rest = total - at, share = t->n == 1 ? rest : rest / (2 * t->n);
+        n = share > least ? share : least < rest ? least : rest;
+    } while (!atomic_compare_exchange_weak_explicit(&t->next, &at, at + n, memory_order_relaxed, memory_order_relaxed));
+    *lo = at;
+    *hi = at + n;
+    return true;
+}
+
+void sg_team_pin(sg_team *t, bool pin) { t->pin = pin && (uint32_t)CPU_COUNT(&t->cores) >= t->n; }
+
+/* OpenMP's threads outlive a team and may serve an unpinned one next. */
+static _Thread_local bool is_pinned;
+
+static void place(const sg_team *t, uint32_t thread, bool pin) {
+    if (!pin && !is_pinned) return;
+    cpu_set_t set = t->cores;
+    if (pin) {
+        int cpu = 0;
+        for (uint32_t seen = 0; seen <= thread && cpu < CPU_SETSIZE; cpu++) seen += CPU_ISSET(cpu, &t->cores) != 0;
+        CPU_ZERO(&set);
+        CPU_SET(cpu - 1, &set);
+    }
+    is_pinned = sched_setaffinity(0, sizeof set, &set) == 0 && pin;
+}
+
 void sg_team_run(sg_team *t, void (*job)(void *arg, uint32_t thread), void *arg) {
     if (t->n == 1) {
         job(arg, 0);
@@ -89,6 +131,9 @@ void sg_team_run(sg_team *t, void (*job)(void *arg, uint32_t thread), void *arg)
 #pragma omp master
         if ((uint32_t)omp_get_num_threads() < t->n) t->n = (uint32_t)omp_get_num_threads();
 #pragma omp barrier
-        job(arg, (uint32_t)omp_get_thread_num());
+        const uint32_t thread = (uint32_t)omp_get_thread_num();
+        place(t, thread, t->pin);
+        job(arg, thread);
+        if (thread == 0) place(t, thread, false);
     }
 }

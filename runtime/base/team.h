@@ -20,12 +20,13 @@ void sg_team_run(sg_team *t, void (*job)(void *arg, uint32_t thread), void *arg)
 /* Inside a job: returns when every thread of the team has called it; what was written before is visible after. */
 void sg_team_barrier(sg_team *t);
 
-/* Part `i` of `n` of the range [0, total) in steps of `step`: the same for every caller, contiguous, near equal. */
-static inline void sg_share(uint32_t total, uint32_t step, uint32_t i, uint32_t n, uint32_t *lo, uint32_t *hi) {
-    const uint64_t units = ((uint64_t)total + step - 1) / step;
-    const uint64_t a = units * i / n * step, b = units * (i + 1) / n * step;
-    *lo = (uint32_t)(a < total ? a : total);
-    *hi = (uint32_t)(b < total ? b : total);
-}
+/* Inside a job, between two barriers: the next piece [lo, hi) of the range [0, total) that nobody has taken yet; false when all
+ * is taken. All threads give the same total. Pieces shrink from a share of the rest down to `least`, so a core that is slow, or
+ * that somebody else uses, holds nobody up for longer than a small piece takes, and a fast one reads long stretches. */
+bool sg_team_take(sg_team *t, uint32_t total, uint32_t least, uint32_t *lo, uint32_t *hi);
+
+/* Asks for each thread to stay on a core of its own while a job runs, the cores in the order in which the system offers them.
+ * A hint: refused by the system, or with more threads than cores, it does nothing. The caller's thread is set back after. */
+void sg_team_pin(sg_team *t, bool pin);
 
 #endif

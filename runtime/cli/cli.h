@@ -55,7 +55,7 @@ typedef struct cli_model {
     int64_t threads, batch;
     int kv, io;   /* indices of the choices, equal to sg_kv_type and sg_io_engine */
     int cpu_mask; /* index of the choice, 0: the best there is */
-    bool quiet, stats;
+    bool quiet, stats, pin;
     bool vocab_only; /* the command needs no weights */
     sg_model *model;
     sg_session *session;
@@ -74,8 +74,9 @@ extern const char *const cli_kv_choices[], *const cli_io_choices[], *const cli_c
     { "quiet", 'q', CLI_FLAG, &(m)->quiet, NULL, "no notes, warnings or progress on stderr, only errors" }
 #define CLI_SESSION_OPTS(m)                                                                                            \
     { "threads", 't', CLI_INT, &(m)->threads, "N", "threads (default: one per usable core)", 0, 1024 },                \
+    { "pin", 0, CLI_FLAG, &(m)->pin, NULL, "ask for each thread to stay on a core of its own" },                         \
     { "batch", 'b', CLI_INT, &(m)->batch, "N", "prompt tokens evaluated together (default 128)", 0, 65536 },           \
-    { "kv", 0, CLI_CHOICE, &(m)->kv, "TYPE", "type of the KV cache: f16 (default), f32", 0, 0, cli_kv_choices }
+    { "kv", 0, CLI_CHOICE, &(m)->kv, "TYPE", "type of the KV cache: f16 (default), f32, q8_0", 0, 0, cli_kv_choices }
 /* clang-format on */
 
 /* Opens the model with a progress bar; 0 or the exit code, the error printed. */

@@ -12,7 +12,7 @@
 
 #include "runtime/cli/cli.h"
 
-const char *const cli_kv_choices[] = { "f16", "f32", NULL };
+const char *const cli_kv_choices[] = { "f16", "f32", "q8_0", NULL };
 const char *const cli_io_choices[] = { "auto", "uring", "pread", NULL };
 /* The names that sg_model_options.cpu_mask takes; a test compares them with the library's own list. */
 const char *const cli_cpu_choices[] = { "auto",       "ref",  "avx2",    "avxvnni", "avx512",
@@ -144,6 +144,7 @@ int cli_open_session(cli_model *m, uint64_t n_ctx) {
     o.n_threads = (uint32_t)m->threads;
     o.n_batch = (uint32_t)m->batch;
     o.kv_type = (sg_kv_type)m->kv;
+    o.pin_threads = m->pin;
     sg_error err;
     if (sg_session_create(m->model, &o, &m->session, &err) != SG_OK) return cli_fail_error(&err);
     cli_set_session(m->session);

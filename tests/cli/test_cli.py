@@ -37,7 +37,7 @@ class Help(Case):
     def test_help_is_complete(self):
         text = self.ok('--help').stdout.decode()
         for flag in ('-m -p -f -n -c -t -b -s -i --temp --top-k --top-p --min-p --repeat-penalty --repeat-last-n --presence-penalty '
-                     '--frequency-penalty --system --ignore-eos --color --stop --kv --io --cpu-mask --stats -q --version -h').split():
+                     '--frequency-penalty --system --ignore-eos --color --stop --pin --kv --io --cpu-mask --stats -q --version -h').split():
             self.assertRegex(text, r'(?m)^ +(-\w, )?' + re.escape(flag) + r'\b')
         text = self.ok('perplexity', '--help').stdout.decode()
         self.assertIn('llama.cpp', text)
@@ -77,7 +77,7 @@ class Usage(Case):
                 ('to 1024', ['-m', MODEL, '-p', 'x', '-t', '1025']),
                 ("--cpu-mask: 'zap'", ['-m', MODEL, '-p', 'x', '--cpu-mask', 'zap']),
                 ('--seed', ['-m', MODEL, '-p', 'x', '-s', '-1']),
-                ('f16, f32', ['-m', MODEL, '-p', 'x', '--kv', 'q8']),
+                ('f16, f32, q8_0', ['-m', MODEL, '-p', 'x', '--kv', 'q8']),
                 ('auto, uring, pread', ['-m', MODEL, '-p', 'x', '--io', 'mmap']),
                 ('takes no value', ['-m', MODEL, '-p', 'x', '--stats=1']),
                 ('exclude each other', ['-m', MODEL, '-p', 'x', '-f', 'y']),

@@ -27,7 +27,7 @@ def main():
     with tempfile.TemporaryDirectory() as tmp:
         gguf = pathlib.Path(tmp) / "stories260K.gguf"
         run("convert", FOLDER / "stories260K.bin", "--tokenizer", FOLDER / "tok512.bin", "--type", "f32", "-o", gguf)
-        for extra in ([], ["-t", "3"], ["--kv", "f32"], ["--cpu-mask", "ref"]):
+        for extra in ([], ["-t", "3"], ["--pin"], ["--kv", "f32"], ["--cpu-mask", "ref"]):
             got = run("-m", gguf, "-p", "", "-n", 200, "--temp", 0, *extra)
             if got.rstrip(b"\n") != want.rstrip(b"\n"):
                 sys.exit(f"text differs with {extra}:\n--- expected\n{want!r}\n--- got\n{got!r}")

@@ -189,31 +189,12 @@ static void bench(const sg_mat_kernel *kernel) {
     h_acts_free(&many);
 }
 
-/* The limit for one token: reading memory that no cache holds, two streams. */
-static void bench_memory(const sg_vec_fns *vec) {
-    const size_t n = 24u << 20;
-    float *a = h_alloc(2 * n * sizeof *a, 0);
-    for (size_t i = 0; i < 2 * n; i++) a[i] = 1;
-    double best = 1e9;
-    volatile float sink = 0;
-    for (int i = 0; i < 10; i++) {
-        const double t0 = h_seconds();
-        sink = vec->dot_f32(a, a + n, n);
-        const double t = h_seconds() - t0;
-        best = t < best ? t : best;
-    }
-    h_check(sink > 0, "dot_f32");
-    printf("reading memory       %7.2f GB/s\n", 2.0 * (double)n * sizeof *a / best * 1e-9);
-    h_free(a, 0);
-}
-
 int main(int argc, char **argv) {
     h_init("matmul");
     sg_kernels tiers[H_MAX_TIERS];
     const int n_tiers = h_tiers(tiers);
     const bool benching = argc > 1 && strcmp(argv[1], "--bench") == 0;
     const char *only = argc > 2 ? argv[2] : NULL;
-    if (benching) bench_memory(&tiers[n_tiers - 1].vec);
     for (size_t i = 0; i < N_TYPES; i++) {
         const sg_dtype type = (sg_dtype)type_list[i];
         if (only && strcmp(only, sg_dtype_get(type)->name) != 0) continue;

@@ -39,10 +39,12 @@ static void fill_inputs(inputs *in, int kind) {
     in->s = h_normal();
 }
 
-enum { RMSNORM, RMSNORM_ONES, DOT_F32, DOT_F16, AXPY_F32, AXPY_F16, ADD, SOFTMAX, SILU, RELU, DRELU, TO_F16, N_FNS };
-static const char *const fn_names[N_FNS] = { "rmsnorm",  "rmsnorm (no w)", "dot_f32",   "dot_f16",
-                                             "axpy_f32", "axpy_f16",       "add",       "softmax",
-                                             "silu_mul", "relu_mul",       "drelu_mul", "f32_to_f16" };
+enum {
+    RMSNORM, RMSNORM_ONES, ADD, SOFTMAX, SILU, GELU, RELU, DRELU, TO_F16, ROPE_HALVES, ROPE_ADJACENT, ATTEND_SOFTMAX, N_FNS
+};
+static const char *const fn_names[N_FNS] = { "rmsnorm",   "rmsnorm (no w)", "add",         "softmax",
+                                             "silu_mul",  "gelu_mul",       "relu_mul",    "drelu_mul",
+                                             "f32_to_f16", "rope (halves)", "rope (pairs)", "attend.softmax" };
 
 /* Runs function f on n values; out holds MAX_N + 1 values, of which those behind the result must not change. */
 static void call(const sg_vec_fns *v, int f, const inputs *in, size_t n, float *out) {
@@ -51,13 +53,10 @@ static void call(const sg_vec_fns *v, int f, const inputs *in, size_t n, float *
     switch (f) {
     case RMSNORM: v->rmsnorm(out, in->a, in->b, n, 1e-5f); break;
     case RMSNORM_ONES: v->rmsnorm(out, out, NULL, n, 1e-5f); break; /* in place */
-    case DOT_F32: out[0] = v->dot_f32(in->a, in->b, n); break;
-    case DOT_F16: out[0] = v->dot_f16(in->a, in->h, n); break;
-    case AXPY_F32: v->axpy_f32(out, in->s, in->b, n); break;
-    case AXPY_F16: v->axpy_f16(out, in->s, in->h, n); break;
     case ADD: v->add(out, in->b, n); break;
     case SOFTMAX: v->softmax(out, n); break;
     case SILU: v->silu_mul(out, in->a, in->b, n); break;
+    case GELU: v->gelu_mul(out, in->a, in->b, n); break;
     case RELU: v->relu_mul(out, in->a, in->b, n); break;
     case DRELU: v->drelu_mul(out, in->a, in->b, n); break;
     case TO_F16:
@@ -65,6 +64,14 @@ static void call(const sg_vec_fns *v, int f, const inputs *in, size_t n, float *
         v->f32_to_f16(halves, in->a, n);
         for (int i = 0; i <= MAX_N; i++) out[i] = sg_f16_to_f32(halves[i]);
         break;
+    case ROPE_HALVES: v->rope(out, in->b, in->c, n / 2 * 2, false); break;
+    case ROPE_ADJACENT: v->rope(out, in->b, in->c, n / 2 * 2, true); break;
+    case ATTEND_SOFTMAX: {
+        float max = in->s, sum = in->b[0];
+        const float keep = v->attend.softmax(out, n, &max, &sum);
+        if (n + 3 <= MAX_N) out[n] = max, out[n + 1] = sum, out[n + 2] = keep;
+        break;
+    }
     default: break;
     }
 }
@@ -158,7 +165,16 @@ static void check_exp(const sg_vec_fns *v) {
         worst_silu = fmax(worst_silu, ulps(y, (double)g / (1 + exp(-(double)g))));
     }
     h_check(worst_silu <= 4, "silu is off by %.2f ulp", worst_silu);
-    printf("e^x within %.3f ulp, silu within %.3f ulp\n", worst, worst_silu);
+    double worst_gelu = 0;
+    for (int i = 0; i < 200000; i++) {
+        const float g = h_uniform(-4, 6), one = 1;
+        float y;
+        v->gelu_mul(&y, &g, &one, 1);
+        const double z = sqrt(2 / acos(-1)) * (g + 0.044715 * (double)g * g * g);
+        worst_gelu = fmax(worst_gelu, fabs(y - 0.5 * g * (1 + tanh(z))) / (0.01 + fabs((double)g)));
+    }
+    h_check(worst_gelu <= 1e-6, "gelu is off by %.2g", worst_gelu);
+    printf("e^x within %.3f ulp, silu within %.3f ulp, gelu within %.2g\n", worst, worst_silu, worst_gelu);
 }
 
 /* The reference against double precision. */
@@ -166,16 +182,8 @@ static void check_reference(const sg_vec_fns *v, inputs *in) {
     for (int round = 0; round < 60; round++) {
         const size_t n = 1 + h_below(MAX_N);
         fill_inputs(in, 0);
-        double dot = 0, dot_h = 0, square = 0, size = 0;
-        for (size_t i = 0; i < n; i++) {
-            dot += (double)in->a[i] * in->b[i];
-            dot_h += (double)in->a[i] * sg_f16_to_f32(in->h[i]);
-            square += (double)in->a[i] * in->a[i];
-            size += fabs((double)in->a[i]) * fmax(fabs((double)in->b[i]), fabs((double)in->c[i]));
-        }
-        const double bound = (size + 1e-6) * 0x1p-24 * ((double)n / 16 + 8);
-        h_check(fabs(v->dot_f32(in->a, in->b, n) - dot) <= bound, "dot_f32 n %zu", n);
-        h_check(fabs(v->dot_f16(in->a, in->h, n) - dot_h) <= bound, "dot_f16 n %zu", n);
+        double square = 0;
+        for (size_t i = 0; i < n; i++) square += (double)in->a[i] * in->a[i];
         float out[MAX_N + 1];
         v->rmsnorm(out, in->a, in->b, n, 1e-5f);
         double off = 0;
@@ -196,22 +204,88 @@ static void check_reference(const sg_vec_fns *v, inputs *in) {
         }
         h_check(off <= 1e-6 && fabs(total - 1) < 1e-5, "softmax n %zu: off by %g", n, off);
         bool same = true;
-        for (int f = AXPY_F32; f < N_FNS; f++) {
-            if (f == SOFTMAX || f == SILU) continue;
+        for (int f = ADD; f <= TO_F16; f++) {
+            if (f == SOFTMAX || f == SILU || f == GELU) continue;
             call(v, f, in, n, out);
             for (size_t i = 0; i < n; i++) {
-                const float a = in->a[i], b = in->b[i], hf = sg_f16_to_f32(in->h[i]), ra = a > 0 ? a : 0,
-                            rb = b > 0 ? b : 0;
-                const volatile float sb = in->s * b, sh = in->s * hf; /* rounded by themselves */
-                same &= out[i] == (f == AXPY_F32   ? a + sb
-                                   : f == AXPY_F16 ? a + sh
-                                   : f == ADD      ? a + b
+                const float a = in->a[i], b = in->b[i], ra = a > 0 ? a : 0, rb = b > 0 ? b : 0;
+                same &= out[i] == (f == ADD      ? a + b
                                    : f == RELU     ? ra * b
                                    : f == DRELU    ? ra * rb
                                                    : sg_f16_to_f32(sg_f32_to_f16(a)));
             }
             h_check(same, "%s n %zu", fn_names[f], n);
         }
+    }
+}
+
+/* Turning and the online softmax against double precision. */
+static void check_attention_parts(const sg_vec_fns *v, inputs *in) {
+    for (int round = 0; round < 60; round++) {
+        const size_t n = 2 * (1 + h_below(MAX_N / 2)), half = n / 2;
+        float out[MAX_N + 1];
+        fill_inputs(in, 0);
+        for (int adjacent = 0; adjacent < 2; adjacent++) {
+            call(v, adjacent ? ROPE_ADJACENT : ROPE_HALVES, in, n, out);
+            double off = 0;
+            for (size_t i = 0; i < n; i++) {
+                const size_t j = adjacent ? i ^ 1 : (i + half) % n;
+                const double x = (double)in->a[i] * in->b[i], y = (double)in->a[j] * in->c[i];
+                off = fmax(off, fabs(out[i] - x - y) - (fabs(x) + fabs(y)) * 2e-7);
+            }
+            h_check(off <= 0, "%s n %zu", fn_names[adjacent ? ROPE_ADJACENT : ROPE_HALVES], n);
+        }
+        const size_t cut = 1 + h_below((uint32_t)n - 1); /* two blocks one after the other */
+        float max = -INFINITY, sum = 0;
+        memcpy(out, in->a, sizeof out);
+        float keep = v->attend.softmax(out, cut, &max, &sum);
+        h_check(keep == 0, "attend.softmax keeps %g of nothing", keep);
+        keep = v->attend.softmax(out + cut, n - cut, &max, &sum);
+        double top = -1e30, total = 0, off = 0;
+        for (size_t i = 0; i < n; i++) top = fmax(top, (double)in->a[i]);
+        for (size_t i = 0; i < n; i++) {
+            const double e = exp((double)in->a[i] - top);
+            off = fmax(off, fabs((i < cut ? out[i] * keep : out[i]) - e));
+            total += e;
+        }
+        h_check(max == (float)top && off < 4e-7 && fabs(sum - total) < 1e-5 * total, "attend.softmax n %zu: off by %g", n, off);
+    }
+}
+
+/* attend.weigh: against the reference tier to the bit, and that one against double precision. */
+static void check_weigh(const sg_vec_fns *ref, const sg_vec_fns *v, const char *tier) {
+    static const sg_dtype types[SG_KV_TYPES] = { [SG_KV_F16] = SG_DTYPE_F16, [SG_KV_F32] = SG_DTYPE_F32,
+                                                 [SG_KV_Q8_0] = SG_DTYPE_Q8_0 };
+    for (int round = 0; round < 120; round++) {
+        const int type = round % SG_KV_TYPES;
+        const uint32_t dim = type == SG_KV_Q8_0 ? 32 * (1 + h_below(5)) : 1 + h_below(200);
+        const uint32_t rows = 1 + h_below(12), n_keys = 1 + h_below(64), ldp = 64 + h_below(3);
+        const size_t sums = (size_t)rows * dim, bytes = (size_t)sg_dtype_bytes(sg_dtype_get(types[type]), (uint64_t)n_keys * dim);
+        float *p = h_alloc((size_t)rows * ldp * 4, 4), *want = h_alloc(sums * 4, 4), *got = h_alloc(sums * 4, 4),
+              *exact = h_alloc(sums * 4, 0), *values = h_alloc((size_t)n_keys * dim * 4, 0), keep[12];
+        char *packed = h_alloc(bytes, 1);
+        h_blocks(types[type], packed, (size_t)n_keys * dim, round % 7 == 6 ? 3 : 0);
+        sg_dequantize(types[type], packed, values, (size_t)n_keys * dim);
+        for (size_t i = 0; i < (size_t)rows * ldp; i++) p[i] = h_uniform(0, 1);
+        for (uint32_t r = 0; r < rows; r++) keep[r] = h_uniform(0, 1);
+        for (size_t i = 0; i < sums; i++) want[i] = got[i] = exact[i] = h_normal();
+        ref->attend.weigh[type](want, keep, p, ldp, rows, packed, n_keys, dim);
+        v->attend.weigh[type](got, keep, p, ldp, rows, packed, n_keys, dim);
+        const size_t i = h_differ(want, got, sums);
+        h_check(i == sums, "%s attend.weigh[%d] rows %u keys %u dim %u: value %zu is %a, not %a", tier, type, rows, n_keys, dim, i,
+                i < sums ? got[i] : 0, i < sums ? want[i] : 0);
+        bool close = true;
+        for (size_t s = 0; s < sums; s++) {
+            double y = (double)exact[s] * keep[s / dim], size = fabs(y);
+            for (uint32_t j = 0; j < n_keys; j++) {
+                const double x = (double)p[s / dim * ldp + j] * values[(size_t)j * dim + s % dim];
+                y += x;
+                size += fabs(x);
+            }
+            close &= fabs(want[s] - y) <= size * 0x1p-23 * 34;
+        }
+        h_check(close, "attend.weigh[%d] of the reference is off", type);
+        h_free(p, 4), h_free(want, 4), h_free(got, 4), h_free(exact, 0), h_free(values, 0), h_free(packed, 1);
     }
 }
 
@@ -227,38 +301,31 @@ static void check_softmax_limits(const sg_vec_fns *v, const char *tier) {
     h_check(x[0] == 0.1f && x[19] == 0 && x[18] == 0.1f, "%s softmax with -inf: %g, %g", tier, x[0], x[19]);
 }
 
-static volatile float sink; /* keeps the calls */
-
 static void bench(const sg_kernels *k) {
     enum { N = 4096 };
     static float a[N], b[N], out[N];
-    static uint16_t hb[N];
     for (int i = 0; i < N; i++) {
         a[i] = h_normal();
         b[i] = h_normal();
-        hb[i] = sg_f32_to_f16(b[i]);
     }
     static int8_t q[N];
     static float d[N / 32];
     static int16_t sums[N / 16];
     sg_acts acts = { .n = 1, .k = N, .n_blocks = N / 32, .x = a, .q = q, .d = d, .sums = sums };
-    const char *const names[] = { "rmsnorm", "dot_f32",  "dot_f16",  "axpy_f32",   "axpy_f16",
-                                  "softmax", "silu_mul", "relu_mul", "f32_to_f16", "quantize_acts" };
-    for (int f = 0; f < 10; f++) {
+    const char *const names[] = { "rmsnorm", "rope", "gelu_mul", "softmax", "silu_mul", "relu_mul", "f32_to_f16", "quantize_acts" };
+    for (int f = 0; f < 8; f++) {
         double best = 1e9;
         for (int run = 0; run < 200; run++) {
             memcpy(out, a, sizeof out);
             const double t0 = h_seconds();
             switch (f) {
             case 0: k->vec.rmsnorm(out, a, b, N, 1e-5f); break;
-            case 1: sink = k->vec.dot_f32(a, b, N); break;
-            case 2: sink = k->vec.dot_f16(a, hb, N); break;
-            case 3: k->vec.axpy_f32(out, 0.5f, b, N); break;
-            case 4: k->vec.axpy_f16(out, 0.5f, hb, N); break;
-            case 5: k->vec.softmax(out, N); break;
-            case 6: k->vec.silu_mul(out, a, b, N); break;
-            case 7: k->vec.relu_mul(out, a, b, N); break;
-            case 8: k->vec.f32_to_f16((uint16_t *)out, a, N); break;
+            case 1: k->vec.rope(out, a, b, N, false); break;
+            case 2: k->vec.gelu_mul(out, a, b, N); break;
+            case 3: k->vec.softmax(out, N); break;
+            case 4: k->vec.silu_mul(out, a, b, N); break;
+            case 5: k->vec.relu_mul(out, a, b, N); break;
+            case 6: k->vec.f32_to_f16((uint16_t *)out, a, N); break;
             default: k->vec.quantize_acts(&acts, 0); break;
             }
             const double t = h_seconds() - t0;
@@ -280,9 +347,11 @@ int main(int argc, char **argv) {
                   h_alloc((MAX_N + 1) * 2, 2), 0 };
     check_reference(&tiers[0].vec, &in);
     check_exp(&tiers[0].vec);
+    check_attention_parts(&tiers[0].vec, &in);
     for (int t = 0; t < n_tiers; t++) {
         check_softmax_limits(&tiers[t].vec, tiers[t].tier);
         check_acts(&tiers[t], &tiers[0]);
+        check_weigh(&tiers[0].vec, &tiers[t].vec, tiers[t].tier);
         if (t > 0) check_tier(&tiers[t], &tiers[0], &in);
         printf("tier %s\n", tiers[t].tier);
     }

@@ -1,8 +1,9 @@
-/* Thread team: sharing, running, barrier. Must hold with fewer threads than asked for too (OMP_THREAD_LIMIT): Meson runs this
+/* Thread team: running, handing out work, barrier. Must hold with fewer threads than asked for too (OMP_THREAD_LIMIT): Meson runs this
  * program a second time under a limit of two. */
 #include "runtime/base/team.h"
 
 #include <check.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,34 +26,71 @@ static uint32_t granted(uint32_t n) {
     return n < most ? n : most;
 }
 
-START_TEST(share_covers_exactly) {
-    static uint8_t seen[2000];
-    const uint32_t totals[] = { 0, 1, 7, 8, 63, 64, 65, 1000, 1999 }, steps[] = { 1, 3, 8, 64 };
-    for (size_t a = 0; a < sizeof totals / sizeof *totals; a++)
-        for (size_t b = 0; b < sizeof steps / sizeof *steps; b++)
-            for (uint32_t n = 1; n <= 17; n++) {
-                const uint32_t units = (totals[a] + steps[b] - 1) / steps[b];
-                memset(seen, 0, sizeof seen);
-                uint32_t before = 0;
-                for (uint32_t i = 0; i < n; i++) {
-                    uint32_t lo, hi;
-                    sg_share(totals[a], steps[b], i, n, &lo, &hi);
-                    ck_assert_uint_le(lo, hi);
-                    ck_assert_uint_le(hi, totals[a]);
-                    ck_assert_uint_eq(lo, before); /* contiguous: no gap and nothing twice */
-                    before = hi;
-                    ck_assert(lo % steps[b] == 0 || lo == totals[a]);
-                    ck_assert(hi % steps[b] == 0 || hi == totals[a]);
-                    const uint32_t mine = (hi - lo + steps[b] - 1) / steps[b];
-                    ck_assert_uint_ge(mine, units / n); /* near equal */
-                    ck_assert_uint_le(mine, units / n + 1);
-                    for (uint32_t k = lo; k < hi; k++) seen[k]++;
-                }
-                for (uint32_t k = 0; k < sizeof seen; k++) ck_assert_uint_eq(seen[k], k < totals[a]);
+/* Ranges handed out between barriers: every unit exactly once, pieces no smaller than asked for but the last. */
+typedef struct ranges {
+    sg_team *team;
+    atomic_uint seen[2000];
+    atomic_uint small; /* pieces below `least` */
+} ranges;
+
+static const uint32_t totals[] = { 1, 0, 7, 8, 63, 64, 65, 1000, 1999 }, leasts[] = { 1, 3, 8, 64 };
+enum { N_TOTALS = sizeof totals / sizeof *totals, N_LEASTS = sizeof leasts / sizeof *leasts };
+
+static void take_all(void *arg, uint32_t thread) {
+    (void)thread;
+    ranges *r = arg;
+    for (int a = 0; a < N_TOTALS; a++)
+        for (int b = 0; b < N_LEASTS; b++) {
+            uint32_t lo, hi;
+            while (sg_team_take(r->team, totals[a], leasts[b], &lo, &hi)) {
+                if (hi - lo < leasts[b] && hi < totals[a]) atomic_fetch_add(&r->small, 1);
+                for (uint32_t i = lo; i < hi; i++) atomic_fetch_add(&r->seen[i], 1);
             }
-    uint32_t lo, hi; /* no overflow at the far end */
-    sg_share(UINT32_MAX, 64, 1023, 1024, &lo, &hi);
-    ck_assert_uint_eq(hi, UINT32_MAX);
+            sg_team_barrier(r->team);
+        }
+}
+
+START_TEST(ranges_are_taken_once) {
+    ranges *r = calloc(1, sizeof *r);
+    r->team = make(widths[_i]);
+    for (int run = 0; run < 3; run++) sg_team_run(r->team, take_all, r);
+    for (uint32_t i = 0; i < 2000; i++) {
+        uint32_t want = 0;
+        for (int a = 0; a < N_TOTALS; a++) want += 3 * N_LEASTS * (i < totals[a]);
+        ck_assert_uint_eq(atomic_load(&r->seen[i]), want);
+    }
+    ck_assert_uint_eq(atomic_load(&r->small), 0);
+    sg_team_destroy(&r->team);
+    free(r);
+}
+END_TEST
+
+/* Pinned: each thread on one core while it works, the caller free again after. */
+typedef struct placed {
+    sg_team *team;
+    int cores[MOST]; /* that the thread may use */
+} placed;
+
+static int usable_cores(void) {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 0;
+}
+
+static void count_cores(void *arg, uint32_t thread) { ((placed *)arg)->cores[thread] = usable_cores(); }
+
+START_TEST(pinning_is_undone) {
+    const int all = usable_cores();
+    if (all < 2) return;
+    placed p = { .team = make(2) };
+    sg_team_pin(p.team, true);
+    sg_team_run(p.team, count_cores, &p);
+    for (uint32_t i = 0; i < sg_team_size(p.team); i++) ck_assert_int_eq(p.cores[i], 1);
+    ck_assert_int_eq(usable_cores(), all);
+    sg_team_pin(p.team, false);
+    sg_team_run(p.team, count_cores, &p);
+    for (uint32_t i = 0; i < sg_team_size(p.team); i++) ck_assert_int_eq(p.cores[i], all);
+    sg_team_destroy(&p.team);
 }
 END_TEST
 
@@ -110,7 +148,7 @@ START_TEST(barrier_keeps_rounds_apart) {
 }
 END_TEST
 
-/* A job as the engine has them: every thread fills its share, then all sum the whole. */
+/* A job as the engine has them: the threads fill what they take, then all sum the whole. */
 typedef struct sums {
     sg_team *team;
     uint32_t values[1000];
@@ -120,8 +158,8 @@ typedef struct sums {
 static void fill_and_sum(void *arg, uint32_t thread) {
     sums *s = arg;
     uint32_t lo, hi;
-    sg_share(1000, 8, thread, sg_team_size(s->team), &lo, &hi);
-    for (uint32_t i = lo; i < hi; i++) s->values[i] += i;
+    while (sg_team_take(s->team, 1000, 8, &lo, &hi))
+        for (uint32_t i = lo; i < hi; i++) s->values[i] += i;
     sg_team_barrier(s->team);
     uint64_t sum = 0;
     for (uint32_t i = 0; i < 1000; i++) sum += s->values[i];
@@ -153,7 +191,8 @@ int main(void) {
     TCase *tc = tcase_create("team");
     const int n = sizeof widths / sizeof *widths;
     tcase_set_timeout(tc, 300);
-    tcase_add_test(tc, share_covers_exactly);
+    tcase_add_loop_test(tc, ranges_are_taken_once, 0, n);
+    tcase_add_test(tc, pinning_is_undone);
     tcase_add_loop_test(tc, every_thread_runs_once, 0, n);
     tcase_add_loop_test(tc, barrier_keeps_rounds_apart, 0, n);
     tcase_add_loop_test(tc, shares_meet_at_the_barrier, 0, n);

@@ -7,11 +7,21 @@
 #define LOAD_F16(p) load_halves(p)
 #define STORE_F16(p, v) store_halves(p, (float32x4_t)(v))
 #define STORE_CODES(p, v) store_bytes(p, (int32x4_t)(v))
+#define LOAD_CODES(p) load_codes(p)
+#define HALF(h) vgetq_lane_f32(vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(h))), 0)
+#define FMA(a, b, c) ((vf)vfmaq_f32((float32x4_t)(c), (float32x4_t)(a), (float32x4_t)(b)))
 
 static inline float __attribute__((vector_size(16))) load_halves(const uint16_t *p) {
     uint16x4_t v;
     __builtin_memcpy(&v, p, sizeof v);
     return (float __attribute__((vector_size(16))))vcvt_f32_f16(vreinterpret_f16_u16(v));
+}
+
+static inline float __attribute__((vector_size(16))) load_codes(const int8_t *p) {
+    int32_t word;
+    __builtin_memcpy(&word, p, sizeof word);
+    const int16x8_t w = vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(word)));
+    return (float __attribute__((vector_size(16))))vcvtq_f32_s32(vmovl_s16(vget_low_s16(w)));
 }
 
 static inline void store_halves(uint16_t *p, float32x4_t v) {
