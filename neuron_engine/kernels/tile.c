@@ -9,31 +9,31 @@
 /* `count` granules of `size` bytes at `offset` of the GGUF block; count 0 ends the list. */
 typedef struct field {
     uint8_t offset, size, count;
-    bool transpose; /* 4 x 8 bits of a word, see tile.h */
+    enum { AS_IT_IS, TRANSPOSED, WOVEN } order; /* TRANSPOSED: 4 x 8 bits of a word, WOVEN: Q6_K, see tile.h */
 } field;
 #define MAX_FIELDS 5
 
 #define D(type, member)                                                                                                \
-    { offsetof(type, member), 2, 1, false }
+    { offsetof(type, member), 2, 1, AS_IT_IS }
 #define WORDS(type, member, n)                                                                                         \
-    { offsetof(type, member), 4, n, false }
+    { offsetof(type, member), 4, n, AS_IT_IS }
 static const field fields[SG_DTYPE_LIMIT][MAX_FIELDS + 1] = {
-    [SG_DTYPE_F32] = { { 0, 4, 1, false } },
-    [SG_DTYPE_F16] = { { 0, 2, 1, false } },
-    [SG_DTYPE_BF16] = { { 0, 2, 1, false } },
+    [SG_DTYPE_F32] = { { 0, 4, 1, AS_IT_IS } },
+    [SG_DTYPE_F16] = { { 0, 2, 1, AS_IT_IS } },
+    [SG_DTYPE_BF16] = { { 0, 2, 1, AS_IT_IS } },
     [SG_DTYPE_Q8_0] = { D(sg_q8_0, d), WORDS(sg_q8_0, qs, 8) },
     [SG_DTYPE_Q4_0] = { D(sg_q4_0, d), WORDS(sg_q4_0, qs, 4) },
     [SG_DTYPE_Q4_1] = { D(sg_q4_1, d), D(sg_q4_1, m), WORDS(sg_q4_1, qs, 4) },
-    [SG_DTYPE_Q5_0] = { D(sg_q5_0, d), { offsetof(sg_q5_0, qh), 4, 1, true }, WORDS(sg_q5_0, qs, 4) },
-    [SG_DTYPE_Q5_1] = { D(sg_q5_1, d), D(sg_q5_1, m), { offsetof(sg_q5_1, qh), 4, 1, true }, WORDS(sg_q5_1, qs, 4) },
+    [SG_DTYPE_Q5_0] = { D(sg_q5_0, d), { offsetof(sg_q5_0, qh), 4, 1, TRANSPOSED }, WORDS(sg_q5_0, qs, 4) },
+    [SG_DTYPE_Q5_1] = { D(sg_q5_1, d), D(sg_q5_1, m), { offsetof(sg_q5_1, qh), 4, 1, TRANSPOSED }, WORDS(sg_q5_1, qs, 4) },
     [SG_DTYPE_IQ4_NL] = { D(sg_iq4_nl, d), WORDS(sg_iq4_nl, qs, 4) },
-    [SG_DTYPE_MXFP4] = { { 0, 1, 1, false }, WORDS(sg_mxfp4, qs, 4) },
+    [SG_DTYPE_MXFP4] = { { 0, 1, 1, AS_IT_IS }, WORDS(sg_mxfp4, qs, 4) },
     [SG_DTYPE_Q2_K] = { D(sg_q2_k, d), D(sg_q2_k, dmin), WORDS(sg_q2_k, scales, 4), WORDS(sg_q2_k, qs, 16) },
     [SG_DTYPE_Q3_K] = { D(sg_q3_k, d), WORDS(sg_q3_k, scales, 3), WORDS(sg_q3_k, hmask, 8), WORDS(sg_q3_k, qs, 16) },
     [SG_DTYPE_Q4_K] = { D(sg_q4_k, d), D(sg_q4_k, dmin), WORDS(sg_q4_k, scales, 3), WORDS(sg_q4_k, qs, 32) },
     [SG_DTYPE_Q5_K] = { D(sg_q5_k, d), D(sg_q5_k, dmin), WORDS(sg_q5_k, scales, 3), WORDS(sg_q5_k, qh, 8),
                         WORDS(sg_q5_k, qs, 32) },
-    [SG_DTYPE_Q6_K] = { D(sg_q6_k, d), WORDS(sg_q6_k, scales, 4), WORDS(sg_q6_k, qh, 16), WORDS(sg_q6_k, ql, 32) },
+    [SG_DTYPE_Q6_K] = { D(sg_q6_k, d), WORDS(sg_q6_k, scales, 4), { 0, 4, 48, WOVEN } },
 };
 
 size_t sg_tile_bytes(sg_dtype type, uint32_t mr, uint32_t rows, uint32_t k) {
@@ -62,17 +62,23 @@ static void put_word(uint8_t *p, uint32_t w) {
     for (int i = 0; i < 4; i++) p[i] = (uint8_t)(w >> 8 * i);
 }
 
+/* Where granule i of a field lies in the GGUF block. */
+static size_t granule_at(const field *f, uint32_t i) {
+    if (f->order != WOVEN) return f->offset + (size_t)i * f->size;
+    const uint32_t half = i / 24, g = i % 24 / 3, kind = i % 3;
+    return kind == 0 ? offsetof(sg_q6_k, qh) + 4 * (half * 8 + g) : offsetof(sg_q6_k, ql) + 4 * (half * 16 + (kind - 1) * 8 + g);
+}
+
 /* One block of one row into the group at `group`, lane `lane`. */
 static void pack_block(const field *f, uint32_t mr, uint32_t lane, uint8_t *group, const uint8_t *block) {
     for (; f->count; group += (size_t)f->count * f->size * mr, f++) {
-        const uint8_t *s = block + f->offset;
         uint8_t *d = group + (size_t)lane * f->size;
-        if (f->transpose) {
-            put_word(d, transpose_bits(word_at(s)));
+        if (f->order == TRANSPOSED) {
+            put_word(d, transpose_bits(word_at(block + f->offset)));
         } else if (f->size == 4) {
-            for (uint32_t i = 0; i < f->count; i++) memcpy(d + (size_t)i * 4 * mr, s + 4 * i, 4);
+            for (uint32_t i = 0; i < f->count; i++) memcpy(d + (size_t)i * 4 * mr, block + granule_at(f, i), 4);
         } else {
-            for (uint32_t i = 0; i < f->count; i++) memcpy(d + (size_t)i * f->size * mr, s + i * f->size, f->size);
+            for (uint32_t i = 0; i < f->count; i++) memcpy(d + (size_t)i * f->size * mr, block + granule_at(f, i), f->size);
         }
     }
 }
@@ -80,11 +86,10 @@ static void pack_block(const field *f, uint32_t mr, uint32_t lane, uint8_t *grou
 static void unpack_block(const field *f, uint32_t mr, uint32_t lane, const uint8_t *group, uint8_t *block) {
     for (; f->count; group += (size_t)f->count * f->size * mr, f++) {
         const uint8_t *s = group + (size_t)lane * f->size;
-        uint8_t *d = block + f->offset;
-        if (f->transpose)
-            put_word(d, transpose_bits_back(word_at(s)));
+        if (f->order == TRANSPOSED)
+            put_word(block + f->offset, transpose_bits_back(word_at(s)));
         else
-            for (uint32_t i = 0; i < f->count; i++) memcpy(d + i * f->size, s + (size_t)i * f->size * mr, f->size);
+            for (uint32_t i = 0; i < f->count; i++) memcpy(block + granule_at(f, i), s + (size_t)i * f->size * mr, f->size);
     }
 }
 

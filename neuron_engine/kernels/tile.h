@@ -11,8 +11,9 @@
  *   - the upper bit planes: 4 bytes each
  *   - the codes: 4 bytes each
  *
- * F32, F16 and BF16 have one granule, the value. One change besides: the word qh of Q5_0 and Q5_1 is transposed, so
- * that bit g of byte i belongs to value 4g + i (bit 4g + i of the word in GGUF).
+ * F32, F16 and BF16 have one granule, the value. Two changes besides: the word qh of Q5_0 and Q5_1 is transposed, so
+ * that bit g of byte i belongs to value 4g + i (bit 4g + i of the word in GGUF); and in Q6_K each word of the upper bits is
+ * followed by the two words of lower bits that need it, so that a kernel reads straight on, as the memory likes it.
  *
  * The identity of the layout (sg_mat_kernel.layout) is mr. */
 #ifndef SG_KERNELS_TILE_H
@@ -84,8 +85,7 @@ enum {
     SG_T_Q5_K_QH = 16,
     SG_T_Q5_K_QS = 48,
     SG_T_Q6_K_SCALES = 2,
-    SG_T_Q6_K_QH = 18,
-    SG_T_Q6_K_QS = 82
+    SG_T_Q6_K_Q = 18 /* 16 times: a word of qh, one of ql, one of ql 32 bytes further */
 };
 
 #endif

@@ -190,15 +190,14 @@ INL void decode_k(int type, const uint8_t *w, int j, block *b) {
     }
     const int half = j / 4, part = j & 3;
     if (type == SG_DTYPE_Q6_K) {
-        const uint8_t *ql = w + MR * (SG_T_Q6_K_QS + half * 64 + (part & 1) * 32),
-                      *qh = w + MR * (SG_T_Q6_K_QH + half * 32);
+        const uint8_t *qh = w + MR * (SG_T_Q6_K_Q + half * 96), *ql = qh + MR * 4 * (1 + (part & 1));
         const int shift = 4 * (part >> 1), shift2 = 2 * part;
         const vu scales = load_u(w + MR * (SG_T_Q6_K_SCALES + j / 2 * 4));
         b->sub0 = to_float(byte_s(scales, 2 * (j & 1)));
         b->sub1 = to_float(byte_s(scales, 2 * (j & 1) + 1));
         UNROLL for (int g = 0; g < 8; g++) {
-            const vu low = load_u(ql + 4 * MR * g) >> shift & 0x0f0f0f0fu;
-            b->c[g] = low | (load_u(qh + 4 * MR * g) >> shift2 & 0x03030303u) << 4;
+            const vu low = load_u(ql + 12 * MR * g) >> shift & 0x0f0f0f0fu;
+            b->c[g] = low | (load_u(qh + 12 * MR * g) >> shift2 & 0x03030303u) << 4;
         }
     } else if (type == SG_DTYPE_Q3_K) {
         const uint8_t *qs = w + MR * (SG_T_Q3_K_QS + half * 32);
@@ -365,6 +364,16 @@ static void walk_tiles(const tile_fn fns[4], uint32_t tiles_at_once, size_t row_
 #define TILE_8_NAME(lower) NULL
 #endif
 
+#if defined __AVX2__ && !defined __AVX512F__ && !defined __AVXVNNI__
+#include "neuron_engine/kernels/x86/gemv_avx2.h"
+#else
+#define GEMV_KERNEL(type_, lower)                                                                                      \
+    static void gemv_##lower(float *restrict y, size_t ldy, const void *restrict w, const sg_acts *restrict a,         \
+                             uint32_t row0, uint32_t row1) {                                                           \
+        gemm_##lower(y, ldy, w, a, row0, row1);                                                                        \
+    }
+#endif
+
 #define QUANT_KERNEL(type_, lower)                                                                                     \
     QUANT_TILE(type_, lower, 1)                                                                                        \
     QUANT_TILE(type_, lower, 2)                                                                                        \
@@ -376,10 +385,7 @@ static void walk_tiles(const tile_fn fns[4], uint32_t tiles_at_once, size_t row_
         walk_tiles(fns, 1, (size_t)a->n_blocks *SG_BLOCK / sg_block_values(type_) * sg_block_bytes(type_), y, ldy, w,  \
                    a, row0, row1);                                                                                     \
     }                                                                                                                  \
-    static void gemv_##lower(float *restrict y, size_t ldy, const void *restrict w, const sg_acts *restrict a,         \
-                             uint32_t row0, uint32_t row1) {                                                           \
-        gemm_##lower(y, ldy, w, a, row0, row1);                                                                        \
-    }                                                                                                                  \
+    GEMV_KERNEL(type_, lower)                                                                                          \
     KERNEL_COMMON(type_, lower, true)
 
 /* Float types: 4 tiles at a time for one token, 2 for several, what is left over singly. */
