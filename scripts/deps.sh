@@ -2,7 +2,7 @@
 # Sourced by test.sh and demo.sh: installs what is missing on Debian, Ubuntu and Termux, and touches nothing when all is there
 # (an offline machine with everything installed works). Sets `root`; needs bash.
 #
-#   sg_need build | tests | sanitizers      makes sure of the tools and libraries for that purpose
+#   sg_need build | tests | sanitizers | emulation      makes sure of the tools and libraries for that purpose
 
 # shellcheck disable=SC2034 # used by who sources this
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -30,6 +30,10 @@ c_compiler() {
 }
 
 has_header() { printf '#include <%s>\n' "$1" | "$(c_compiler)" -E -x c - >/dev/null 2>&1; }
+
+has_aarch64_cc() {
+  has aarch64-linux-gnu-gcc && printf '#include <stdio.h>\n' | aarch64-linux-gnu-gcc -E -x c - >/dev/null 2>&1
+}
 
 meson_is_new() { # 1.0 and newer
   has meson && [ "$(printf '1.0.0\n%s\n' "$(meson --version)" | sort -V | head -n 1)" = 1.0.0 ]
@@ -68,6 +72,11 @@ missing() {
     ;;
   sanitizers)
     try_cc clang -fsanitize=thread || pick 'clang libclang-rt-dev libomp-dev' ''
+    ;;
+  emulation)
+    has qemu-aarch64 || pick qemu-user ''
+    has_aarch64_cc || pick 'gcc-aarch64-linux-gnu libc6-dev-arm64-cross' ''
+    has_header simde/x86/avx512.h || pick libsimde-dev ''
     ;;
   esac
 }

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# From a fresh Debian, Ubuntu or Termux to test results: installs what is missing, builds, runs every test, then again with
-# AddressSanitizer and UndefinedBehaviorSanitizer, then what has threads with ThreadSanitizer. Works from any folder, needs no
-# answers. Exit status 0 when nothing failed.
+# From a fresh Debian, Ubuntu or Termux to test results: installs what is missing, builds, runs every test; runs the kernel tiers
+# that this processor lacks under emulators; then every test again with AddressSanitizer and UndefinedBehaviorSanitizer, and what
+# has threads with ThreadSanitizer. Works from any folder, needs no answers. Exit status 0 when nothing failed.
 #
 #   scripts/test.sh            everything
 #   scripts/test.sh --quick    the release build only
 #
-# Build folders: build, build-asan, build-tsan in the source tree; they are used again.
+# Build folders: build, build-aarch64, build-asan, build-tsan in the source tree; they are used again.
 set -euo pipefail
 # shellcheck source=scripts/deps.sh
 . "$(dirname "${BASH_SOURCE[0]}")/deps.sh"
@@ -57,6 +57,23 @@ run() {
   fi
 }
 
+# run_script NAME COMMAND..: a test that is a script of its own; its last line is its result. 77: what it needs is not here.
+run_script() {
+  local name=$1 log status=0
+  shift
+  log=$(mktemp)
+  "$@" 2>&1 | tee "$log" || status=$?
+  case $status in
+  0) summary+=("$name: passed, $(tail -n 1 "$log")") ;;
+  77) summary+=("$name: not run, $(tail -n 1 "$log")") ;;
+  *)
+    summary+=("$name: failed")
+    failed=1
+    ;;
+  esac
+  rm -f "$log"
+}
+
 broken() {
   summary+=("$1: the build failed")
   failed=1
@@ -74,6 +91,12 @@ else
 fi
 
 if [ $quick = 0 ]; then
+  say "kernel tiers under emulators"
+  (sg_need emulation) || true
+  run_script "x86 tiers, emulated" scripts/test_kernels_emulated.sh
+  run_script "ARM tiers under qemu" scripts/test_kernels_aarch64.sh
+  run_script "aarch64 program under qemu" scripts/test_aarch64.sh
+
   say "AddressSanitizer and UndefinedBehaviorSanitizer"
   cc=$(c_compiler)
   if ! try_cc "$cc" -fsanitize=address,undefined; then

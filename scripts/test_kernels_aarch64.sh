@@ -1,43 +1,43 @@
-#!/bin/sh
-# Builds the kernel tests alone for aarch64 (statically, without the project's dependencies) and runs them under qemu:
-#     scripts/test_kernels_aarch64.sh [BUILD_FOLDER]
-# Runs once with a processor that has the dot product instructions and once without. Exit status 77 when the tools are absent.
-# CC and QEMU name other tools.
-set -eu
-root=$(cd "$(dirname "$0")/.." && pwd)
-cc=${CC:-aarch64-linux-gnu-gcc}
+#!/usr/bin/env bash
+# Builds the kernel tests alone for aarch64 (statically, without the project's dependencies) and runs them under qemu on three
+# processors: with NEON only, with the dot products, with the 8-bit matrix products.
+#
+#   scripts/test_kernels_aarch64.sh [BUILD_FOLDER]
+#
+# Exit status 77 when the tools are absent. AARCH64_CC and QEMU name other tools.
+set -euo pipefail
+# shellcheck source=scripts/kernels_alone.sh
+. "$(dirname "${BASH_SOURCE[0]}")/kernels_alone.sh"
+cc=${AARCH64_CC:-aarch64-linux-gnu-gcc}
 qemu=${QEMU:-qemu-aarch64}
-for tool in "$cc" "$qemu"; do
-    command -v "$tool" >/dev/null || { echo "skipped: no $tool"; exit 77; }
+for tool in "${cc%% *}" "$qemu"; do
+  command -v "$tool" >/dev/null || skip "there is no $tool"
 done
-out=${1:-$(mktemp -d)}
-mkdir -p "$out"
-flags="-std=gnu11 -O2 -static -ffp-contract=off -fno-math-errno -D_GNU_SOURCE -Wall -Wextra -Wno-unused-parameter -Werror
- -I$root -I$root/runtime/include -I$out"
-printf '%s\n' '#define SG_ISA_AVX2 0' '#define SG_ISA_AVXVNNI 0' '#define SG_ISA_AVX512VNNI 0' \
-    '#define SG_ISA_NEON 1' '#define SG_ISA_DOTPROD 1' \
-    >"$out/sg_config.h"
-cd "$root"
-plain="neuron_engine/quant.c neuron_engine/quant_k.c neuron_engine/kernels/kernels.c neuron_engine/kernels/tile.c
- neuron_engine/kernels/ref/matmul_ref.c neuron_engine/kernels/ref/vec_ref.c neuron_engine/kernels/arm/tiles_neon.c
- neuron_engine/kernels/arm/vec_neon.c runtime/base/cpu.c runtime/base/dtype.c runtime/base/error.c tests/kernels/harness.c"
-objects=""
-for source in $plain neuron_engine/kernels/arm/tiles_dotprod.c; do
-    object="$out/$(echo "$source" | tr / _).o"
-    case $source in *dotprod*) march=-march=armv8.2-a+dotprod ;; *) march= ;; esac
-    # shellcheck disable=SC2086
-    $cc $flags $march -c "$source" -o "$object"
-    objects="$objects $object"
-done
-for unit in quant matmul vec; do
-    # shellcheck disable=SC2086
-    $cc $flags "tests/kernels/test_$unit.c" $objects -lm -o "$out/test_$unit"
-done
-status=0
+cpus=$("$qemu" -cpu help || true)
 for cpu in cortex-a53 cortex-a76; do
-    for unit in quant matmul vec; do
-        echo "$cpu:"
-        SG_SOURCE_ROOT="$root" "$qemu" -cpu "$cpu" "$out/test_$unit" || status=1
-    done
+  grep -qw -e "$cpu" <<<"$cpus" || skip "this $qemu knows no $cpu"
 done
+open_out "$@"
+flags="-std=gnu11 -O2 -static -ffp-contract=off -fno-math-errno -D_GNU_SOURCE -Wall -Wextra -Wno-unused-parameter -Werror"
+flags+=" -I$root -I$root/runtime/include -I$out"
+
+# shellcheck disable=SC2317 # called by compile
+tier_flags() {
+  case $1 in
+  *_dotprod.c) echo -march=armv8.2-a+dotprod ;;
+  *_i8mm.c) echo -march=armv8.2-a+dotprod+i8mm ;;
+  esac
+}
+
+at=neuron_engine/kernels/arm
+build_tests "neon dotprod i8mm" $at/tiles_{neon,dotprod,i8mm}.c $at/vec_neon.c
+status=0
+run_tests max "neon dotprod i8mm" "$qemu" -cpu max & # longest first
+pids=($!)
+run_tests cortex-a76 "neon dotprod" "$qemu" -cpu cortex-a76 &
+pids+=($!)
+run_tests cortex-a53 "neon" "$qemu" -cpu cortex-a53 &
+pids+=($!)
+for pid in "${pids[@]}"; do wait "$pid" || status=1; done
+[ $status != 0 ] || echo "neon, dotprod, i8mm give the reference's bits"
 exit $status

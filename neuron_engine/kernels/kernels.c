@@ -15,6 +15,10 @@ void sg_kernels_init(sg_kernels *out, uint32_t flags) {
 #if SG_ISA_AVXVNNI /* a side branch: processors with AVX-512 VNNI may lack it */
     if (flags & SG_CPU_AVXVNNI) sg_kernels_avxvnni(out);
 #endif
+#if SG_ISA_AVX512
+    if (!(flags & SG_CPU_AVX512)) return;
+    sg_kernels_avx512(out);
+#endif
 #if SG_ISA_AVX512VNNI
     if (!(flags & SG_CPU_AVX512VNNI)) return;
     sg_kernels_avx512vnni(out);
@@ -26,5 +30,9 @@ void sg_kernels_init(sg_kernels *out, uint32_t flags) {
 #if SG_ISA_DOTPROD
     if (!(flags & SG_CPU_DOTPROD)) return;
     sg_kernels_dotprod(out);
+#endif
+#if SG_ISA_I8MM
+    if (!(flags & SG_CPU_I8MM)) return;
+    sg_kernels_i8mm(out);
 #endif
 }

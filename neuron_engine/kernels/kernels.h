@@ -99,7 +99,7 @@ typedef struct sg_vec_fns {
 
 /* A tier: one table, immutable. */
 typedef struct sg_kernels {
-    const char *tier; /* "ref", "avx2", "avxvnni", "avx512vnni", "neon", "dotprod" */
+    const char *tier; /* "ref", "avx2", "avxvnni", "avx512", "avx512vnni", "neon", "dotprod", "i8mm" */
     sg_vec_fns vec;
     const sg_mat_kernel *mat[SG_DTYPE_LIMIT]; /* by sg_dtype; NULL for no such type */
 } sg_kernels;

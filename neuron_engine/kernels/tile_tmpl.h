@@ -17,6 +17,12 @@
  *                           broadcast(x + 4g), x signed and not -128; c unsigned and <= top, or signed when top < 0.
  *                           Exact.
  *
+ * and, where two tokens at once are cheaper than one by one, PAIRS and
+ *
+ *     pair_codes(c, bias)   c[g] - bias as signed bytes, in the order that dot_pair wants
+ *     dot_pair(c, x0, x1, from, to, s)
+ *                           s[0], s[1] = what `dot` gives from 0 for x0 and for x1, c from pair_codes. Exact.
+ *
  * A 32-value block of a tile is 8 vectors of codes, vector g holding values 4g .. 4g + 3 of each row. */
 #include <string.h>
 
@@ -239,6 +245,25 @@ INL vf token_step(int type, const block *b, const int8_t *q, float dx, const int
     return acc;
 }
 
+#ifdef PAIRS
+/* token_step for two tokens that lie nb blocks apart; the bias has left the codes. */
+INL void pair_step(int type, const block *b, size_t nb, const int8_t *q, const float *dx, const int16_t *sums,
+                   vf acc[2]) {
+    const int8_t *q1 = q + nb * SG_BLOCK;
+    vi s0[2], s1[2];
+    dot_pair(b->c, q, q1, 0, n_sub(type) == 2 ? 4 : 8, s0);
+    if (n_sub(type) == 2) dot_pair(b->c, q, q1, 4, 8, s1);
+    UNROLL for (int t = 0; t < 2; t++) {
+        vf f = to_float(s0[t]);
+        if (n_sub(type) > 0) f *= b->sub0;
+        if (n_sub(type) == 2) f = fma_v(to_float(s1[t]), b->sub1, f);
+        acc[t] = fma_v(f, b->d * dx[t * nb], acc[t]);
+        if (has_min(type))
+            acc[t] = fma_v(to_float(madd16(broadcast(sums + 2 * t * nb), b->mins)), b->dm * dx[t * nb], acc[t]);
+    }
+}
+#endif
+
 /* MR results of a tile, or the first `rows` of them. */
 INL void store_rows(float *y, vf v, uint32_t rows) {
     if (rows == MR) {
@@ -278,6 +303,16 @@ INL void quant_tile(int type, int nt, float *y, size_t ldy, const uint8_t *w, co
                 decode_k(type, w, j, &b);
             else
                 decode_simple(type, w, &b);
+#ifdef PAIRS
+            if (nt > 1) {
+                pair_codes(b.c, bias_of(type));
+                UNROLL for (int t = 0; t < nt; t += 2) {
+                    const size_t at = t * nb + i;
+                    pair_step(type, &b, nb, q + at * SG_BLOCK, dx + at, sums + 2 * at, acc + t);
+                }
+                continue;
+            }
+#endif
             UNROLL for (int t = 0; t < nt; t++) {
                 const size_t at = t * nb + i;
                 acc[t] = token_step(type, &b, q + at * SG_BLOCK, dx[at], sums + 2 * at, acc[t]);

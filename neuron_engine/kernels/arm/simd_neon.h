@@ -1,4 +1,5 @@
-/* The vector operations of tile_tmpl.h in NEON; with __ARM_FEATURE_DOTPROD the integer products by SDOT. */
+/* The vector operations of tile_tmpl.h in NEON; with __ARM_FEATURE_DOTPROD the integer products by SDOT, with
+ * __ARM_FEATURE_MATMUL_INT8 those of two tokens by SMMLA. */
 #ifndef SG_SIMD_NEON_H
 #define SG_SIMD_NEON_H
 
@@ -57,5 +58,37 @@ INL vi dot(const vu c[8], const int8_t *x, int from, int to, int top, vi init) {
     }
     return (vi)acc;
 }
+
+#ifdef __ARM_FEATURE_MATMUL_INT8
+/* SMMLA multiplies two rows of eight bytes with two columns of eight. */
+#define PAIRS
+
+INL void pair_codes(vu c[8], int bias) {
+    const int8x16_t off = vdupq_n_s8((int8_t)bias);
+#pragma GCC unroll 4
+    for (int g = 0; g < 8; g += 2) {
+        const int32x4_t a = vreinterpretq_s32_s8(vsubq_s8((int8x16_t)c[g], off)),
+                        b = vreinterpretq_s32_s8(vsubq_s8((int8x16_t)c[g + 1], off));
+        c[g] = (vu)vzip1q_s32(a, b);     /* rows 0, 1 */
+        c[g + 1] = (vu)vzip2q_s32(a, b); /* rows 2, 3 */
+    }
+}
+
+INL void dot_pair(const vu c[8], const int8_t *x0, const int8_t *x1, int from, int to, vi s[2]) {
+    int32x4_t low = vdupq_n_s32(0), high = low;
+#pragma GCC unroll 2
+    for (int g = from; g < to; g += 4) {
+        const int64x2_t v0 = vreinterpretq_s64_s8(vld1q_s8(x0 + 4 * g)),
+                        v1 = vreinterpretq_s64_s8(vld1q_s8(x1 + 4 * g));
+        const int8x16_t x = vreinterpretq_s8_s64(vzip1q_s64(v0, v1)), y = vreinterpretq_s8_s64(vzip2q_s64(v0, v1));
+        low = vmmlaq_s32(low, (int8x16_t)c[g], x);
+        high = vmmlaq_s32(high, (int8x16_t)c[g + 1], x);
+        low = vmmlaq_s32(low, (int8x16_t)c[g + 2], y);
+        high = vmmlaq_s32(high, (int8x16_t)c[g + 3], y);
+    }
+    s[0] = (vi)vuzp1q_s32(low, high);
+    s[1] = (vi)vuzp2q_s32(low, high);
+}
+#endif
 
 #endif

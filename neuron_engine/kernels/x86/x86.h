@@ -6,7 +6,8 @@
 
 void sg_kernels_avx2(sg_kernels *out);       /* AVX2, FMA, F16C */
 void sg_kernels_avxvnni(sg_kernels *out);    /* + AVX-VNNI: 256-bit dot products without AVX-512 */
-void sg_kernels_avx512vnni(sg_kernels *out); /* AVX-512 F, BW, DQ, VL, VNNI */
+void sg_kernels_avx512(sg_kernels *out);     /* AVX-512 F, BW, DQ, VL */
+void sg_kernels_avx512vnni(sg_kernels *out); /* + AVX-512 VNNI */
 
 extern const sg_vec_fns sg_vec_avx2, sg_vec_avx512;
 
