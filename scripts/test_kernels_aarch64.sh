@@ -19,8 +19,9 @@ printf '%s\n' '#define SG_ISA_AVX2 0' '#define SG_ISA_AVXVNNI 0' '#define SG_ISA
     >"$out/sg_config.h"
 cd "$root"
 plain="neuron_engine/quant.c neuron_engine/quant_k.c neuron_engine/kernels/kernels.c neuron_engine/kernels/tile.c
- neuron_engine/kernels/ref/matmul_ref.c neuron_engine/kernels/ref/vec_ref.c neuron_engine/kernels/arm/tiles_neon.c
- neuron_engine/kernels/arm/vec_neon.c runtime/base/cpu.c runtime/base/dtype.c runtime/base/error.c tests/kernels/harness.c"
+ neuron_engine/kernels/peak.c neuron_engine/kernels/ref/matmul_ref.c neuron_engine/kernels/ref/vec_ref.c neuron_engine/kernels/arm/tiles_neon.c
+ neuron_engine/kernels/arm/vec_neon.c runtime/base/cpu.c runtime/base/dtype.c runtime/base/error.c runtime/base/utf8.c
+ tests/kernels/harness.c"
 objects=""
 for source in $plain neuron_engine/kernels/arm/tiles_dotprod.c; do
     object="$out/$(echo "$source" | tr / _).o"
@@ -29,13 +30,13 @@ for source in $plain neuron_engine/kernels/arm/tiles_dotprod.c; do
     $cc $flags $march -c "$source" -o "$object"
     objects="$objects $object"
 done
-for unit in quant matmul vec; do
+for unit in quant matmul peak vec; do
     # shellcheck disable=SC2086
     $cc $flags "tests/kernels/test_$unit.c" $objects -lm -o "$out/test_$unit"
 done
 status=0
 for cpu in cortex-a53 cortex-a76; do
-    for unit in quant matmul vec; do
+    for unit in quant matmul peak vec; do
         echo "$cpu:"
         SG_SOURCE_ROOT="$root" "$qemu" -cpu "$cpu" "$out/test_$unit" || status=1
     done
