@@ -117,6 +117,23 @@ void sg_model_close(sg_model **model) {
 
 const sg_model_info *sg_model_get_info(const sg_model *model) { return model ? &model->info : NULL; }
 
+static void add_work(sg_work *work, const sg_matrix *m, uint64_t tokens) {
+    if (!m->kernel || tokens == 0) return;
+    work->weight_bytes += m->rows * sg_dtype_bytes(sg_dtype_get((uint32_t)m->kernel->type), m->k);
+    *(m->kernel->acts_q8 ? &work->int8_ops : &work->f32_ops) += 2 * tokens * m->rows * m->k;
+}
+
+sg_work sg_model_get_work(const sg_model *model, size_t n, size_t n_keep) {
+    sg_work work = { 0 };
+    if (!model || !model->weights.layers) return work;
+    const sg_weights *w = &model->weights;
+    for (uint32_t l = 0; l < model->desc.hp.n_layer; l++)
+        for (int slot = 0; slot < SG_L_SLOTS; slot++) add_work(&work, &w->layers[l][slot].m, n);
+    const sg_matrix *output = &w->globals[SG_T_OUTPUT].m; /* the embedding table where a model has none */
+    add_work(&work, output->kernel ? output : &w->globals[SG_T_TOKEN_EMBD].m, n_keep);
+    return work;
+}
+
 const sg_tokenizer *sg_model_tokenizer(const sg_model *model) { return model->tokenizer; }
 
 sg_status sg_tokenize(const sg_model *model, const char *text, size_t len, unsigned flags, int32_t **out, size_t *n_out,

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: MIT
 """Time prefill and decode of llama.cpp through llama-cpp-python, with the arguments and JSON of `sparsegen bench`.
 
-Used by bench_peers.py, and by itself. llama.cpp's defaults hold (mmap, repacking at load, flash attention auto).
-Each test starts from an empty context after a warm-up (one whole prompt; one token) and is fed random tokens: prefill
-in one batch, decode one by one, with the logits of each batch's last token and no sampling.
+Used by bench_peers.py, and by itself. llama.cpp's defaults hold (mmap, repacking at load, flash attention auto, F16
+KV cache). Each test starts behind the same number of tokens (-d) after a warm-up (one whole prompt; one token) and is
+fed random tokens: prefill in one batch, decode one by one, with the logits of each batch's last token and no sampling.
 """
 import argparse
 import ctypes
@@ -42,26 +42,29 @@ def versions():
             "llama.cpp system": lc.llama_print_system_info().decode().strip(" |\n")}
 
 
-def load(path, threads, tokens):
-    """Load the model on the CPU and make a context for so many tokens."""
+def load(path, threads, context_tokens, prompt):
+    """Load the model on the CPU and make a context for so many tokens; returns it, the batch and the vocabulary."""
     model_params, params = lc.llama_model_default_params(), lc.llama_context_default_params()
     model_params.n_gpu_layers = 0
-    params.n_ctx = params.n_batch = max(tokens, 32)
+    params.n_ctx = context_tokens
+    params.n_batch = max(params.n_batch, prompt)
     params.n_threads = params.n_threads_batch = threads
     model = lc.llama_model_load_from_file(path.encode(), model_params)
     context = lc.llama_init_from_model(model, params) if model else None
     if not context:
         sys.exit(f"llama.cpp cannot load {path}")
-    return context, lc.llama_vocab_n_tokens(lc.llama_model_get_vocab(model))
+    return context, lc.llama_n_batch(context), lc.llama_vocab_n_tokens(lc.llama_model_get_vocab(model))
 
 
-def feed(context, ids, batch):
-    """Evaluate the tokens, `batch` at a time, from an empty context; returns seconds and the last logits."""
-    lc.llama_memory_clear(lc.llama_get_memory(context), True)
-    batches = [(lc.llama_token * batch)(*ids[i:i + batch]) for i in range(0, len(ids), batch)]
+def feed(context, depth, ids, batch):
+    """Evaluate the tokens, `batch` at a time, behind the first `depth`; returns seconds and the last logits."""
+    if not lc.llama_memory_seq_rm(lc.llama_get_memory(context), 0, depth, -1):
+        sys.exit("llama.cpp cannot shorten the context")
+    batches = [ids[i:i + batch] for i in range(0, len(ids), batch)]
+    batches = [((lc.llama_token * len(b))(*b), len(b)) for b in batches]
     start = time.perf_counter()
-    for tokens in batches:
-        if lc.llama_decode(context, lc.llama_batch_get_one(tokens, batch)):
+    for tokens, count in batches:
+        if lc.llama_decode(context, lc.llama_batch_get_one(tokens, count)):
             sys.exit("llama_decode failed")
     lc.llama_synchronize(context)
     return time.perf_counter() - start, lc.llama_get_logits_ith(context, -1)
@@ -74,6 +77,7 @@ def main():
     add("-m", metavar="FILE", help="GGUF model")
     add("-p", type=int, default=512, metavar="N", help="tokens of the prompt, 0 for none (default %(default)s)")
     add("-n", type=int, default=32, metavar="N", help="tokens to decode, 0 for none (default %(default)s)")
+    add("-d", type=int, default=0, metavar="N", help="tokens in the context before each test (default %(default)s)")
     add("-t", type=int, default=os.cpu_count(), metavar="T", help="threads (default: all cores)")
     add("-r", type=int, default=1, metavar="N", help="times to run each test; the median counts (default %(default)s)")
     add("-o", choices=["json"], default="json", help="form of the output")
@@ -82,24 +86,25 @@ def main():
     args = parser.parse_args()
     if args.versions:
         return print(json.dumps(versions()))
-    if not args.m or min(args.t, args.r) < 1 or min(args.p, args.n) < 0:
-        parser.error("-m is needed, -t and -r must be at least 1, -p and -n at least 0")
+    if not args.m or min(args.t, args.r) < 1 or min(args.p, args.n, args.d) < 0:
+        parser.error("-m is needed, -t and -r must be at least 1, -p, -n and -d at least 0")
     lc.llama_backend_init()
-    context, vocabulary = load(args.m, args.t, max(args.p, args.n))
+    context, most, vocabulary = load(args.m, args.t, args.d + max(args.p, args.n, 32), args.p)
     numbers, results = random.Random(args.seed), []
+    feed(context, 0, [numbers.randrange(vocabulary) for _ in range(args.d)], most)
     for name, count, batch in (("pp", args.p, args.p), ("tg", args.n, 1)):
         if count == 0:
             continue
         times = []
         for turn in range(args.r + 1):  # the first is the warm-up
             ids = [numbers.randrange(vocabulary) for _ in range(count if turn else batch)]
-            seconds, logits = feed(context, ids, batch)
+            seconds, logits = feed(context, args.d, ids, batch)
             times += [seconds] if turn else []
         if not all(math.isfinite(x) for x in logits[:vocabulary]):
             sys.exit(f"llama.cpp's logits after {name}{count} are not finite")
         seconds = sorted(times)[len(times) // 2]
-        results.append({"test": f"{name}{count}", "n_threads": args.t, "tokens": count, "seconds": seconds,
-                        "tokens_per_second": count / seconds})
+        results.append({"test": f"{name}{count}", "n_threads": args.t, "depth": args.d, "tokens": count,
+                        "seconds": seconds, "tokens_per_second": count / seconds})
     print(json.dumps(results))
 
 

@@ -30,6 +30,7 @@ tier_flags() {
 }
 
 at=neuron_engine/kernels/arm
+more_units=peak
 build_tests "neon dotprod i8mm" $at/tiles_{neon,dotprod,i8mm}.c $at/vec_neon.c
 status=0
 run_tests max "neon dotprod i8mm" "$qemu" -cpu max & # longest first

@@ -144,6 +144,24 @@ static int set_number(const cli_syntax *x, const cli_opt *o, const char *text) {
     return CLI_GO;
 }
 
+/* Appends the numbers of a list such as "128,512". */
+static int add_numbers(const cli_syntax *x, const cli_opt *o, const char *text) {
+    cli_ints *list = o->dest;
+    char range[80], word[32];
+    describe_range(o, range, sizeof range);
+    for (const char *p = text;; p++) {
+        const size_t len = strcspn(p, ",");
+        int64_t v;
+        snprintf(word, sizeof word, "%.*s", len < sizeof word ? (int)len : (int)sizeof word - 1, p);
+        if (len >= sizeof word || !cli_parse_int(word, &v) || (double)v < o->min || (double)v > o->max)
+            return bad_value(x, o, word, range);
+        if (list->n == CLI_INTS_MAX) return cli_usage_error(x, "--%s: at most %d are possible", o->name, CLI_INTS_MAX);
+        list->v[list->n++] = v;
+        p += len;
+        if (!*p) return CLI_GO;
+    }
+}
+
 static int set_choice(const cli_syntax *x, const cli_opt *o, const char *text) {
     char all[160] = "one of";
     for (int i = 0; o->choices[i]; i++) {
@@ -175,6 +193,7 @@ static int set(const cli_syntax *x, const cli_opt *o, const char *text) {
     case CLI_SIZE:
         if (!cli_parse_size(text, o->dest)) return bad_value(x, o, text, "a size such as 512M or 2G");
         break;
+    case CLI_INTS: return add_numbers(x, o, text);
     case CLI_INT:
     case CLI_REAL: return set_number(x, o, text);
     case CLI_CHOICE: return set_choice(x, o, text);

@@ -12,6 +12,7 @@ typedef enum cli_kind {
     CLI_STR,    /* const char *, points into argv */
     CLI_LIST,   /* cli_list, the option may be repeated */
     CLI_INT,    /* int64_t between min and max */
+    CLI_INTS,   /* cli_ints between min and max, separated by commas; the option may be repeated */
     CLI_U64,    /* uint64_t */
     CLI_REAL,   /* double between min and max */
     CLI_SIZE,   /* uint64_t bytes: digits and K, M, G or T (powers of 1024) */
@@ -24,6 +25,12 @@ typedef struct cli_list {
     size_t n;
 } cli_list;
 
+#define CLI_INTS_MAX 32
+typedef struct cli_ints {
+    int64_t v[CLI_INTS_MAX];
+    size_t n;
+} cli_ints;
+
 typedef struct cli_opt {
     const char *name; /* "top-k"; a NULL name makes a heading of `help` */
     char letter;      /* 0: none */
@@ -31,7 +38,7 @@ typedef struct cli_opt {
     void *dest;
     const char *value; /* what --help calls the value, NULL for flags */
     const char *help;
-    double min, max;            /* INT, REAL: both needed */
+    double min, max;            /* INT, INTS, REAL: both needed */
     const char *const *choices; /* CHOICE: NULL-terminated */
     bool *given;                /* set when the option was there; may be NULL */
 } cli_opt;

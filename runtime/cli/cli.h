@@ -74,6 +74,8 @@ extern const char *const cli_kv_choices[], *const cli_io_choices[], *const cli_c
     { "quiet", 'q', CLI_FLAG, &(m)->quiet, NULL, "no notes, warnings or progress on stderr, only errors" }
 #define CLI_SESSION_OPTS(m)                                                                                            \
     { "threads", 't', CLI_INT, &(m)->threads, "N", "threads (default: one per usable core)", 0, 1024 },                \
+    CLI_BATCH_OPTS(m)
+#define CLI_BATCH_OPTS(m)                                                                                              \
     { "pin", 0, CLI_FLAG, &(m)->pin, NULL, "ask for each thread to stay on a core of its own" },                         \
     { "batch", 'b', CLI_INT, &(m)->batch, "N", "prompt tokens evaluated together (default 128)", 0, 65536 },           \
     { "kv", 0, CLI_CHOICE, &(m)->kv, "TYPE", "type of the KV cache: f16 (default), f32, q8_0", 0, 0, cli_kv_choices }
@@ -83,7 +85,8 @@ extern const char *const cli_kv_choices[], *const cli_io_choices[], *const cli_c
 int cli_open_model(cli_model *m);
 /* Makes the session and hands it to Ctrl-C. n_ctx 0: the library's choice. */
 int cli_open_session(cli_model *m, uint64_t n_ctx);
-void cli_close(cli_model *m);
+void cli_close_session(cli_model *m);
+void cli_close(cli_model *m); /* both */
 void cli_print_stats(const cli_model *m);
 
 /* ---- files ---- */

@@ -1,33 +1,41 @@
-/* sparsegen bench: speed on token ids that are always the same. What the ids are does not matter to a dense model. */
-#include <inttypes.h>
+/* sparsegen bench: speed on token ids that are always the same, and how near it comes to the machine's limits. What the
+ * ids are does not matter to a dense model. */
 #include <stdlib.h>
 #include <string.h>
 
-#include "runtime/cli/cli.h"
+#include "runtime/cli/bench.h"
 
-enum { FORMAT_TEXT, FORMAT_JSON, FORMAT_CSV };
-static const char *const formats[] = { "text", "json", "csv", NULL };
+static const char *const formats[] = { "table", "json", "csv", NULL };
 
 typedef struct bench_args {
     cli_model m;
-    int64_t n_prompt, n_decode, repeats;
+    cli_ints prompt, decode, depth, threads;
+    int64_t repeats;
     int format;
+    bool no_limits, limits_only;
+    int32_t *ids; /* for the longest test */
+    bench_printer printer;
+    bench_row *rows; /* of one thread count */
+    size_t n_rows;
 } bench_args;
-
-typedef struct bench_result {
-    char test[32];
-    size_t tokens;
-    double median, min, max; /* seconds */
-} bench_result;
 
 static int by_value(const void *a, const void *b) {
     const double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
 }
 
-/* Evaluates n tokens from an empty timeline: together, or one by one. */
-static sg_status evaluate(sg_session *s, const int32_t *ids, size_t n, bool together, double *seconds, sg_error *err) {
-    sg_status status = sg_session_rewind(s, 0, err);
+static int64_t largest(const cli_ints *list) {
+    int64_t most = 0;
+    for (size_t i = 0; i < list->n; i++)
+        if (list->v[i] > most) most = list->v[i];
+    return most;
+}
+
+/* Evaluates n tokens behind the first `depth`: together, or one by one. */
+static sg_status evaluate(const bench_args *a, size_t depth, size_t n, bool together, double *seconds, sg_error *err) {
+    sg_session *s = a->m.session;
+    const int32_t *ids = a->ids + depth;
+    sg_status status = sg_session_rewind(s, depth, err);
     const double start = cli_now();
     if (together) {
         if (status == SG_OK) status = sg_session_feed(s, ids, n, 1, err);
@@ -38,111 +46,176 @@ static sg_status evaluate(sg_session *s, const int32_t *ids, size_t n, bool toge
     return status;
 }
 
-static int measure(const bench_args *a, const int32_t *ids, size_t n, bool together, bench_result *r) {
-    double *times = malloc((size_t)a->repeats * sizeof *times);
+/* What a token of the test costs, from the model and the session. */
+static void set_work(const bench_args *a, bench_row *r, bool together) {
+    const double n = (double)r->tokens;
+    const sg_work work = sg_model_get_work(a->m.model, together ? r->tokens : 1, 1);
+    r->int8_ops = (double)work.int8_ops / (together ? n : 1);
+    r->f32_ops = (double)work.f32_ops / (together ? n : 1);
+    if (together) return;
+    const double position =
+        (double)sg_session_get_stats(a->m.session).kv_bytes / (double)sg_session_capacity(a->m.session);
+    r->weight_bytes = (double)work.weight_bytes;
+    r->kv_bytes = position * ((double)r->depth + (n + 1) / 2); /* token i sees depth + i + 1 positions */
+}
+
+/* One test: a run to warm up, then the others. */
+static int measure(const bench_args *a, size_t depth, size_t n, bool together, bench_row *r) {
+    const size_t k = (size_t)a->repeats;
+    double *times = malloc(k * sizeof *times), warm_up;
     if (!times) return cli_fail("out of memory");
     sg_error err;
-    double warm_up;
-    sg_status s = evaluate(a->m.session, ids, together ? n : 1, together, &warm_up, &err);
-    for (int64_t i = 0; i < a->repeats && s == SG_OK; i++)
-        s = evaluate(a->m.session, ids, n, together, &times[i], &err);
+    sg_status s = evaluate(a, depth, together ? n : 1, together, &warm_up, &err);
+    for (size_t i = 0; i < k && s == SG_OK; i++) s = evaluate(a, depth, n, together, &times[i], &err);
     if (s == SG_OK) {
-        const size_t k = (size_t)a->repeats;
         qsort(times, k, sizeof *times, by_value);
+        *r = (bench_row) { .n_threads = sg_session_get_stats(a->m.session).n_threads,
+                           .tokens = n,
+                           .depth = depth,
+                           .repeats = a->repeats };
         snprintf(r->test, sizeof r->test, "%s%zu", together ? "pp" : "tg", n);
-        r->tokens = n;
-        r->median = k % 2 ? times[k / 2] : (times[k / 2 - 1] + times[k / 2]) / 2.0;
-        r->min = times[0];
-        r->max = times[k - 1];
+        r->seconds = k % 2 ? times[k / 2] : (times[k / 2 - 1] + times[k / 2]) / 2.0;
+        r->seconds_min = times[0];
+        r->seconds_max = times[k - 1];
+        set_work(a, r, together);
     }
     free(times);
     return s == SG_OK ? CLI_OK : cli_fail_error(&err);
 }
 
-static void print_json(const bench_result *r, uint32_t threads, int64_t repeats) {
-    printf("{\"test\": \"%s\", \"n_threads\": %u, \"tokens\": %zu, \"seconds\": %.9g, \"tokens_per_second\": %.9g, "
-           "\"seconds_min\": %.9g, \"seconds_max\": %.9g, \"repeats\": %" PRId64 "}",
-           r->test, threads, r->tokens, r->median, (double)r->tokens / r->median, r->min, r->max, repeats);
-}
-
-static void print_csv(const bench_result *r, uint32_t threads, int64_t repeats) {
-    printf("%s,%u,%zu,%.9g,%.9g,%.9g,%.9g,%" PRId64 "\n", r->test, threads, r->tokens, r->median,
-           (double)r->tokens / r->median, r->min, r->max, repeats);
-}
-
-static void print_text(const bench_result *r, uint32_t threads, int64_t repeats) {
-    printf("%-10s %3u threads %6zu tokens %10.4f s %10.2f tokens/s   (%.4f to %.4f s in %" PRId64 " runs)\n", r->test, threads,
-           r->tokens, r->median, (double)r->tokens / r->median, r->min, r->max, repeats);
-}
-
-static void print_results(const bench_args *a, const bench_result *r, size_t n) {
-    const uint32_t threads = sg_session_get_stats(a->m.session).n_threads;
-    if (a->format == FORMAT_CSV)
-        printf("test,n_threads,tokens,seconds,tokens_per_second,seconds_min,seconds_max,repeats\n");
-    for (size_t i = 0; i < n; i++) {
-        if (a->format == FORMAT_JSON) {
-            fputs(i ? ",\n " : "[", stdout);
-            print_json(&r[i], threads, a->repeats);
-        } else if (a->format == FORMAT_CSV) {
-            print_csv(&r[i], threads, a->repeats);
-        } else {
-            print_text(&r[i], threads, a->repeats);
-        }
+/* All tests at one depth, in a context that is no longer than they need. */
+static int run_depth(bench_args *a, int64_t threads, size_t depth) {
+    a->m.threads = threads;
+    const int64_t np = largest(&a->prompt), nd = largest(&a->decode);
+    int r = cli_open_session(&a->m, depth + (uint64_t)(np > nd ? np : nd));
+    sg_error err;
+    if (r == CLI_OK && depth > 0 && sg_session_feed(a->m.session, a->ids, depth, 1, &err) != SG_OK)
+        r = cli_fail_error(&err);
+    for (size_t i = 0; i < a->prompt.n + a->decode.n && r == CLI_OK; i++) {
+        const bool together = i < a->prompt.n;
+        const int64_t n = together ? a->prompt.v[i] : a->decode.v[i - a->prompt.n];
+        if (n > 0) r = measure(a, depth, (size_t)n, together, &a->rows[a->n_rows++]);
     }
-    if (a->format == FORMAT_JSON) puts("]");
-}
-
-static int run(bench_args *a) {
-    const size_t np = (size_t)a->n_prompt, nd = (size_t)a->n_decode, most = np > nd ? np : nd;
-    cli_catch_interrupts();
-    int r = cli_open_model(&a->m);
-    if (r == CLI_OK) r = cli_open_session(&a->m, most);
-    if (r != CLI_OK) return r;
-    int32_t *ids = malloc(most * sizeof *ids);
-    if (!ids) return cli_fail("out of memory");
-    uint32_t x = 1;
-    for (size_t i = 0; i < most; i++) {
-        x = x * 1664525u + 1013904223u; /* Numerical Recipes, section 7.1 */
-        ids[i] = (int32_t)((x >> 8) % sg_model_get_info(a->m.model)->n_vocab);
-    }
-    bench_result results[2];
-    size_t n = 0;
-    if (np > 0) r = measure(a, ids, np, true, &results[n++]);
-    if (nd > 0 && r == CLI_OK) r = measure(a, ids, nd, false, &results[n++]);
-    if (r == CLI_OK) print_results(a, results, n);
     if (r == CLI_OK && a->m.stats) cli_print_stats(&a->m);
-    free(ids);
+    cli_close_session(&a->m);
     return r;
 }
 
+/* Measures the limits and keeps the better ones of *best and these. */
+static int measure_limits(const bench_args *a, int64_t threads, sg_limits *best) {
+    sg_limits l;
+    sg_error err;
+    const char *mask = a->m.cpu_mask > 0 ? cli_cpu_choices[a->m.cpu_mask] : NULL;
+    if (sg_limits_measure(mask, (uint32_t)threads, &l, &err) != SG_OK) return cli_fail_error(&err);
+    if (best->n_threads > 0) {
+        if (l.read < best->read) l.read = best->read;
+        if (l.read_plain < best->read_plain) l.read_plain = best->read_plain;
+        if (l.int8 < best->int8) l.int8 = best->int8;
+        if (l.int8_sum < best->int8_sum) l.int8_sum = best->int8_sum;
+        if (l.f32 < best->f32) l.f32 = best->f32;
+    }
+    *best = l;
+    return cli_interrupted() ? CLI_INTERRUPTED : CLI_OK;
+}
+
+/* All tests with one thread count, between two measurements of the limits: other programs may take part of the machine.
+ */
+static int run_threads(bench_args *a, int64_t threads, sg_limits *limits) {
+    int r = a->no_limits ? CLI_OK : measure_limits(a, threads, limits);
+    a->n_rows = 0;
+    for (size_t d = 0; d < a->depth.n && !a->limits_only && r == CLI_OK; d++)
+        r = run_depth(a, threads, (size_t)a->depth.v[d]);
+    if (r == CLI_OK && !a->no_limits && !a->limits_only) r = measure_limits(a, threads, limits);
+    if (r == CLI_OK && a->limits_only) a->rows[a->n_rows++] = (bench_row) { .test = "limits" };
+    for (size_t i = 0; i < a->n_rows && r == CLI_OK; i++) {
+        a->rows[i].limits = *limits;
+        bench_print(&a->printer, &a->rows[i]);
+    }
+    return r;
+}
+
+/* Token ids for the longest test. */
+static int make_ids(bench_args *a) {
+    const int64_t np = largest(&a->prompt), nd = largest(&a->decode);
+    const size_t n = (size_t)(largest(&a->depth) + (np > nd ? np : nd));
+    a->ids = malloc(n * sizeof *a->ids);
+    if (!a->ids) return cli_fail("out of memory");
+    uint32_t x = 1;
+    for (size_t i = 0; i < n; i++) {
+        x = x * 1664525u + 1013904223u; /* Numerical Recipes, section 7.1 */
+        a->ids[i] = (int32_t)((x >> 8) % sg_model_get_info(a->m.model)->n_vocab);
+    }
+    return CLI_OK;
+}
+
+static int run(bench_args *a) {
+    sg_limits limits[CLI_INTS_MAX] = { 0 };
+    cli_catch_interrupts();
+    int r = CLI_OK;
+    if (!a->limits_only) r = cli_open_model(&a->m);
+    if (r == CLI_OK && !a->limits_only) r = make_ids(a);
+    if (r != CLI_OK) return r;
+    a->rows = malloc((1 + a->depth.n * (a->prompt.n + a->decode.n)) * sizeof *a->rows);
+    if (!a->rows) return cli_fail("out of memory");
+    a->printer = (bench_printer) { .format = a->format, .model = sg_model_get_info(a->m.model) };
+    size_t done = 0;
+    for (; done < a->threads.n && r == CLI_OK; done++) r = run_threads(a, a->threads.v[done], &limits[done]);
+    if (r != CLI_OK) done--;
+    bench_print_end(&a->printer, limits, a->no_limits ? 0 : done);
+    return r;
+}
+
+/* A list that was not given. */
+static void set_default(cli_ints *list, int64_t v) {
+    if (list->n == 0) list->v[list->n++] = v;
+}
+
 int cmd_bench(int argc, char **argv) {
-    bench_args a = { .n_prompt = 512, .n_decode = 32, .repeats = 3 };
+    bench_args a = { .repeats = 3 };
+    const double most = 1 << 24;
     const cli_opt opts[] = {
-        { "prompt-tokens", 'p', CLI_INT, &a.n_prompt, "N", "tokens evaluated together (default 512, 0: leave this out)",
-          0, 1 << 24 },
-        { "decode-tokens", 'n', CLI_INT, &a.n_decode, "N",
-          "tokens evaluated one by one (default 32, 0: leave this out)", 0, 1 << 24 },
+        { "prompt-tokens", 'p', CLI_INTS, &a.prompt, "N,..",
+          "tokens evaluated together (default 512, 0: leave this out)", 0, most },
+        { "decode-tokens", 'n', CLI_INTS, &a.decode, "N,..",
+          "tokens evaluated one by one (default 32, 0: leave this out)", 0, most },
+        { "depth", 'd', CLI_INTS, &a.depth, "N,..", "tokens in the context before a test begins (default 0)", 0, most },
+        { "threads", 't', CLI_INTS, &a.threads, "N,..", "threads (default: one per usable core)", 0, 1024 },
         { "repeats", 'r', CLI_INT, &a.repeats, "N", "runs of each, after one to warm up (default 3)", 1, 10000 },
-        { "output", 'o', CLI_CHOICE, &a.format, "FORMAT", "text (default), json, csv", 0, 0, formats },
+        { "output", 'o', CLI_CHOICE, &a.format, "FORMAT", "table (default), json, csv", 0, 0, formats },
+        { "no-limits", 0, CLI_FLAG, &a.no_limits, NULL, "do not measure the limits of the machine" },
+        { "limits-only", 0, CLI_FLAG, &a.limits_only, NULL, "measure nothing else; no model is needed" },
         CLI_MODEL_OPTS(&a.m),
-        CLI_SESSION_OPTS(&a.m),
-        { "stats", 0, CLI_FLAG, &a.m.stats, NULL, "memory on stderr at the end" },
+        CLI_BATCH_OPTS(&a.m),
+        { "stats", 0, CLI_FLAG, &a.m.stats, NULL, "memory on stderr after each context" },
     };
     const cli_syntax syntax = {
         .name = "sparsegen bench",
-        .synopsis = "-m FILE [-p N] [-n N] [-t N] [-r N] [-o FORMAT]",
+        .synopsis = "-m FILE [-p N,..] [-n N,..] [-d N,..] [-t N,..] [-r N] [-o FORMAT]",
         .about = "Measures evaluation speed on fixed pseudo-random token ids; sampling and text are left out.",
         .opts = opts,
         .n_opts = sizeof opts / sizeof opts[0],
-        .more = "Shown is the median of the runs. Every run starts with an empty context; logits are computed for the "
-                "last token only.",
+        .more =
+            "Lists are separated by commas; every combination is measured. Shown is the median of the runs, with the\n"
+            "slowest and the fastest. Logits are computed for the last token only.\n"
+            "The share of the limit is, for tokens one by one, weights and KV cache read a second over what a plain\n"
+            "loop reads; for a prompt, operations of the matrix products a second over those of the multiply\n"
+            "instruction alone. Each limit is the better one of two measurements, before and after the tests.",
     };
     int n;
     const int r = cli_parse(&syntax, argc, argv, NULL, &n);
     if (r != CLI_GO) return r;
-    if (!a.m.path) return cli_usage_error(&syntax, "-m FILE is missing");
-    if (a.n_prompt == 0 && a.n_decode == 0) return cli_usage_error(&syntax, "-p and -n are both 0: nothing to measure");
+    if (a.no_limits && a.limits_only)
+        return cli_usage_error(&syntax, "--no-limits and --limits-only exclude each other");
+    if (!a.m.path && !a.limits_only) return cli_usage_error(&syntax, "-m FILE is missing");
+    set_default(&a.prompt, 512);
+    set_default(&a.decode, 32);
+    set_default(&a.depth, 0);
+    set_default(&a.threads, 0);
+    if (largest(&a.prompt) == 0 && largest(&a.decode) == 0)
+        return cli_usage_error(&syntax, "-p and -n are both 0: nothing to measure");
     const int code = run(&a);
+    free(a.ids);
+    free(a.rows);
     cli_close(&a.m);
     return code;
 }

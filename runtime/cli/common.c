@@ -151,9 +151,13 @@ int cli_open_session(cli_model *m, uint64_t n_ctx) {
     return CLI_OK;
 }
 
-void cli_close(cli_model *m) {
+void cli_close_session(cli_model *m) {
     cli_set_session(NULL);
     sg_session_destroy(&m->session);
+}
+
+void cli_close(cli_model *m) {
+    cli_close_session(m);
     sg_model_close(&m->model);
 }
 

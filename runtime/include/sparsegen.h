@@ -8,6 +8,7 @@
  *   sg_model_open, sg_session_create, sg_session_feed_text, sg_generate      text in, text out
  *   sg_tokenize, sg_session_feed, sg_session_logits, sg_sampler_*            one token at a time
  *   sg_file_info_*, sg_convert                                               files
+ *   sg_limits_measure, sg_model_get_work                                     what speed is measured against
  *
  * Rules that hold everywhere:
  *  - Handles are opaque; `x_close`/`x_destroy` take the address of the handle, accept NULL in it and set it to NULL.
@@ -301,6 +302,34 @@ typedef struct sg_convert_options {
 #define SG_CONVERT_OPTIONS_INIT { sizeof(sg_convert_options), NULL, NULL, NULL, NULL, false, NULL, NULL, NULL }
 
 SG_API SG_NODISCARD sg_status sg_convert(const sg_convert_options *options, sg_error *err);
+
+/* ---- speed ------------------------------------------------------------------------------------------------------- */
+
+/* What this machine can do at most, measured: what a speed is to be compared with. */
+typedef struct sg_limits {
+    const char *kernel_tier; /* whose instructions were measured, "avx2" */
+    uint32_t n_threads;      /* that measured: OpenMP may grant fewer than asked for */
+    double read;             /* bytes a second from memory that no cache holds: the best of one and of four streams a thread */
+    double read_plain;       /* of one stream, a plain loop */
+    double int8;             /* operations a second (2 per multiply-accumulate) of the tier's 8-bit multiply instruction alone */
+    double int8_sum;         /* the same with what it takes to sum the products in 32 bits */
+    double f32;              /* operations a second of fused multiply-adds */
+} sg_limits;
+
+/* Measures with n_threads at the same time (0: one per usable core), the best of several passes. cpu_mask as in
+ * sg_model_options: the tier whose instructions count. Takes a second or two and 512 MiB (64 MiB a thread if that is more), at
+ * most a quarter of the memory that is available: SG_E_NOMEM when that is less than 128 MiB. */
+SG_API SG_NODISCARD sg_status sg_limits_measure(const char *cpu_mask, uint32_t n_threads, sg_limits *out, sg_error *err);
+
+/* What the products with the model's matrices ask of the machine. */
+typedef struct sg_work {
+    uint64_t weight_bytes; /* read once; without the embedding table, unless it is the output matrix too */
+    uint64_t int8_ops;     /* operations of matrices that are multiplied in 8 bits, 2 per multiply-accumulate */
+    uint64_t f32_ops;      /* of the others */
+} sg_work;
+
+/* Work of a feed of n tokens that keeps n_keep rows of logits, if no weight is read twice. */
+SG_API sg_work sg_model_get_work(const sg_model *model, size_t n, size_t n_keep);
 
 /* ---- devices ----------------------------------------------------------------------------------------------------- */
 

@@ -96,7 +96,21 @@ class Usage(Case):
                 ('IN is missing', ['convert', '-o', 'x']),
                 ('-o FILE is missing', ['convert', 'x']),
                 ('nothing to measure', ['bench', '-m', MODEL, '-p', '0', '-n', '0']),
-                ('text, json, csv', ['bench', '-m', MODEL, '-o', 'xml']),
+                ('nothing to measure', ['bench', '-m', MODEL, '-p', '0,0', '-n', '0']),
+                ('table, json, csv', ['bench', '-m', MODEL, '-o', 'xml']),
+                ("--prompt-tokens: '' is not", ['bench', '-m', MODEL, '-p', '1,,2']),
+                ("--prompt-tokens: '' is not", ['bench', '-m', MODEL, '-p', '1,']),
+                ("--prompt-tokens: '' is not", ['bench', '-m', MODEL, '-p', '']),
+                ("--decode-tokens: '2x' is not", ['bench', '-m', MODEL, '-n', '1,2x,3']),
+                ("--decode-tokens: ' 2' is not", ['bench', '-m', MODEL, '-n', '1, 2']),
+                ('--decode-tokens', ['bench', '-m', MODEL, '-n', '9' * 40]),
+                ("--depth: '-1' is not", ['bench', '-m', MODEL, '-d', '0,-1']),
+                ('--depth', ['bench', '-m', MODEL, '-d', '16777217']),
+                ('from 0 to 1024', ['bench', '-m', MODEL, '-t', '1,1025']),
+                ('--threads: at most 32', ['bench', '-m', MODEL, '-t', ','.join(['1'] * 33)]),
+                ('--repeats', ['bench', '-m', MODEL, '-r', '1,2']),
+                ('exclude each other', ['bench', '--no-limits', '--limits-only']),
+                ('-m FILE is missing', ['bench', '-p', '1']),
         ]:
             with self.subTest(args=args):
                 self.fails(2, word, *args)
@@ -107,7 +121,7 @@ class Usage(Case):
 
 class BadModels(Case):
     def check(self, path, word):
-        for command in (['-p', 'x'], ['tokenize', '-p', 'x'], ['bench', '-p', '1', '-n', '0'],
+        for command in (['-p', 'x'], ['tokenize', '-p', 'x'], ['bench', '-p', '1', '-n', '0', '--no-limits'],
                         ['logits', '--tokens', '1', '-o', self.tmp / 'out'], ['perplexity', '-f', __file__]):
             args = command + ['-m', path]
             self.fails(1, word, *args)

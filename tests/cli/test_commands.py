@@ -2,9 +2,12 @@
 """The results of tokenize, logits, perplexity, bench, info and convert. The models were made with llama.cpp, so their token ids
 and logits check the whole way."""
 import array
+import csv
+import io
 import json
 import math
 import pathlib
+import platform
 import re
 import struct
 import subprocess
@@ -158,23 +161,80 @@ class Perplexity(Case):
 
 
 class Bench(Case):
+    SHORT = ['bench', '-m', MODEL, '-r', '1', '--no-limits']
+    LIMITS = ['limit_read', 'limit_read_plain', 'limit_int8', 'limit_int8_sum', 'limit_f32']
+
+    def rows(self, *args):
+        return json.loads(self.ok(*args, '-o', 'json').stdout)
+
     def test_formats(self):
-        base = ['bench', '-m', MODEL, '-p', '24', '-n', '5', '-t', '2', '-r', '4']
-        rows = json.loads(self.ok(*base, '-o', 'json').stdout)
+        base = ['bench', '-m', MODEL, '-p', '24', '-n', '5', '-t', '2', '-r', '4', '--no-limits']
+        rows = self.rows(*base)
         self.assertEqual([(r['test'], r['tokens'], r['n_threads']) for r in rows], [('pp24', 24, 2), ('tg5', 5, 2)])
         for r in rows:
             self.assertAlmostEqual(r['tokens_per_second'] * r['seconds'] / r['tokens'], 1.0, places=6)
             self.assertTrue(0 < r['seconds_min'] <= r['seconds'] <= r['seconds_max'])
-        lines = self.ok(*base, '-o', 'csv').stdout.decode().splitlines()
-        self.assertEqual(lines[0].split(',')[:5], ['test', 'n_threads', 'tokens', 'seconds', 'tokens_per_second'])
-        self.assertEqual([line.split(',')[0] for line in lines[1:]], ['pp24', 'tg5'])
-        self.assertEqual(len(self.ok(*base).stdout.splitlines()), 2)
+            self.assertEqual((r['repeats'], r['depth'], r['share_of_limit']), (4, 0, None))
+            self.assertEqual([r[x] for x in self.LIMITS], [None] * 5)
+        lines = list(csv.DictReader(io.StringIO(self.ok(*base, '-o', 'csv').stdout.decode())))
+        self.assertEqual(list(lines[0]), list(rows[0]))
+        self.assertEqual(list(lines[0])[:5], ['test', 'n_threads', 'tokens', 'seconds', 'tokens_per_second'])
+        self.assertEqual([(r['test'], r['tokens'], r['share_of_limit'], r['limit_read']) for r in lines],
+                         [('pp24', '24', '', ''), ('tg5', '5', '', '')])
+        table = [line for line in self.ok(*base).stdout.decode().splitlines() if line.startswith('|')]
+        self.assertEqual({len(line) for line in table}, {len(table[0])})
+        self.assertEqual([line.split('|')[2].strip() for line in table], ['test', ':--------------', 'pp24', 'tg5'])
 
     def test_one_kind(self):
-        rows = json.loads(self.ok('bench', '-m', MODEL, '-p', '0', '-n', '3', '-r', '1', '-o', 'json').stdout)
-        self.assertEqual([r['test'] for r in rows], ['tg3'])
-        rows = json.loads(self.ok('bench', '-m', MODEL, '-p', '3', '-n', '0', '-r', '2', '-o', 'json').stdout)
-        self.assertEqual([r['test'] for r in rows], ['pp3'])
+        self.assertEqual([r['test'] for r in self.rows(*self.SHORT, '-p', '0', '-n', '3')], ['tg3'])
+        self.assertEqual([r['test'] for r in self.rows(*self.SHORT, '-p', '3', '-n', '0')], ['pp3'])
+
+    def test_lists(self):
+        rows = self.rows(*self.SHORT, '-p', '4,0,6', '-n', '2', '-n', '3', '-t', '2,1', '-d', '0,20')
+        self.assertEqual([(r['n_threads'], r['depth'], r['test']) for r in rows],
+                         [(t, d, test) for t in (2, 1) for d in (0, 20) for test in ('pp4', 'pp6', 'tg2', 'tg3')])
+        table = self.ok(*self.SHORT, '-p', '4', '-n', '0', '-d', '20').stdout.decode()
+        self.assertIn('| pp4 @ d20 ', table)
+
+    def test_work(self):
+        """Bytes and operations of a token against what the file holds."""
+        for path in (MODEL, str(GOLDENS / 'llama-k-mix.gguf')):
+            facts = json.loads(self.ok('info', path, '--json').stdout)
+            part = facts['tensors_by_part']
+            output = part['embedding' if facts['tied_output'] else 'output']
+            body = {x: part['attention'][x] + part['ffn'][x] for x in ('parameters', 'bytes')}
+            base = ['bench', '-m', path, '-r', '1', '--no-limits', '-p', '8', '-n', '2']
+            prompt, decode = self.rows(*base)
+            self.assertEqual(decode['int8_ops_per_token'], 2 * (body['parameters'] + output['parameters']))
+            self.assertEqual(prompt['int8_ops_per_token'], 2 * (body['parameters'] + output['parameters'] / 8))  # one row of logits
+            self.assertEqual(decode['weight_bytes_per_token'], body['bytes'] + output['bytes'])
+            self.assertIsNone(prompt['weight_bytes_per_token'])
+            self.assertEqual([r['f32_ops_per_token'] for r in (prompt, decode)], [0, 0])
+            self.assertGreater(self.rows(*base, '-d', '15')[1]['kv_bytes_per_token'], decode['kv_bytes_per_token'])
+        ops = self.rows(*self.SHORT, '-p', '0', '-n', '2')[0]['int8_ops_per_token']
+        floats = self.rows('bench', '-m', MODEL_F32, '-p', '0', '-n', '2', '-r', '1', '--no-limits')[0]
+        self.assertEqual((floats['int8_ops_per_token'], floats['f32_ops_per_token']), (0, ops))
+
+    def test_limits(self):
+        rows = self.rows('bench', '--limits-only', '-t', '1,2')
+        self.assertEqual([(r['test'], r['n_threads'], r['tokens']) for r in rows], [('limits', 1, None), ('limits', 2, None)])
+        for r in rows:
+            self.assertTrue(all(r[x] > 0 for x in self.LIMITS), r)
+            self.assertGreaterEqual(r['limit_read'], r['limit_read_plain'])
+        self.assertIn('| limits, threads |', self.ok('bench', '--limits-only', '-t', '1', '--cpu-mask', 'ref').stdout.decode())
+        self.fails(1, 'lacks the instruction set', 'bench', '--limits-only', '--cpu-mask', self.other_tier())
+
+    def test_share(self):
+        prompt, decode = self.rows('bench', '-m', MODEL, '-p', '8', '-n', '2', '-t', '1', '-r', '1')
+        self.assertAlmostEqual(prompt['share_of_limit'],
+                               prompt['int8_ops_per_token'] * prompt['tokens_per_second'] / prompt['limit_int8'], places=6)
+        read = decode['weight_bytes_per_token'] + decode['kv_bytes_per_token']
+        self.assertAlmostEqual(decode['share_of_limit'], read * decode['tokens_per_second'] / decode['limit_read'], places=6)
+        self.assertEqual([prompt[x] for x in self.LIMITS], [decode[x] for x in self.LIMITS])
+
+    @staticmethod
+    def other_tier():
+        return 'avx2' if platform.machine() in ('aarch64', 'arm64') else 'neon'
 
 
 class Info(Case):

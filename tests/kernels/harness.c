@@ -112,6 +112,35 @@ double h_seconds(void) {
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
+double h_peak(const char *tier, sg_peak what) {
+    uint64_t rounds = 256;
+    double best = 0, start = h_seconds();
+    while (sg_peak_run(tier, what, rounds *= 2) > 0 && h_seconds() - start < 4e-3) start = h_seconds();
+    for (int i = 0; i < 20; i++) {
+        start = h_seconds();
+        best = fmax(best, (double)sg_peak_run(tier, what, rounds) / (h_seconds() - start));
+    }
+    return best;
+}
+
+double h_read_rate(bool four) {
+    enum { PARTS = 8, WORDS = 1 << 22, CHUNK = 1 << 17 }; /* parts of 32 MiB; all go by before one comes again */
+    uint64_t *words = h_alloc((size_t)PARTS * WORDS * sizeof *words, 0);
+    const uint32_t flags = sg_cpu_detect();
+    double best = 0;
+    memset(words, 1, (size_t)PARTS * WORDS * sizeof *words);
+    for (size_t i = 0; i < 8 * PARTS; i++) {
+        const double start = h_seconds();
+        uint64_t sum = 0;
+        for (size_t at = 0; at < WORDS; at += CHUNK)
+            sum += sg_read_words(words + i % PARTS * WORDS + at, CHUNK, four, flags);
+        best = fmax(best, WORDS * sizeof *words / (h_seconds() - start));
+        h_check(sum == (uint64_t)WORDS * 0x0101010101010101u, "reading memory");
+    }
+    h_free(words, 0);
+    return best;
+}
+
 /* Offsets of the half fields of a block, -1 ends. */
 static const int *half_fields(sg_dtype type) {
     static const int none[] = { -1 }, first[] = { 0, -1 }, two[] = { 0, 2, -1 };

@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "neuron_engine/kernels/kernels.h"
+#include "neuron_engine/kernels/peak.h"
 
 /* Reads SG_SEED (a fixed seed else) and starts the sequence; call first. */
 void h_init(const char *program);
@@ -37,8 +38,11 @@ void h_free(void *p, size_t misalign);
 #define H_MAX_TIERS 8
 int h_tiers(sg_kernels out[H_MAX_TIERS]);
 
-/* Monotonic seconds, for --bench only. */
+/* For --bench only: monotonic seconds, and the limits of one core to compare with (neuron_engine/kernels/peak.h), the best of
+ * several passes: operations a second of a tier, bytes a second read from memory that no cache holds by one or four streams. */
 double h_seconds(void);
+double h_peak(const char *tier, sg_peak what);
+double h_read_rate(bool four);
 
 /* Random blocks of n values of `type` with scales that keep every product finite. mode 0: random codes; 1: all bytes
  * zero; 2: all code bits set; 3: extreme codes at random. */

@@ -169,18 +169,24 @@ static double time_product(const matrix *m, const sg_acts *a, float *y) {
     return best;
 }
 
-static void bench(const sg_mat_kernel *kernel) {
-    /* one token: 128 MiB, so that they come from memory and not from a cache; many: a matrix that a cache holds */
+/* The limits of one core. */
+typedef struct limits {
+    double read, peak[SG_PEAKS]; /* bytes, operations a second */
+} limits;
+
+static void bench(const sg_mat_kernel *kernel, const limits *l) {
+    /* one token: 256 MiB, so that they come from memory and not from a cache; many: a matrix that a cache holds */
     const bool slow = kernel->layout == 0;
     const uint32_t k = 4096, small = 512, n = slow ? 4 : 64;
     const uint32_t rows =
-        slow ? small : (uint32_t)((128u << 20) / sg_dtype_bytes(sg_dtype_get((uint32_t)kernel->type), k));
+        slow ? small : (uint32_t)((256u << 20) / sg_dtype_bytes(sg_dtype_get((uint32_t)kernel->type), k));
     sg_acts one = h_acts(1, k, 0, &sg_vec_ref), many = h_acts(n, k, 0, &sg_vec_ref);
     matrix m = make_matrix(kernel, rows, k, 0), s = make_matrix(kernel, small, k, 0);
     float *y = h_alloc((size_t)(rows > small * n ? rows : small * n) * sizeof *y, 0);
-    const double t1 = time_product(&m, &one, y), tn = time_product(&s, &many, y);
-    printf("%-20s gemv %7.2f GB/s  gemm n=%-3u %8.1f GOP/s\n", kernel->name, (double)m.packed_bytes / t1 * 1e-9, n,
-           2.0 * small * k * n / tn * 1e-9);
+    const double bytes = (double)m.packed_bytes / time_product(&m, &one, y),
+                 ops = 2.0 * small * k * n / time_product(&s, &many, y);
+    printf("%-20s gemv %7.2f GB/s %5.1f %%  gemm n=%-3u %8.1f GOP/s %5.1f %%\n", kernel->name, bytes * 1e-9,
+           100 * bytes / l->read, n, ops * 1e-9, 100 * ops / l->peak[kernel->acts_q8 ? SG_PEAK_INT8 : SG_PEAK_F32]);
     fflush(stdout);
     h_free(y, 0);
     free_matrix(&m);
@@ -189,12 +195,27 @@ static void bench(const sg_mat_kernel *kernel) {
     h_acts_free(&many);
 }
 
+/* The limits that the shares of `bench` refer to. */
+static limits measure_limits(const char *tier, double plain, double four) {
+    const double read = fmax(plain, four);
+    limits l = { .read = read };
+    for (sg_peak what = 0; what < SG_PEAKS; what++) l.peak[what] = h_peak(tier, what);
+    printf("%-12s limits: read %.2f GB/s (%.2f by one stream), int8 %.1f GOP/s (%.1f summed in 32 bits), F32 %.1f "
+           "GFLOP/s\n",
+           tier, read * 1e-9, plain * 1e-9, l.peak[SG_PEAK_INT8] * 1e-9, l.peak[SG_PEAK_INT8_SUM] * 1e-9,
+           l.peak[SG_PEAK_F32] * 1e-9);
+    return l;
+}
+
 int main(int argc, char **argv) {
     h_init("matmul");
     sg_kernels tiers[H_MAX_TIERS];
     const int n_tiers = h_tiers(tiers);
     const bool benching = argc > 1 && strcmp(argv[1], "--bench") == 0;
     const char *only = argc > 2 ? argv[2] : NULL;
+    limits limit[H_MAX_TIERS];
+    const double plain = benching ? h_read_rate(false) : 0, four = benching ? h_read_rate(true) : 0;
+    for (int t = 0; t < n_tiers && benching; t++) limit[t] = measure_limits(tiers[t].tier, plain, four);
     for (size_t i = 0; i < N_TYPES; i++) {
         const sg_dtype type = (sg_dtype)type_list[i];
         if (only && strcmp(only, sg_dtype_get(type)->name) != 0) continue;
@@ -203,7 +224,7 @@ int main(int argc, char **argv) {
         for (int t = 0; t < n_tiers; t++) {
             if (t > 0 && tiers[t].mat[type] == tiers[t - 1].mat[type]) continue;
             if (benching)
-                bench(tiers[t].mat[type]);
+                bench(tiers[t].mat[type], &limit[t]);
             else
                 check_kernel(tiers[t].mat[type]);
         }

@@ -301,38 +301,82 @@ static void check_softmax_limits(const sg_vec_fns *v, const char *tier) {
     h_check(x[0] == 0.1f && x[19] == 0 && x[18] == 0.1f, "%s softmax with -inf: %g, %g", tier, x[0], x[19]);
 }
 
+/* Values that a first-level cache holds. In-place functions work on `out` again and again, which keeps them finite. */
+enum { BENCH_N = 2048, BENCH_CALLS = 64, BENCH_ROWS = 8, BENCH_KEYS = 64, BENCH_DIM = 128 };
+typedef struct bench_data {
+    float a[BENCH_N], b[BENCH_N], c[BENCH_N], out[BENCH_N], scores[BENCH_ROWS * BENCH_KEYS];
+    float keys[BENCH_KEYS * BENCH_DIM], d[BENCH_N / 32];
+    uint16_t halves[BENCH_N];
+    int16_t sums[BENCH_N / 16];
+    int8_t q[BENCH_N];
+    sg_acts acts;
+} bench_data;
+
+/* Bytes that a value costs, read and written; 0: counted in operations, attend.weigh. */
+static const struct {
+    const char *name;
+    double bytes;
+} bench_fns[] = { { "rmsnorm", 16 },       { "add", 12 },          { "softmax", 12 },       { "silu_mul", 12 },
+                  { "gelu_mul", 12 },      { "relu_mul", 12 },     { "drelu_mul", 12 },     { "f32_to_f16", 6 },
+                  { "rope (halves)", 16 }, { "rope (pairs)", 16 }, { "attend.softmax", 8 }, { "quantize_acts", 9.25 },
+                  { "weigh F16", 0 },      { "weigh F32", 0 },     { "weigh Q8_0", 0 } };
+enum { N_BENCH_FNS = sizeof bench_fns / sizeof *bench_fns };
+
+static void bench_call(const sg_vec_fns *v, int f, bench_data *x) {
+    static const float keep[BENCH_ROWS];
+    float max = -INFINITY, sum = 0;
+    switch (f) {
+    case 0: v->rmsnorm(x->out, x->a, x->b, BENCH_N, 1e-5f); break;
+    case 1: v->add(x->out, x->b, BENCH_N); break;
+    case 2: v->softmax(x->out, BENCH_N); break;
+    case 3: v->silu_mul(x->out, x->a, x->b, BENCH_N); break;
+    case 4: v->gelu_mul(x->out, x->a, x->b, BENCH_N); break;
+    case 5: v->relu_mul(x->out, x->a, x->b, BENCH_N); break;
+    case 6: v->drelu_mul(x->out, x->a, x->b, BENCH_N); break;
+    case 7: v->f32_to_f16(x->halves, x->a, BENCH_N); break;
+    case 8: v->rope(x->out, x->b, x->c, BENCH_N, false); break;
+    case 9: v->rope(x->out, x->b, x->c, BENCH_N, true); break;
+    case 10: v->attend.softmax(x->out, BENCH_N, &max, &sum); break;
+    case 11: v->quantize_acts(&x->acts, 0); break;
+    default: /* the bytes of the keys do not matter: floats are valid halves and codes as well */
+        v->attend.weigh[f - 12 == 0   ? SG_KV_F16
+                        : f - 12 == 1 ? SG_KV_F32
+                                      : SG_KV_Q8_0](x->out, keep, x->scores, BENCH_KEYS, BENCH_ROWS, x->keys,
+                                                    BENCH_KEYS, BENCH_DIM);
+        break;
+    }
+}
+
 static void bench(const sg_kernels *k) {
-    enum { N = 4096 };
-    static float a[N], b[N], out[N];
-    for (int i = 0; i < N; i++) {
-        a[i] = h_normal();
-        b[i] = h_normal();
+    bench_data *x = h_alloc(sizeof *x, 0);
+    for (int i = 0; i < BENCH_N; i++) {
+        const float angle = h_uniform(0, 6);
+        x->a[i] = h_normal();
+        x->b[i] = cosf(angle);
+        x->c[i] = sinf(angle);
     }
-    static int8_t q[N];
-    static float d[N / 32];
-    static int16_t sums[N / 16];
-    sg_acts acts = { .n = 1, .k = N, .n_blocks = N / 32, .x = a, .q = q, .d = d, .sums = sums };
-    const char *const names[] = { "rmsnorm", "rope", "gelu_mul", "softmax", "silu_mul", "relu_mul", "f32_to_f16", "quantize_acts" };
-    for (int f = 0; f < 8; f++) {
+    for (int i = 0; i < BENCH_KEYS * BENCH_DIM; i++) x->keys[i] = 0.5f;
+    for (int i = 0; i < BENCH_ROWS * BENCH_KEYS; i++) x->scores[i] = h_uniform(0, 1);
+    x->acts =
+        (sg_acts) { .n = 1, .k = BENCH_N, .n_blocks = BENCH_N / 32, .x = x->a, .q = x->q, .d = x->d, .sums = x->sums };
+    const double peak = h_peak(k->tier, SG_PEAK_F32);
+    for (int f = 0; f < N_BENCH_FNS; f++) {
         double best = 1e9;
-        for (int run = 0; run < 200; run++) {
-            memcpy(out, a, sizeof out);
-            const double t0 = h_seconds();
-            switch (f) {
-            case 0: k->vec.rmsnorm(out, a, b, N, 1e-5f); break;
-            case 1: k->vec.rope(out, a, b, N, false); break;
-            case 2: k->vec.gelu_mul(out, a, b, N); break;
-            case 3: k->vec.softmax(out, N); break;
-            case 4: k->vec.silu_mul(out, a, b, N); break;
-            case 5: k->vec.relu_mul(out, a, b, N); break;
-            case 6: k->vec.f32_to_f16((uint16_t *)out, a, N); break;
-            default: k->vec.quantize_acts(&acts, 0); break;
-            }
-            const double t = h_seconds() - t0;
-            best = t < best ? t : best;
+        for (int run = 0; run < 100; run++) {
+            memcpy(x->out, x->a, sizeof x->out);
+            const double start = h_seconds();
+            for (int i = 0; i < BENCH_CALLS; i++) bench_call(&k->vec, f, x);
+            best = fmin(best, (h_seconds() - start) / BENCH_CALLS);
         }
-        printf("%-12s %-14s %7.2f values/ns\n", k->tier, names[f], N / best * 1e-9);
+        const double rate = BENCH_N / best, ops = 2.0 * BENCH_ROWS * BENCH_KEYS * BENCH_DIM / best;
+        if (bench_fns[f].bytes > 0)
+            printf("%-12s %-14s %7.2f Gvalues/s %7.1f GB/s\n", k->tier, bench_fns[f].name, rate * 1e-9,
+                   rate * bench_fns[f].bytes * 1e-9);
+        else
+            printf("%-12s %-14s %7.1f GOP/s     %5.1f %% of the F32 peak\n", k->tier, bench_fns[f].name, ops * 1e-9,
+                   100 * ops / peak);
     }
+    h_free(x, 0);
 }
 
 int main(int argc, char **argv) {

@@ -100,6 +100,19 @@ START_TEST(files) {
 }
 END_TEST
 
+START_TEST(limits) {
+    sg_error err = { 0 };
+    sg_limits l = { .n_threads = 7 };
+    ck_assert_int_eq(sg_limits_measure(NULL, 1, NULL, &err), SG_E_ARG);
+    ck_assert_int_eq(sg_limits_measure("zap", 1, &l, &err), SG_E_ARG);
+    ck_assert_uint_eq(l.n_threads, 0);
+    ck_assert_int_eq(sg_limits_measure(NULL, 100000, &l, &err), SG_E_ARG);
+    ck_assert_int_eq(sg_limits_measure(NULL, 100000, &l, NULL), SG_E_ARG);
+    const sg_work none = sg_model_get_work(NULL, 1, 1);
+    ck_assert(none.weight_bytes == 0 && none.int8_ops == 0 && none.f32_ops == 0);
+}
+END_TEST
+
 /* Options from a program that was built with a newer header: what lies behind our struct is ignored. */
 START_TEST(longer_structs) {
     struct {
@@ -127,6 +140,7 @@ int main(void) {
     tcase_add_test(t, texts);
     tcase_add_test(t, sessions);
     tcase_add_test(t, files);
+    tcase_add_test(t, limits);
     tcase_add_test(t, longer_structs);
     suite_add_tcase(suite, t);
     SRunner *runner = srunner_create(suite);
