@@ -15,6 +15,7 @@
 #else
 #define TIER avx2
 #define SIGNED_BIAS 0
+#define TILE_PANELS "neuron_engine/kernels/x86/panel_avx2.h"
 #endif
 
 typedef uint32_t vu __attribute__((vector_size(32)));
