@@ -55,6 +55,7 @@ typedef struct block {
     vu c[8];
     vf d, dm;      /* scale; factor of the minimum, its sign included */
     vf sub0, sub1; /* sub-scales of the two halves; sub0 for both in Q4_K, Q5_K */
+    vi k0, k1;     /* the same as integers */
     vu mins;       /* pair of 16-bit factors of the two activation sums */
 } block;
 
@@ -161,6 +162,13 @@ INL void decode_simple(int type, const uint8_t *w, block *b) {
     }
 }
 
+INL void set_sub(block *b, vi k0, vi k1) {
+    b->k0 = k0;
+    b->k1 = k1;
+    b->sub0 = to_float(k0);
+    b->sub1 = to_float(k1);
+}
+
 /* Byte i (0..3) of every word, unsigned and signed. */
 INL vu byte_u(vu w, int i) { return w >> (8 * i) & 0xffu; }
 INL vi byte_s(vu w, int i) { return (vi)(w << (24 - 8 * i)) >> 24; }
@@ -171,15 +179,15 @@ INL void k4_scales(const uint8_t *s, int j, block *b) {
     const vu scales = j < 4 ? w0 & 0x3f3f3f3fu : (w2 & 0x0f0f0f0fu) | (w0 >> 2 & 0x30303030u);
     const vu mins = j < 4 ? w1 & 0x3f3f3f3fu : (w2 >> 4 & 0x0f0f0f0fu) | (w1 >> 2 & 0x30303030u);
     const vu m = byte_u(mins, j & 3);
-    b->sub0 = to_float((vi)byte_u(scales, j & 3));
+    set_sub(b, (vi)byte_u(scales, j & 3), (vi) { 0 });
     b->mins = m | m << 16;
 }
 
 /* Scale i (0..15) of Q3_K. */
-INL vf q3_k_scale(const uint8_t *s, int i) {
+INL vi q3_k_scale(const uint8_t *s, int i) {
     const vu low = load_u(s + 4 * MR * (i >> 2 & 1)) >> (8 * (i & 3) + (i < 8 ? 0 : 4)) & 15u;
     const vu high = load_u(s + 8 * MR) >> (8 * (i & 3) + 2 * (i >> 2)) & 3u;
-    return to_float((vi)(low | high << 4) - 32);
+    return (vi)(low | high << 4) - 32;
 }
 
 /* Sub-block j (32 values) of a super-block: codes, sub-scales, minima. */
@@ -199,16 +207,14 @@ INL void decode_k(int type, const uint8_t *w, int j, block *b) {
         const uint8_t *qh = w + MR * (SG_T_Q6_K_Q + half * 96), *ql = qh + MR * 4 * (1 + (part & 1));
         const int shift = 4 * (part >> 1), shift2 = 2 * part;
         const vu scales = load_u(w + MR * (SG_T_Q6_K_SCALES + j / 2 * 4));
-        b->sub0 = to_float(byte_s(scales, 2 * (j & 1)));
-        b->sub1 = to_float(byte_s(scales, 2 * (j & 1) + 1));
+        set_sub(b, byte_s(scales, 2 * (j & 1)), byte_s(scales, 2 * (j & 1) + 1));
         UNROLL for (int g = 0; g < 8; g++) {
             const vu low = load_u(ql + 12 * MR * g) >> shift & 0x0f0f0f0fu;
             b->c[g] = low | (load_u(qh + 12 * MR * g) >> shift2 & 0x03030303u) << 4;
         }
     } else if (type == SG_DTYPE_Q3_K) {
         const uint8_t *qs = w + MR * (SG_T_Q3_K_QS + half * 32);
-        b->sub0 = q3_k_scale(w + MR * SG_T_Q3_K_SCALES, 2 * j);
-        b->sub1 = q3_k_scale(w + MR * SG_T_Q3_K_SCALES, 2 * j + 1);
+        set_sub(b, q3_k_scale(w + MR * SG_T_Q3_K_SCALES, 2 * j), q3_k_scale(w + MR * SG_T_Q3_K_SCALES, 2 * j + 1));
         UNROLL for (int g = 0; g < 8; g++) {
             const vu high = load_u(w + MR * (SG_T_Q3_K_QH + 4 * g)) >> j & 0x01010101u;
             b->c[g] = (load_u(qs + 4 * MR * g) >> (2 * part) & 0x03030303u) | high << 2;
@@ -216,8 +222,7 @@ INL void decode_k(int type, const uint8_t *w, int j, block *b) {
     } else { /* Q2_K: scale in the low, minimum in the high nibble */
         const uint8_t *qs = w + MR * (SG_T_Q2_K_QS + half * 32);
         const vu scales = load_u(w + MR * (SG_T_Q2_K_SCALES + j / 2 * 4)) >> (16 * (j & 1));
-        b->sub0 = to_float((vi)(scales & 15u));
-        b->sub1 = to_float((vi)(scales >> 8 & 15u));
+        set_sub(b, (vi)(scales & 15u), (vi)(scales >> 8 & 15u));
         b->mins = (scales >> 4 & 15u) | (scales >> 12 & 15u) << 16;
         UNROLL for (int g = 0; g < 8; g++) b->c[g] = load_u(qs + 4 * MR * g) >> (2 * part) & 0x03030303u;
     }
@@ -399,8 +404,8 @@ static void walk_tiles(const tile_fn fns[4], uint32_t tiles_at_once, size_t row_
 #define TILE_8_NAME(lower) NULL
 #endif
 
-#if defined __AVX2__ && !defined __AVX512F__ && !defined __AVXVNNI__
-#include "neuron_engine/kernels/x86/gemv_avx2.h"
+#ifdef TILE_STREAMS
+#include TILE_STREAMS
 #else
 #define GEMV_KERNEL(type_, lower)                                                                                      \
     static void gemv_##lower(float *restrict y, size_t ldy, const void *restrict w, const sg_acts *restrict a,         \
@@ -409,13 +414,22 @@ static void walk_tiles(const tile_fn fns[4], uint32_t tiles_at_once, size_t row_
     }
 #endif
 
+#ifdef TILE_PANELS
+#include TILE_PANELS
+#else
+#define PANEL_KERNEL(type_, lower)
+#define PANEL_GEMM(lower)
+#endif
+
 #define QUANT_KERNEL(type_, lower)                                                                                     \
     QUANT_TILE(type_, lower, 1)                                                                                        \
     QUANT_TILE(type_, lower, 2)                                                                                        \
     QUANT_TILE(type_, lower, 4)                                                                                        \
     TILE_8(type_, lower)                                                                                               \
+    PANEL_KERNEL(type_, lower)                                                                                               \
     static void gemm_##lower(float *restrict y, size_t ldy, const void *restrict w, const sg_acts *restrict a,         \
                              uint32_t row0, uint32_t row1) {                                                           \
+        PANEL_GEMM(lower) \
         static const tile_fn fns[4] = { tile_##lower##_1, tile_##lower##_2, tile_##lower##_4, TILE_8_NAME(lower) };    \
         walk_tiles(fns, 1, (size_t)a->n_blocks *SG_BLOCK / sg_block_values(type_) * sg_block_bytes(type_), y, ldy, w,  \
                    a, row0, row1);                                                                                     \
