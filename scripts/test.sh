@@ -95,7 +95,6 @@ if [ $quick = 0 ]; then
   (sg_need emulation) || true
   run_script "x86 tiers, emulated" scripts/test_kernels_emulated.sh
   run_script "ARM tiers under qemu" scripts/test_kernels_aarch64.sh
-  run_script "aarch64 program under qemu" scripts/test_aarch64.sh
 
   say "AddressSanitizer and UndefinedBehaviorSanitizer"
   cc=$(c_compiler)

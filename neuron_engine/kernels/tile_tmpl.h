@@ -405,7 +405,7 @@ static void walk_tiles(const tile_fn fns[4], uint32_t tiles_at_once, size_t row_
 #endif
 
 #ifdef TILE_STREAMS
-#include TILE_STREAMS
+#include "neuron_engine/kernels/x86/gemv_avx2.h"
 #else
 #define GEMV_KERNEL(type_, lower)                                                                                      \
     static void gemv_##lower(float *restrict y, size_t ldy, const void *restrict w, const sg_acts *restrict a,         \
@@ -415,7 +415,7 @@ static void walk_tiles(const tile_fn fns[4], uint32_t tiles_at_once, size_t row_
 #endif
 
 #ifdef TILE_PANELS
-#include TILE_PANELS
+#include "neuron_engine/kernels/x86/panel_avx2.h"
 #else
 #define PANEL_KERNEL(type_, lower)
 #define PANEL_GEMM(lower)

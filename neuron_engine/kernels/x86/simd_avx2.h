@@ -15,8 +15,8 @@
 #else
 #define TIER avx2
 #define SIGNED_BIAS 0
-#define TILE_PANELS "neuron_engine/kernels/x86/panel_avx2.h"
-#define TILE_STREAMS "neuron_engine/kernels/x86/gemv_avx2.h"
+#define TILE_STREAMS /* kernels of their own for one token and for many */
+#define TILE_PANELS
 #endif
 
 typedef uint32_t vu __attribute__((vector_size(32)));
