@@ -12,10 +12,11 @@
 #include "runtime/base/memavail.h"
 #include "runtime/base/team.h"
 
+/* The best of many short passes counts: a busy neighbour takes a core for whole slices of time and leaves gaps. */
 enum {
-    PASSES = 12, /* of arithmetic; the best counts */
-    PARTS = 4,   /* of the memory, a pass each: the shorter a pass, the likelier is one that nobody disturbs */
-    ROUNDS = 12, /* through all parts */
+    PASSES = 40,           /* of arithmetic */
+    PARTS = 4,             /* of the memory, a pass each */
+    ROUNDS = 30,           /* through all parts, each with one stream and with four */
     CHUNK_WORDS = 1 << 17, /* 1 MiB, read in one go */
     MIN_CHUNKS = 128,      /* in all; less might come from a cache */
     USUAL_CHUNKS = 512,    /* in all */
