@@ -24,25 +24,19 @@ typedef struct tile {
     uint32_t group, rows;
 } tile;
 
-static void *carve(char *base, size_t *used, size_t n, size_t size) {
-    void *p = base ? base + *used : NULL;
-    *used += (n * size + SG_CACHE_LINE - 1) / SG_CACHE_LINE * SG_CACHE_LINE;
-    return p;
-}
-
 size_t sg_attention_scratch_init(sg_attention_scratch *s, const sg_attention *a, void *base) {
     const size_t rows = (size_t)sg_attention_tokens(a) * group_of(a), dk = a->head_dim_k, dv = a->head_dim_v;
-    size_t used = 0;
+    sg_carver c = { base, 0 };
     s->q = (sg_acts){ .k = a->head_dim_k, .n_blocks = a->head_dim_k / 32 };
-    s->q.x = carve(base, &used, rows * dk, sizeof(float));
-    s->q.q = carve(base, &used, rows * dk, 1);
-    s->q.d = carve(base, &used, rows * s->q.n_blocks, sizeof *s->q.d);
-    s->q.sums = carve(base, &used, rows * s->q.n_blocks, 2 * sizeof *s->q.sums);
-    s->scores = carve(base, &used, rows * SG_KEY_BLOCK, sizeof(float));
+    s->q.x = sg_carve(&c, rows * dk, sizeof(float));
+    s->q.q = sg_carve(&c, rows * dk, 1);
+    s->q.d = sg_carve(&c, rows * s->q.n_blocks, sizeof *s->q.d);
+    s->q.sums = sg_carve(&c, rows * s->q.n_blocks, 2 * sizeof *s->q.sums);
+    s->scores = sg_carve(&c, rows * SG_KEY_BLOCK, sizeof(float));
     float **const sums[] = { &s->acc, &s->all }, **const one[] = { &s->max, &s->sum, &s->keep, &s->all_max, &s->all_sum };
-    for (size_t i = 0; i < sizeof sums / sizeof *sums; i++) *sums[i] = carve(base, &used, rows * dv, sizeof(float));
-    for (size_t i = 0; i < sizeof one / sizeof *one; i++) *one[i] = carve(base, &used, rows, sizeof(float));
-    return used;
+    for (size_t i = 0; i < sizeof sums / sizeof *sums; i++) *sums[i] = sg_carve(&c, rows * dv, sizeof(float));
+    for (size_t i = 0; i < sizeof one / sizeof *one; i++) *one[i] = sg_carve(&c, rows, sizeof(float));
+    return c.used;
 }
 
 static tile make_tile(const sg_attention *a, const sg_kv_cache *c, const sg_vec_fns *vec, sg_attention_scratch *s, uint32_t layer,

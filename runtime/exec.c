@@ -175,41 +175,27 @@ sg_status sg_exec_run(sg_exec *e, sg_kv_cache *kv, const int32_t *tokens, uint32
     return SG_OK;
 }
 
-/* Hands out pieces of the session's memory; a first pass with base NULL only measures. */
-typedef struct carver {
-    char *base;
-    size_t used; /* SIZE_MAX once it overflowed */
-} carver;
-
-static void *carve(carver *c, size_t n, size_t size) {
-    void *p = c->base ? c->base + c->used : NULL;
-    uint64_t end;
-    if (c->used > SIZE_MAX / 2 || !sg_mul_add(n, size, c->used + SG_CACHE_LINE - 1, &end) || end > SIZE_MAX / 2) c->used = SIZE_MAX;
-    else c->used = (size_t)end / SG_CACHE_LINE * SG_CACHE_LINE;
-    return p;
-}
-
 static size_t lay_out(sg_exec *e, char *base) {
-    carver c = { base, 0 };
+    sg_carver c = { base, 0 };
     for (int b = 0; b < SG_BUFS; b++) {
         if (b == SG_BUF_LOGITS) continue;
         const uint32_t width = e->m.plan->width[b];
-        e->f32[b] = carve(&c, (size_t)e->n_batch * width, sizeof(float));
+        e->f32[b] = sg_carve(&c, (size_t)e->n_batch * width, sizeof(float));
         if (b != SG_BUF_NORMED && b != SG_BUF_ATT && b != SG_BUF_HIDDEN) continue;
         sg_acts *a = &e->acts[b];
         *a = (sg_acts){ .n = e->n_batch, .k = width, .n_blocks = width / 32, .x = e->f32[b] };
-        a->q = carve(&c, (size_t)e->n_batch * width, 1);
-        a->d = carve(&c, (size_t)e->n_batch * a->n_blocks, sizeof *a->d);
-        a->sums = carve(&c, (size_t)e->n_batch * a->n_blocks, 2 * sizeof *a->sums);
+        a->q = sg_carve(&c, (size_t)e->n_batch * width, 1);
+        a->d = sg_carve(&c, (size_t)e->n_batch * a->n_blocks, sizeof *a->d);
+        a->sums = sg_carve(&c, (size_t)e->n_batch * a->n_blocks, 2 * sizeof *a->sums);
     }
-    e->rope_table = carve(&c, (size_t)e->n_batch * 2 * e->m.rope->n_rot, sizeof(float));
+    e->rope_table = sg_carve(&c, (size_t)e->n_batch * 2 * e->m.rope->n_rot, sizeof(float));
     const size_t heads = (size_t)e->att.n_head * sg_attention_segments(e->n_ctx - 1);
-    e->attention_parts = carve(&c, heads, sg_attention_part_floats(&e->att) * sizeof(float));
-    e->attention = carve(&c, sg_team_size(e->team), sizeof *e->attention);
+    e->attention_parts = sg_carve(&c, heads, sg_attention_part_floats(&e->att) * sizeof(float));
+    e->attention = sg_carve(&c, sg_team_size(e->team), sizeof *e->attention);
     sg_attention_scratch measured;
     const size_t scratch = sg_attention_scratch_init(&measured, &e->att, NULL);
     for (uint32_t i = 0; i < sg_team_size(e->team); i++) {
-        char *p = carve(&c, scratch, 1);
+        char *p = sg_carve(&c, scratch, 1);
         if (base) sg_attention_scratch_init(&e->attention[i], &e->att, p);
     }
     return c.used;

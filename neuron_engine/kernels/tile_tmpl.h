@@ -23,6 +23,9 @@
  *     dot_pair(c, x0, x1, from, to, s)
  *                           s[0], s[1] = what `dot` gives from 0 for x0 and for x1, c from pair_codes. Exact.
  *
+ * and, where kernels of their own serve quantised types, TILE_STREAMS (x86/gemv_avx2.h: one token) and TILE_PANELS
+ * (x86/panel_avx2.h: more than two).
+ *
  * A 32-value block of a tile is 8 vectors of codes, vector g holding values 4g .. 4g + 3 of each row. */
 #include <string.h>
 
@@ -416,21 +419,25 @@ static void walk_tiles(const tile_fn fns[4], uint32_t tiles_at_once, size_t row_
 
 #ifdef TILE_PANELS
 #include "neuron_engine/kernels/x86/panel_avx2.h"
+#define TILE_4(type_, lower)
+#define TILE_4_NAME(lower) NULL
 #else
 #define PANEL_KERNEL(type_, lower)
 #define PANEL_GEMM(lower)
+#define TILE_4(type_, lower) QUANT_TILE(type_, lower, 4)
+#define TILE_4_NAME(lower) tile_##lower##_4
 #endif
 
 #define QUANT_KERNEL(type_, lower)                                                                                     \
     QUANT_TILE(type_, lower, 1)                                                                                        \
     QUANT_TILE(type_, lower, 2)                                                                                        \
-    QUANT_TILE(type_, lower, 4)                                                                                        \
+    TILE_4(type_, lower)                                                                                               \
     TILE_8(type_, lower)                                                                                               \
-    PANEL_KERNEL(type_, lower)                                                                                               \
+    PANEL_KERNEL(type_, lower)                                                                                         \
     static void gemm_##lower(float *restrict y, size_t ldy, const void *restrict w, const sg_acts *restrict a,         \
                              uint32_t row0, uint32_t row1) {                                                           \
-        PANEL_GEMM(lower) \
-        static const tile_fn fns[4] = { tile_##lower##_1, tile_##lower##_2, tile_##lower##_4, TILE_8_NAME(lower) };    \
+        PANEL_GEMM(lower)                                                                                              \
+        static const tile_fn fns[4] = { tile_##lower##_1, tile_##lower##_2, TILE_4_NAME(lower), TILE_8_NAME(lower) };  \
         walk_tiles(fns, 1, (size_t)a->n_blocks *SG_BLOCK / sg_block_values(type_) * sg_block_bytes(type_), y, ldy, w,  \
                    a, row0, row1);                                                                                     \
     }                                                                                                                  \

@@ -195,27 +195,14 @@ static float max_of(const float *x, size_t n) {
     return max_lanes(m);
 }
 
+#include "neuron_engine/kernels/attend_tmpl.h"
+
 static void softmax(float *x, size_t n) {
-    const float max = max_of(x, n);
-    if (max == -INFINITY) { /* nothing is allowed: no weight anywhere */
-        memset(x, 0, n * sizeof *x);
-        return;
-    }
-    vf acc[PARTS] = { 0 };
+    float max = -INFINITY, sum = 0;
+    attend_softmax(x, n, &max, &sum);
+    if (max == -INFINITY) return; /* nothing is allowed: no weight anywhere */
     size_t i = 0;
-    for (; i + LANES <= n; i += LANES) FOR_PARTS {
-            const vf e = exp_v(load(x + i + p * W) - max);
-            store(x + i + p * W, e);
-            acc[p] += e;
-        }
-    if (i < n) FOR_PARTS {
-            const size_t m = left(n, i, p);
-            const vf e = exp_v(load_n(x + i + p * W, m, -INFINITY) - max); /* the padding gives 0 */
-            store_n(x + i + p * W, e, m);
-            acc[p] += e;
-        }
-    const float sum = sum_lanes(acc);
-    for (i = 0; i + W <= n; i += W) store(x + i, load(x + i) / sum);
+    for (; i + W <= n; i += W) store(x + i, load(x + i) / sum);
     for (; i < n; i++) x[i] /= sum;
 }
 
@@ -330,8 +317,6 @@ static void quantize_acts(sg_acts *a, uint32_t t) {
         a->sums[2 * i + 1] = sum_codes(sums[1]);
     }
 }
-
-#include "neuron_engine/kernels/attend_tmpl.h"
 
 const sg_vec_fns VEC_TABLE = {
     .rmsnorm = rmsnorm,

@@ -33,6 +33,14 @@ void sg_region_destroy(sg_region *r) {
     *r = (sg_region){ 0 };
 }
 
+void *sg_carve(sg_carver *c, size_t n, size_t size) {
+    void *p = c->base ? c->base + c->used : NULL;
+    uint64_t end;
+    if (c->used > SIZE_MAX / 2 || !sg_mul_add(n, size, c->used + SG_CACHE_LINE - 1, &end) || end > SIZE_MAX / 2) c->used = SIZE_MAX;
+    else c->used = (size_t)end / SG_CACHE_LINE * SG_CACHE_LINE;
+    return p;
+}
+
 /* Makes room for `extra` more bytes and the terminating zero. */
 static bool str_reserve(sg_str *s, size_t extra) {
     if (s->failed) return false;

@@ -18,6 +18,14 @@ typedef struct sg_region {
 SG_NODISCARD sg_status sg_region_create(sg_region *r, size_t size, const char *what, sg_error *err);
 void sg_region_destroy(sg_region *r); /* accepts a zeroed region */
 
+/* Hands out 64-byte aligned pieces of one block of memory; a first pass with base NULL only measures. */
+typedef struct sg_carver {
+    char *base;
+    size_t used; /* SIZE_MAX once it overflowed */
+} sg_carver;
+/* n values of `size` bytes; NULL while measuring. */
+void *sg_carve(sg_carver *c, size_t n, size_t size);
+
 /* Growable byte string; always zero-terminated once anything was appended. A failed append sets `failed` and later
  * appends do nothing, so that one check at the end is enough. Release with free(data). */
 typedef struct sg_str {

@@ -104,24 +104,31 @@ bool sg_team_take(sg_team *t, uint32_t total, uint32_t least, uint32_t *lo, uint
 
 void sg_team_pin(sg_team *t, bool pin) { t->pin = pin && (uint32_t)CPU_COUNT(&t->cores) >= t->n; }
 
-/* OpenMP's threads outlive a team and may serve an unpinned one next. */
-static _Thread_local bool is_pinned;
+/* The core that this thread was pinned to, or -1. OpenMP's threads outlive a team and may serve an unpinned one next. */
+static _Thread_local int pinned_to = -1;
+
+static int core_of(const sg_team *t, uint32_t thread) {
+    int cpu = 0;
+    for (uint32_t seen = 0; seen <= thread && cpu < CPU_SETSIZE; cpu++) seen += CPU_ISSET(cpu, &t->cores) != 0;
+    return cpu - 1;
+}
 
 static void place(const sg_team *t, uint32_t thread, bool pin) {
-    if (!pin && !is_pinned) return;
+    const int core = pin ? core_of(t, thread) : -1;
+    if (core == pinned_to) return;
     cpu_set_t set = t->cores;
     if (pin) {
-        int cpu = 0;
-        for (uint32_t seen = 0; seen <= thread && cpu < CPU_SETSIZE; cpu++) seen += CPU_ISSET(cpu, &t->cores) != 0;
         CPU_ZERO(&set);
-        CPU_SET(cpu - 1, &set);
+        CPU_SET(core, &set);
     }
-    is_pinned = sched_setaffinity(0, sizeof set, &set) == 0 && pin;
+    if (sched_setaffinity(0, sizeof set, &set) == 0) pinned_to = core;
 }
 
 void sg_team_run(sg_team *t, void (*job)(void *arg, uint32_t thread), void *arg) {
     if (t->n == 1) {
+        place(t, 0, t->pin);
         job(arg, 0);
+        place(t, 0, false);
         return;
     }
     /* The runtime may give fewer threads than asked for (OMP_THREAD_LIMIT, a dynamic adjustment); the barriers inside the job

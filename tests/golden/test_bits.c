@@ -8,6 +8,7 @@
 
 #include "neuron_engine/attention.h"
 #include "runtime/base/cpu.h"
+#include "tests/tiers.h"
 
 #define TOKENS (SG_KEY_SEGMENT + 90)
 #define KEPT 40 /* rows of logits compared, behind the border of the segments */
@@ -73,14 +74,13 @@ static const way all_ways[] = { { 1, 0, TOKENS },   { 2, 0, TOKENS },  { 3, 0, T
                                 { 2, 0, 7 },        { 3, 0, 64 } };
 
 START_TEST(same_bits) {
-    static const char *const tiers[] = { "ref", "avx2", "avxvnni", "avx512", "avx512vnni", "neon", "dotprod", "i8mm" };
     static const way tier_ways[] = { { 2, 0, 64 } };
     float *want = NULL;
     check_ways(NULL, (sg_kv_type)_i, all_ways, sizeof all_ways / sizeof *all_ways, &want);
     /* The reference is slow, and unit/attention compares all types with it. */
-    for (size_t i = _i == SG_KV_F16 ? 0 : 1; i < sizeof tiers / sizeof *tiers; i++) {
+    for (size_t i = _i == SG_KV_F16 ? 0 : 1; i < N_TIER_NAMES; i++) {
         uint32_t flags = sg_cpu_detect();
-        if (sg_cpu_mask(&flags, tiers[i], NULL) == SG_OK) check_ways(tiers[i], (sg_kv_type)_i, tier_ways, 1, &want);
+        if (sg_cpu_mask(&flags, tier_names[i], NULL) == SG_OK) check_ways(tier_names[i], (sg_kv_type)_i, tier_ways, 1, &want);
     }
     free(want);
 }

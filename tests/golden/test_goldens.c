@@ -10,6 +10,7 @@
 
 #include "runtime/base/cpu.h"
 #include "sparsegen.h"
+#include "tests/tiers.h"
 
 #define MAX_TOKENS 128
 #define ROWS 16
@@ -189,7 +190,6 @@ static void check_bits(sg_model *m, const golden *g, float *want, bool first_tie
 }
 
 static void check_golden(const char *dir, const char *name) {
-    static const char *const tiers[] = { "ref", "avx2", "avxvnni", "avx512", "avx512vnni", "neon", "dotprod", "i8mm" };
     golden g;
     golden_load(&g, dir, name);
     sg_model *m = open_model(&g, NULL);
@@ -198,13 +198,13 @@ static void check_golden(const char *dir, const char *name) {
     check_bits(m, &g, want, true);
     sg_model_close(&m);
     printf("%-14s same bits in every tier:", g.name);
-    for (size_t i = 0; i < sizeof tiers / sizeof *tiers; i++) {
+    for (size_t i = 0; i < N_TIER_NAMES; i++) {
         uint32_t flags = sg_cpu_detect();
-        if (sg_cpu_mask(&flags, tiers[i], NULL) != SG_OK) continue; /* not on this machine */
-        m = open_model(&g, tiers[i]);
-        if (strcmp(sg_model_get_info(m)->kernel_tier, tiers[i]) == 0) { /* else: not in this build */
+        if (sg_cpu_mask(&flags, tier_names[i], NULL) != SG_OK) continue; /* not on this machine */
+        m = open_model(&g, tier_names[i]);
+        if (strcmp(sg_model_get_info(m)->kernel_tier, tier_names[i]) == 0) { /* else: not in this build */
             check_bits(m, &g, want, false);
-            printf(" %s", tiers[i]);
+            printf(" %s", tier_names[i]);
         }
         sg_model_close(&m);
     }

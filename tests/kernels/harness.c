@@ -9,6 +9,7 @@
 
 #include "neuron_engine/quant.h"
 #include "neuron_engine/quant_blocks.h"
+#include "tests/tiers.h"
 
 static struct {
     const char *program;
@@ -91,11 +92,10 @@ void h_free(void *p, size_t misalign) {
 }
 
 int h_tiers(sg_kernels out[H_MAX_TIERS]) {
-    static const char *const names[] = { "ref", "avx2", "avxvnni", "avx512", "avx512vnni", "neon", "dotprod", "i8mm" };
     int n = 0;
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+    for (size_t i = 0; i < N_TIER_NAMES; i++) {
         uint32_t flags = sg_cpu_detect();
-        if (sg_cpu_mask(&flags, names[i], NULL) != SG_OK) continue;
+        if (sg_cpu_mask(&flags, tier_names[i], NULL) != SG_OK) continue;
         sg_kernels k;
         memset(&k, 0, sizeof k);
         sg_kernels_init(&k, flags);

@@ -82,7 +82,7 @@ static void count_cores(void *arg, uint32_t thread) { ((placed *)arg)->cores[thr
 START_TEST(pinning_is_undone) {
     const int all = usable_cores();
     if (all < 2) return;
-    placed p = { .team = make(2) };
+    placed p = { .team = make((uint32_t)_i) };
     sg_team_pin(p.team, true);
     sg_team_run(p.team, count_cores, &p);
     for (uint32_t i = 0; i < sg_team_size(p.team); i++) ck_assert_int_eq(p.cores[i], 1);
@@ -192,7 +192,7 @@ int main(void) {
     const int n = sizeof widths / sizeof *widths;
     tcase_set_timeout(tc, 300);
     tcase_add_loop_test(tc, ranges_are_taken_once, 0, n);
-    tcase_add_test(tc, pinning_is_undone);
+    tcase_add_loop_test(tc, pinning_is_undone, 1, 3);
     tcase_add_loop_test(tc, every_thread_runs_once, 0, n);
     tcase_add_loop_test(tc, barrier_keeps_rounds_apart, 0, n);
     tcase_add_loop_test(tc, shares_meet_at_the_barrier, 0, n);

@@ -1,26 +1,10 @@
-/* One token in AVX2. Each weight is used once, so the time per byte is all there is: several neighbouring tiles are walked
- * together, which shares the broadcasts of the activations, hides the latency of the sums and gives the memory as many streams;
- * products are summed in 16 bits as long as they fit, and sub-scales are applied by the vpmaddwd that widens them.
- * Included by tile_tmpl.h. */
-#ifndef SG_GEMV_AVX2_H
-#define SG_GEMV_AVX2_H
-
-typedef int16_t vs __attribute__((vector_size(32)));
-INL vu mul_bytes(vu c, vu x) { return (vu)_mm256_maddubs_epi16((__m256i)c, (__m256i)x); }
-/* To GCC a new value that lies in a register: what is loaded once is not loaded again for its second use, and sums are not put
- * into another order, which would keep all their terms alive at once and spill them. */
-INL vu hold(vu v) {
-    __asm__ volatile("" : "+x"(v));
-    return v;
-}
-INL vu add16(vu a, vu b) { return hold((vu)((vs)a + (vs)b)); }
-INL vi add32(vi a, vi b) { return (vi)hold((vu)(a + b)); }
+/* One token in AVX2. Each weight is used once, so the time per byte is all there is: several tiles are walked at the same time,
+ * which hides the latency of the sums and gives the memory as many streams; products are summed in 16 bits as long as they fit,
+ * and sub-scales are applied by the vpmaddwd that widens them. Part of tile_tmpl.h. */
 
 /* A pointer of which GCC knows nothing: what is loaded through it stays inside the loop over tiles instead of being spilled before
  * it. */
 #define FRESH(p) __asm__ volatile("" : "+r"(p))
-
-#define ONES splat_u(0x00010001u)
 
 /* Groups whose 16-bit sums of products of codes up to `top` fit. */
 INL int fit_of(int type) { return 32767 / (top_of(type) * 127 * 2); }
@@ -65,7 +49,7 @@ INL void group_pair(int type, const uint8_t *w, int g, vu *low, vu *high) {
 
 /* |c| times x with the sign of c; 128 * 127 * 2 fits into 16 bits. */
 INL vi mul_signed(vu c, vu x) {
-    return madd16(mul_bytes((vu)_mm256_abs_epi8((__m256i)c), (vu)_mm256_sign_epi8((__m256i)x, (__m256i)c)), ONES);
+    return madd16(mul_bytes(magnitude(c), with_sign(x, c)), ones16());
 }
 
 /* One block of a simple type. */
@@ -95,12 +79,12 @@ INL void block_simple(int type, int tiles, const gemv_walk *k, vf acc[4]) {
     const vf dx = splat_f(*k->dx);
     FOR_TILES {
         const uint8_t *w = k->w + m * k->apart;
-        if (!is_signed) s[m] = madd16(low[m], ONES);
-        if (halves_apart) s[m] += madd16(high[m], ONES);
+        if (!is_signed) s[m] = madd16(low[m], ones16());
+        if (halves_apart) s[m] += madd16(high[m], ones16());
         if (bias) s[m] += off;
         const vf d = type == SG_DTYPE_MXFP4 ? e8m0_half(w) : halves(w);
         acc[m] = fma_v(to_float(s[m]), d * dx, acc[m]);
-        if (has_min(type)) acc[m] = fma_v(to_float(madd16(sums, ONES)), halves(w + MR * SG_T_Q4_1_M) * dx, acc[m]);
+        if (has_min(type)) acc[m] = fma_v(to_float(madd16(sums, ones16())), halves(w + MR * SG_T_Q4_1_M) * dx, acc[m]);
     }
 }
 
@@ -111,55 +95,40 @@ INL vu byte_pair(vu w, int i) {
                                                                 c + 0x00080008u, c + 0x000c000cu }));
 }
 
-/* One super-block of Q4_K or Q5_K: a word holds the codes of two sub-blocks. */
-INL void block_k45(int type, int tiles, const gemv_walk *k, vf acc[4]) {
-    const int qs = type == SG_DTYPE_Q4_K ? SG_T_Q4_K_QS : SG_T_Q5_K_QS;
-    vu scales[4][2], mins[4][2];
-    vf d[4], dm[4];
-    FOR_TILES {
-        const uint8_t *w = k->w + m * k->apart, *s = w + MR * SG_T_Q4_K_SCALES; /* see sg_k4_scales */
-        const vu w0 = hold(load_u(s)), w1 = hold(load_u(s + 4 * MR)), w2 = hold(load_u(s + 8 * MR));
-        scales[m][0] = w0 & 0x3f3f3f3fu;
-        mins[m][0] = w1 & 0x3f3f3f3fu;
-        scales[m][1] = (w2 & 0x0f0f0f0fu) | (w0 >> 2 & 0x30303030u);
-        mins[m][1] = (w2 >> 4 & 0x0f0f0f0fu) | (w1 >> 2 & 0x30303030u);
-        d[m] = halves(w);
-        dm[m] = -halves(w + MR * SG_T_Q4_K_DMIN);
-    }
+/* One super-block of Q4_K or Q5_K of one tile: a word holds the codes of two sub-blocks. */
+INL void block_k45(int type, const gemv_walk *k, vf *acc) {
+    const bool five = type == SG_DTYPE_Q5_K;
+    const uint8_t *w = k->w, *qs = w + MR * (five ? SG_T_Q5_K_QS : SG_T_Q4_K_QS), *at = w + MR * SG_T_Q4_K_SCALES;
+    const vu w0 = hold(load_u(at)), w1 = hold(load_u(at + 4 * MR)), w2 = hold(load_u(at + 8 * MR)); /* see sg_k4_scales */
+    const vu scales[2] = { w0 & 0x3f3f3f3fu, (w2 & 0x0f0f0f0fu) | (w0 >> 2 & 0x30303030u) };
+    const vu mins[2] = { w1 & 0x3f3f3f3fu, (w2 >> 4 & 0x0f0f0f0fu) | (w1 >> 2 & 0x30303030u) };
+    const vf d = halves(w), dm = -halves(w + MR * SG_T_Q4_K_DMIN);
     UNROLL for (int j = 0; j < 8; j += 2) {
         const int8_t *q = k->q + 32 * j;
-        vu low[4], high[4];
-        vi s[4][2];
+        vu sum[2];
+        vi s[2];
         UNROLL for (int g = 0; g < 8; g++) {
-            const vu xl = hold(broadcast(q + 4 * g)), xh = hold(broadcast(q + 32 + 4 * g));
-            FOR_TILES {
-                const uint8_t *w = k->w + m * k->apart;
-                const vu v = hold(load_u(w + MR * (qs + j / 2 * 32 + 4 * g)));
-                vu cl = v & 0x0f0f0f0fu, ch = v >> 4 & 0x0f0f0f0fu;
-                if (type == SG_DTYPE_Q5_K) {
-                    const vu h = hold(load_u(w + MR * (SG_T_Q5_K_QH + 4 * g)));
-                    cl |= (j < 4 ? h << (4 - j) : h >> (j - 4)) & 0x10101010u;
-                    ch |= (j < 3 ? h << (3 - j) : h >> (j - 3)) & 0x10101010u;
-                }
-                const vu pl = mul_bytes(cl, xl), ph = mul_bytes(ch, xh);
-                const bool start = g == 0 || (type == SG_DTYPE_Q5_K && g == 4), end = g == 7 || (type == SG_DTYPE_Q5_K && g == 3);
-                low[m] = start ? pl : add16(low[m], pl);
-                high[m] = start ? ph : add16(high[m], ph);
-                if (end) {
-                    const vi l = madd16(low[m], byte_pair(scales[m][j / 4], j & 3)),
-                             h = madd16(high[m], byte_pair(scales[m][j / 4], (j & 3) + 1));
-                    s[m][0] = g == 7 && type == SG_DTYPE_Q5_K ? add32(s[m][0], l) : l;
-                    s[m][1] = g == 7 && type == SG_DTYPE_Q5_K ? add32(s[m][1], h) : h;
-                }
+            const vu x[2] = { hold(broadcast(q + 4 * g)), hold(broadcast(q + 32 + 4 * g)) };
+            const vu v = hold(load_u(qs + MR * (j / 2 * 32 + 4 * g)));
+            vu c[2] = { v & 0x0f0f0f0fu, v >> 4 & 0x0f0f0f0fu };
+            if (five) {
+                const vu h = hold(load_u(w + MR * (SG_T_Q5_K_QH + 4 * g)));
+                c[0] |= (j < 4 ? h << (4 - j) : h >> (j - 4)) & 0x10101010u;
+                c[1] |= (j < 3 ? h << (3 - j) : h >> (j - 3)) & 0x10101010u;
+            }
+            UNROLL for (int i = 0; i < 2; i++) {
+                const vu p = mul_bytes(c[i], x[i]);
+                sum[i] = g == 0 || (five && g == 4) ? p : add16(sum[i], p); /* four groups of codes up to 31 fit */
+                if (g != 7 && !(five && g == 3)) continue;
+                const vi t = madd16(sum[i], byte_pair(scales[j / 4], (j & 3) + i));
+                s[i] = five && g == 7 ? add32(s[i], t) : t;
             }
         }
         UNROLL for (int i = 0; i < 2; i++) {
             const vu sums = hold(broadcast(k->sums + 2 * (j + i)));
             const vf dx = splat_f(k->dx[j + i]);
-            FOR_TILES {
-                acc[m] = fma_v(to_float(s[m][i]), d[m] * dx, acc[m]);
-                acc[m] = fma_v(to_float(madd16(sums, byte_pair(mins[m][j / 4], (j & 3) + i))), dm[m] * dx, acc[m]);
-            }
+            *acc = fma_v(to_float(s[i]), d * dx, *acc);
+            *acc = fma_v(to_float(madd16(sums, byte_pair(mins[j / 4], (j & 3) + i))), dm * dx, *acc);
         }
     }
 }
@@ -236,7 +205,7 @@ INL void gemv_streams(int type, float *y, const uint8_t *w, const sg_acts *a, ui
                 FRESH(t.q);
                 FRESH(t.dx);
                 FRESH(t.sums);
-                block_k45(type, 1, &t, acc + m);
+                block_k45(type, &t, &acc[m]);
             }
         } else if (type != SG_DTYPE_Q4_0 && type != SG_DTYPE_Q8_0 && type != SG_DTYPE_MXFP4) {
             APART for (int m = 0; m < STREAMS; m++, t.w += t.apart) block_simple(type, 1, &t, acc + m);
@@ -264,5 +233,3 @@ INL void gemv_streams(int type, float *y, const uint8_t *w, const sg_acts *a, ui
             streams_##lower(y + r, (const uint8_t *)w + r * row_bytes, a, stride);                                     \
         if (rest < row1) gemm_##lower(y, ldy, w, a, rest, row1);                                                       \
     }
-
-#endif

@@ -11,10 +11,7 @@
  * vpmaddubsw adds two products in 16 bits. Sums of 16 such products stay in 16 bits where |code| <= 16, sums of 8 where
  * |code| <= 32; the signed code is meant, since sums wrap around and the bias is taken off in 16 bits as well. vpmaddwd adds
  * up such sums to 32 bits and multiplies by the sub-scale on the way. */
-#ifndef SPAN
-#define SPAN 8
-#endif
-/* blocks; a super-block */
+#define SPAN 8 /* blocks: a super-block */
 #define QUADS (TOKENS_PER_WALK / 4)
 
 /* A block of two tiles. */
@@ -34,19 +31,13 @@ typedef struct panel_x {
     float d[4][SPAN];
 } panel_x;
 
-/* Keeps the order of instructions as written: GCC would put off all additions, and the products would fill the stack. */
-#define HERE(v) __asm__ volatile("" : "+x"(v))
-
-INL vu with_sign(vu x, vu c) { return (vu)_mm256_sign_epi8((__m256i)x, (__m256i)c); }
-INL vu ones16(void) { return splat_u(0x00010001u); }
-
 INL bool has_sign(int type) { return top_of(type) < 0; }
 /* Whether the sums of both halves of a block must be kept apart. */
 INL bool in_halves(int type) { return n_sub(type) == 2 || type == SG_DTYPE_Q5_1 || type == SG_DTYPE_Q5_K; }
 
 INL void panel_put(int type, panel_w *p, int m, const block *b) {
     UNROLL for (int g = 0; g < 8; g++) {
-        p->c[g][m] = has_sign(type) ? (vu)_mm256_abs_epi8((__m256i)b->c[g]) : b->c[g];
+        p->c[g][m] = has_sign(type) ? magnitude(b->c[g]) : b->c[g];
         if (has_sign(type)) p->sign[g][m] = b->c[g];
     }
     p->d[m] = b->d;
@@ -90,7 +81,6 @@ INL void panel_groups(int type, const panel_w *w, const panel_x *x, size_t i, in
             UNROLL for (int m = 0; m < 2; m++) {
                 if (g > from) s[t][m] = add16(s[t][m], p[m]);
                 else s[t][m] = bias_of(type) ? add16(p[m], init) : p[m];
-                HERE(s[t][m]);
             }
         }
     }
@@ -106,18 +96,11 @@ INL void panel_signed(const panel_w *w, const panel_x *x, size_t i, vi part[4][2
     UNROLL for (int g = 0; g < 8; g++) {
         UNROLL for (int t = 0; t < 4; t++) {
             const vu v = broadcast(x->q[i][t] + 4 * g);
-            UNROLL for (int m = 0; m < 2; m++) {
-                p[m] = with_sign(v, w->sign[g][m]);
-                HERE(p[m]);
-            }
-            UNROLL for (int m = 0; m < 2; m++) {
-                p[m] = mul_bytes(w->c[g][m], p[m]);
-                HERE(p[m]);
-            }
+            UNROLL for (int m = 0; m < 2; m++) p[m] = hold(with_sign(v, w->sign[g][m]));
+            UNROLL for (int m = 0; m < 2; m++) p[m] = hold(mul_bytes(w->c[g][m], p[m]));
             UNROLL for (int m = 0; m < 2; m++) {
                 const vi sum = madd16(p[m], ones16());
-                part[t][m] = g ? part[t][m] + sum : sum;
-                HERE(part[t][m]);
+                part[t][m] = g ? add32(part[t][m], sum) : sum;
             }
         }
     }
@@ -248,8 +231,15 @@ static void panel_gemm(const panel_type *type, float *y, size_t ldy, const void 
         panel_multiply(type_, y, ldy, w, x, n_blocks, first);                                                          \
     }                                                                                                                  \
     INL panel_type panel_##lower(void) {                                                                               \
-        return (panel_type) { decode_##lower,         multiply_##lower, sg_block_values(type_),                        \
-                              sg_block_bytes(type_),  bias_of(type_),   in_halves(type_),                              \
+        return (panel_type) { decode_##lower,        multiply_##lower, sg_block_values(type_),                         \
+                              sg_block_bytes(type_), bias_of(type_),   in_halves(type_),                               \
                               type_ == SG_DTYPE_Q2_K };                                                                \
     }
-#define PANEL_GEMM(lower) if (a->n > 2) { const panel_type type = panel_##lower(); panel_gemm(&type, y, ldy, w, a, row0, row1); return; }
+
+/* At the beginning of a gemm: everything above two tokens. */
+#define PANEL_GEMM(lower)                                                                                              \
+    if (a->n > 2) {                                                                                                    \
+        const panel_type type = panel_##lower();                                                                       \
+        panel_gemm(&type, y, ldy, w, a, row0, row1);                                                                   \
+        return;                                                                                                        \
+    }

@@ -15,7 +15,7 @@
 #else
 #define TIER avx2
 #define SIGNED_BIAS 0
-#define TILE_STREAMS /* kernels of their own for one token and for many */
+#define TILE_STREAMS
 #define TILE_PANELS
 #endif
 
@@ -29,6 +29,19 @@ INL vu bytes(const void *p) { return (vu)_mm256_cvtepu8_epi32(_mm_loadl_epi64(p)
 INL vu words16(const void *p) { return (vu)_mm256_cvtepu16_epi32(_mm_loadu_si128(p)); }
 INL vu lookup(vu table, vu i) { return (vu)_mm256_shuffle_epi8((__m256i)table, (__m256i)i); }
 INL vi madd16(vu a, vu b) { return (vi)_mm256_madd_epi16((__m256i)a, (__m256i)b); }
+
+/* To GCC a new value that lies in a register: what is loaded once is not loaded again for its second use, and sums are not put
+ * into another order, which would keep all their terms alive at once and spill them. */
+INL vu hold(vu v) {
+    __asm__ volatile("" : "+x"(v));
+    return v;
+}
+INL vu add16(vu a, vu b) { return hold((vu)_mm256_add_epi16((__m256i)a, (__m256i)b)); }
+INL vi add32(vi a, vi b) { return (vi)hold((vu)(a + b)); }
+INL vu mul_bytes(vu c, vu x) { return (vu)_mm256_maddubs_epi16((__m256i)c, (__m256i)x); }
+INL vu with_sign(vu x, vu c) { return (vu)_mm256_sign_epi8((__m256i)x, (__m256i)c); }
+INL vu magnitude(vu c) { return (vu)_mm256_abs_epi8((__m256i)c); }
+INL vu ones16(void) { return (vu)_mm256_set1_epi16(1); }
 
 INL vu broadcast(const void *p) {
     int32_t v;
