@@ -2,7 +2,6 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <time.h>
 
 #include "neuron_engine/kernels/kernels.h"
@@ -110,7 +109,7 @@ static sg_status measure(probe *p, sg_limits *out, sg_error *err) {
     sg_region region;
     const size_t bytes = (size_t)(threads * p->n_chunks * chunk_bytes);
     SG_TRY(sg_region_create(&region, bytes, "measuring how fast it is read", err));
-    madvise(region.data, region.size, MADV_HUGEPAGE); /* the limit is without the cost of small pages */
+    sg_region_large_pages(&region); /* the limit is without the cost of small pages */
     p->words = region.data;
     sg_team_run(p->team, read_job, p);
     sg_region_destroy(&region);

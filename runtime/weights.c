@@ -161,6 +161,7 @@ sg_status sg_weights_load(sg_weights *w, const sg_gguf *g, const sg_model_desc *
         s = sg_fail(err, SG_E_NOMEM, "%s: the weights need %.1f MiB of memory, %.1f MiB are available", sg_gguf_path(g, 0),
                     (double)l.total / (1 << 20), (double)available / (1 << 20));
     if (s == SG_OK) s = sg_region_create(&w->region, l.total, "the weights", err);
+    sg_region_large_pages(&w->region);
     if (s == SG_OK) s = load_all(&l, w->region.data, err);
     for (size_t i = 0; s == SG_OK && i < l.n_jobs; i++) {
         const load_job *j = &l.jobs[i];

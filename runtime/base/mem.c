@@ -28,6 +28,10 @@ sg_status sg_region_create(sg_region *r, size_t size, const char *what, sg_error
     return SG_OK;
 }
 
+void sg_region_large_pages(const sg_region *r) {
+    if (r->data) (void)madvise(r->data, r->size, MADV_HUGEPAGE);
+}
+
 void sg_region_destroy(sg_region *r) {
     if (r->data) munmap(r->data, r->size);
     *r = (sg_region){ 0 };
