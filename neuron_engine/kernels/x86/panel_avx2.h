@@ -16,7 +16,8 @@
 
 /* A block of two tiles. */
 typedef struct panel_w {
-    vu c[8][2], sign[8][2]; /* codes; of signed types |code|, and the code itself for its sign */
+    vu c[8][2];         /* codes; of signed types values 0 and 2 of each four in 16 bits, */
+    vu odd[8][2];       /* and values 1 and 3 */
     vu scale[2][2];         /* K types: sub-scale of each half, twice in 16 bits */
     vf d[2], dm[2];
     vu min[2]; /* Q2_K: two 16-bit factors of the two sums; else floats */
@@ -24,7 +25,7 @@ typedef struct panel_w {
 
 /* A span of four tokens. */
 typedef struct panel_x {
-    _Alignas(64) int8_t q[SPAN][4][SG_BLOCK];
+    _Alignas(64) int8_t q[SPAN * 4 * 2 * SG_BLOCK]; /* see panel_q */
     uint32_t init[SPAN][2][4]; /* two 16-bit numbers: -bias * (sum of values 0, 1 of every four; of values 2, 3) of each half,
                                   or first of all where halves do not matter */
     uint32_t sum[4][SPAN];     /* of the activations: floats; Q2_K: two 16-bit numbers */
@@ -32,13 +33,20 @@ typedef struct panel_x {
 } panel_x;
 
 INL bool has_sign(int type) { return top_of(type) < 0; }
+/* Block i of token t: 32 bytes; for signed types in 16 bits, values 0 and 2 of each four and then values 1 and 3. */
+INL const int8_t *panel_q(int type, const panel_x *x, size_t i, int t) {
+    return x->q + (4 * i + (size_t)t) * SG_BLOCK * (has_sign(type) ? 2 : 1);
+}
+/* Even and odd bytes as signed 16-bit numbers. */
+INL vu even16(vu v) { return (vu)_mm256_srai_epi16(_mm256_slli_epi16((__m256i)v, 8), 8); }
+INL vu odd16(vu v) { return (vu)_mm256_srai_epi16((__m256i)v, 8); }
 /* Whether the sums of both halves of a block must be kept apart. */
 INL bool in_halves(int type) { return n_sub(type) == 2 || type == SG_DTYPE_Q5_1 || type == SG_DTYPE_Q5_K; }
 
 INL void panel_put(int type, panel_w *p, int m, const block *b) {
     UNROLL for (int g = 0; g < 8; g++) {
-        p->c[g][m] = has_sign(type) ? magnitude(b->c[g]) : b->c[g];
-        if (has_sign(type)) p->sign[g][m] = b->c[g];
+        p->c[g][m] = has_sign(type) ? even16(b->c[g]) : b->c[g];
+        if (has_sign(type)) p->odd[g][m] = odd16(b->c[g]);
     }
     p->d[m] = b->d;
     if (has_min(type)) {
@@ -75,7 +83,7 @@ INL void panel_groups(int type, const panel_w *w, const panel_x *x, size_t i, in
     vu s[4][2], p[2];
     UNROLL for (int g = from; g < to; g++) {
         UNROLL for (int t = 0; t < 4; t++) {
-            const vu v = broadcast(x->q[i][t] + 4 * g);
+            const vu v = broadcast(panel_q(type, x, i, t) + 4 * g);
             UNROLL for (int m = 0; m < 2; m++) p[m] = mul_bytes(w->c[g][m], v);
             const vu init = g == from && bias_of(type) ? broadcast(&x->init[i][from / 4][t]) : v;
             UNROLL for (int m = 0; m < 2; m++) {
@@ -90,18 +98,16 @@ INL void panel_groups(int type, const panel_w *w, const panel_x *x, size_t i, in
     }
 }
 
-/* Signed codes: 128 * 127 * 2 is all that 16 bits hold. */
+/* Signed codes and activations both in 16 bits: one vpmaddwd per two values of a row, and nothing saturates. By bytes it would
+ * take |c|, the sign of c put on x, vpmaddubsw and a widening vpmaddwd each: more instructions for the same four values. */
 INL void panel_signed(const panel_w *w, const panel_x *x, size_t i, vi part[4][2]) {
-    vu p[2];
-    UNROLL for (int g = 0; g < 8; g++) {
+    UNROLL for (int g = 0; g < 8; g++) UNROLL for (int odd = 0; odd < 2; odd++) {
+        const vu *const at = odd ? w->odd[g] : w->c[g], c0 = hold(at[0]), c1 = hold(at[1]);
         UNROLL for (int t = 0; t < 4; t++) {
-            const vu v = broadcast(x->q[i][t] + 4 * g);
-            UNROLL for (int m = 0; m < 2; m++) p[m] = hold(with_sign(v, w->sign[g][m]));
-            UNROLL for (int m = 0; m < 2; m++) p[m] = hold(mul_bytes(w->c[g][m], p[m]));
-            UNROLL for (int m = 0; m < 2; m++) {
-                const vi sum = madd16(p[m], ones16());
-                part[t][m] = g ? add32(part[t][m], sum) : sum;
-            }
+            const vu v = hold(broadcast(panel_q(SG_DTYPE_Q8_0, x, i, t) + odd * SG_BLOCK + 4 * g));
+            const vi p0 = madd16(c0, v), p1 = madd16(c1, v);
+            part[t][0] = g || odd ? add32(part[t][0], p0) : p0;
+            part[t][1] = g || odd ? add32(part[t][1], p1) : p1;
         }
     }
 }
@@ -138,10 +144,19 @@ INL __m256i sum_lanes(const __m256i v[4]) {
     return _mm256_add_epi16(_mm256_unpacklo_epi64(v01, v23), _mm256_unpackhi_epi64(v01, v23));
 }
 
+/* What the loops around the kernels need to know of a type. */
+typedef struct panel_type {
+    void (*decode)(panel_w *p, int m, const uint8_t *w, uint32_t n_blocks);
+    void (*multiply)(float *y, size_t ldy, const panel_w *w, const panel_x *x, uint32_t n_blocks, bool first);
+    uint32_t block_values, block_bytes;
+    int bias;
+    bool halves, sum16, wide;
+} panel_type;
+
 /* Span b .. b + n_blocks-1 of tokens t0 .. t0 + n-1, n <= 4; the others become zero. */
-static void panel_quad(panel_x *x, const sg_acts *a, uint32_t t0, uint32_t n, uint32_t b, uint32_t n_blocks, int bias, bool halved,
-                       bool sum16) {
-    const __m256i biases = _mm256_set1_epi8((char)bias), zero = _mm256_setzero_si256();
+static void panel_quad(panel_x *x, const sg_acts *a, uint32_t t0, uint32_t n, uint32_t b, uint32_t n_blocks,
+                       const panel_type *type) {
+    const __m256i biases = _mm256_set1_epi8((char)type->bias), zero = _mm256_setzero_si256();
     size_t at[4];
     for (uint32_t t = 0; t < 4; t++) {
         at[t] = (size_t)(t0 + (t < n ? t : 0)) * a->n_blocks + b;
@@ -150,38 +165,35 @@ static void panel_quad(panel_x *x, const sg_acts *a, uint32_t t0, uint32_t n, ui
             _mm256_store_ps(x->d[t] + i, _mm256_loadu_ps(a->d + at[t] + i));
             const __m256i sums = _mm256_loadu_si256((const void *)(a->sums + 2 * (at[t] + i)));
             const __m256 floats = _mm256_cvtepi32_ps(_mm256_madd_epi16(sums, _mm256_set1_epi16(1)));
-            _mm256_store_si256((void *)(x->sum[t] + i), sum16 ? sums : _mm256_castps_si256(floats));
+            _mm256_store_si256((void *)(x->sum[t] + i), type->sum16 ? sums : _mm256_castps_si256(floats));
         }
         for (; i < n_blocks; i++) {
             const int16_t *s = a->sums + 2 * (at[t] + i);
             const float f = (float)(s[0] + s[1]);
             x->d[t][i] = a->d[at[t] + i];
-            memcpy(&x->sum[t][i], sum16 ? (const void *)s : &f, 4);
+            memcpy(&x->sum[t][i], type->sum16 ? (const void *)s : &f, 4);
         }
     }
     for (uint32_t i = 0; i < n_blocks; i++) {
         __m256i v[4];
         UNROLL for (int t = 0; t < 4; t++) {
             const __m256i q = _mm256_loadu_si256((const void *)(a->q + (at[t] + i) * SG_BLOCK));
-            _mm256_store_si256((void *)x->q[i][t], q);
+            int8_t *at_q = x->q + (4 * i + (uint32_t)t) * SG_BLOCK * (type->wide ? 2 : 1);
+            if (type->wide) {
+                *(vu *)(void *)at_q = even16((vu)q);
+                *(vu *)(void *)(at_q + SG_BLOCK) = odd16((vu)q);
+            } else {
+                _mm256_store_si256((void *)at_q, q);
+            }
             v[t] = _mm256_maddubs_epi16(biases, q);
         }
-        if (bias == 0) continue;
+        if (type->bias == 0) continue;
         const __m256i sums = _mm256_sub_epi16(zero, sum_lanes(v));
         const __m128i lo = _mm256_castsi256_si128(sums), hi = _mm256_extracti128_si256(sums, 1);
-        _mm_store_si128((void *)x->init[i][0], halved ? lo : _mm_add_epi16(lo, hi));
+        _mm_store_si128((void *)x->init[i][0], type->halves ? lo : _mm_add_epi16(lo, hi));
         _mm_store_si128((void *)x->init[i][1], hi);
     }
 }
-
-/* What the loops around the kernels need to know of a type. */
-typedef struct panel_type {
-    void (*decode)(panel_w *p, int m, const uint8_t *w, uint32_t n_blocks);
-    void (*multiply)(float *y, size_t ldy, const panel_w *w, const panel_x *x, uint32_t n_blocks, bool first);
-    uint32_t block_values, block_bytes;
-    int bias;
-    bool halves, sum16;
-} panel_type;
 
 /* Fewer than 4 tokens or 16 rows: by way of a full set of sums. */
 static void multiply_edge(const panel_type *type, float *y, size_t ldy, const panel_w *w, const panel_x *x, uint32_t n_blocks,
@@ -202,7 +214,7 @@ static void panel_walk(const panel_type *type, float *y, size_t ldy, const uint8
     for (uint32_t b = 0; b < a->n_blocks; b += SPAN) {
         const uint32_t blocks = a->n_blocks - b < SPAN ? a->n_blocks - b : SPAN;
         for (uint32_t t = 0; t < n; t += 4)
-            panel_quad(&x[t / 4], a, t0 + t, n - t < 4 ? n - t : 4, b, blocks, type->bias, type->halves, type->sum16);
+            panel_quad(&x[t / 4], a, t0 + t, n - t < 4 ? n - t : 4, b, blocks, type);
         const uint8_t *tile = w + row0 / MR * tile_bytes + MR * ((size_t)b * SG_BLOCK / type->block_values * type->block_bytes);
         for (uint32_t r = row0; r < row1; r += 2 * MR, tile += 2 * tile_bytes) {
             const uint32_t rows = row1 - r < 2 * MR ? row1 - r : 2 * MR;
@@ -233,7 +245,7 @@ static void panel_gemm(const panel_type *type, float *y, size_t ldy, const void 
     INL panel_type panel_##lower(void) {                                                                               \
         return (panel_type) { decode_##lower,        multiply_##lower, sg_block_values(type_),                         \
                               sg_block_bytes(type_), bias_of(type_),   in_halves(type_),                               \
-                              type_ == SG_DTYPE_Q2_K };                                                                \
+                              type_ == SG_DTYPE_Q2_K,  has_sign(type_) };                                                                \
     }
 
 /* At the beginning of a gemm: everything above two tokens. */
