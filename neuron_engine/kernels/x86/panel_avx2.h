@@ -4,15 +4,18 @@
  *   - a span of 8 blocks of the activations of all tokens of a walk, four tokens side by side (panel_x),
  *   - the same blocks of two tiles, decoded (panel_w): once for all tokens of the walk,
  *
- * which the first-level cache keeps, and each step multiplies two tiles by four tokens: a register of codes serves four
- * tokens, a broadcast of activations two tiles, and eight chains of sums hide the latency of each. Between two spans the sums
- * wait in y; the order of each sum stays that of the rule.
+ * and each step multiplies two tiles by four tokens: a register of codes serves four tokens, a broadcast of activations two
+ * tiles, and eight chains of sums hide the latency of each. Between two spans the sums wait in y; the order of each sum stays
+ * that of the rule.
  *
  * vpmaddubsw adds two products in 16 bits. Sums of 16 such products stay in 16 bits where |code| <= 16, sums of 8 where
  * |code| <= 32; the signed code is meant, since sums wrap around and the bias is taken off in 16 bits as well. vpmaddwd adds
  * up such sums to 32 bits and multiplies by the sub-scale on the way. */
 #define SPAN 8 /* blocks: a super-block */
-#define QUADS (TOKENS_PER_WALK / 4)
+/* Bytes of the stack for the activations of a walk: 256 tokens of unsigned types, 152 of signed ones. They need not fit the
+ * first-level cache, being read in order; the more tokens share the decoding, the better. Small, since some C libraries give a
+ * thread no more than 128 KiB. */
+#define WALK_BYTES (96 << 10)
 
 /* A block of two tiles. */
 typedef struct panel_w {
@@ -25,15 +28,16 @@ typedef struct panel_w {
 
 /* A span of four tokens. */
 typedef struct panel_x {
-    _Alignas(64) int8_t q[SPAN * 4 * 2 * SG_BLOCK]; /* see panel_q */
-    uint32_t init[SPAN][2][4]; /* two 16-bit numbers: -bias * (sum of values 0, 1 of every four; of values 2, 3) of each half,
+    _Alignas(64) uint32_t init[SPAN][2][4]; /* two 16-bit numbers: -bias * (sum of values 0, 1 of every four; of values 2, 3) of each half,
                                   or first of all where halves do not matter */
     uint32_t sum[4][SPAN];     /* of the activations: floats; Q2_K: two 16-bit numbers */
     float d[4][SPAN];
+    int8_t q[]; /* see panel_q */
 } panel_x;
 
 INL bool has_sign(int type) { return top_of(type) < 0; }
 /* Block i of token t: 32 bytes; for signed types in 16 bits, values 0 and 2 of each four and then values 1 and 3. */
+INL size_t panel_x_bytes(bool wide) { return sizeof(panel_x) + SPAN * 4 * SG_BLOCK * (wide ? 2 : 1); }
 INL const int8_t *panel_q(int type, const panel_x *x, size_t i, int t) {
     return x->q + (4 * i + (size_t)t) * SG_BLOCK * (has_sign(type) ? 2 : 1);
 }
@@ -204,34 +208,52 @@ static void multiply_edge(const panel_type *type, float *y, size_t ldy, const pa
     for (uint32_t t = 0; t < tokens; t++) memcpy(y + t * ldy, full[t], rows * sizeof *y);
 }
 
-/* Tokens t0 .. t0 + n-1 against rows row0 .. row1-1. */
-static void panel_walk(const panel_type *type, float *y, size_t ldy, const uint8_t *w, const sg_acts *a, uint32_t t0, uint32_t n,
-                       uint32_t row0, uint32_t row1) {
-    panel_x x[QUADS];
+/* Bytes of n_blocks blocks of a tile. */
+static size_t panel_bytes(const panel_type *type, size_t n_blocks) {
+    return MR * (n_blocks * SG_BLOCK / type->block_values * type->block_bytes);
+}
+
+/* Span b .. b + blocks-1 of tokens t0 .. t0 + n-1, laid out in x, against rows row0 .. row1-1. */
+static void panel_span(const panel_type *type, float *y, size_t ldy, const uint8_t *w, const sg_acts *a, const uint8_t *x, uint32_t n,
+                       uint32_t row0, uint32_t row1, uint32_t b, uint32_t blocks) {
     panel_w p[SPAN];
     memset(p, 0, sizeof p);
-    const size_t tile_bytes = MR * ((size_t)a->k / type->block_values * type->block_bytes);
-    for (uint32_t b = 0; b < a->n_blocks; b += SPAN) {
-        const uint32_t blocks = a->n_blocks - b < SPAN ? a->n_blocks - b : SPAN;
-        for (uint32_t t = 0; t < n; t += 4)
-            panel_quad(&x[t / 4], a, t0 + t, n - t < 4 ? n - t : 4, b, blocks, type);
-        const uint8_t *tile = w + row0 / MR * tile_bytes + MR * ((size_t)b * SG_BLOCK / type->block_values * type->block_bytes);
-        for (uint32_t r = row0; r < row1; r += 2 * MR, tile += 2 * tile_bytes) {
-            const uint32_t rows = row1 - r < 2 * MR ? row1 - r : 2 * MR;
-            type->decode(p, 0, tile, blocks);
-            if (rows > MR) type->decode(p, 1, tile + tile_bytes, blocks);
-            for (uint32_t t = 0; t < n; t += 4) {
-                float *at = y + (size_t)(t0 + t) * ldy + r;
-                if (rows == 2 * MR && n - t >= 4) type->multiply(at, ldy, p, &x[t / 4], blocks, b == 0);
-                else multiply_edge(type, at, ldy, p, &x[t / 4], blocks, b == 0, n - t < 4 ? n - t : 4, rows);
+    const size_t tile_bytes = panel_bytes(type, a->n_blocks), span_bytes = panel_bytes(type, blocks);
+    const uint8_t *tile = w + row0 / MR * tile_bytes + panel_bytes(type, b);
+    for (uint32_t r = row0; r < row1; r += 2 * MR, tile += 2 * tile_bytes) {
+        const uint32_t rows = row1 - r < 2 * MR ? row1 - r : 2 * MR;
+        type->decode(p, 0, tile, blocks);
+        if (rows > MR) type->decode(p, 1, tile + tile_bytes, blocks);
+        /* The next two tiles' spans are short pieces far apart, which the processor does not fetch by itself, and so are the sums
+         * that wait in y: both are asked for here, a little at a time. */
+        const uint8_t *ahead = tile + 2 * tile_bytes, *const end = ahead + (row1 - r > 2 * MR ? span_bytes : 0);
+        for (uint32_t t = 0; t < n; t += 4) {
+            float *at = y + (size_t)t * ldy + r;
+            for (uint32_t i = t + 4; i < t + 8 && i < n; i++) __builtin_prefetch(y + (size_t)i * ldy + r, 1);
+            for (int i = 0; i < 2 && ahead < end; i++, ahead += 64) {
+                __builtin_prefetch(ahead);
+                __builtin_prefetch(ahead + tile_bytes);
             }
+            const panel_x *quad = (const void *)(x + t / 4 * panel_x_bytes(type->wide));
+            if (rows == 2 * MR && n - t >= 4) type->multiply(at, ldy, p, quad, blocks, b == 0);
+            else multiply_edge(type, at, ldy, p, quad, blocks, b == 0, n - t < 4 ? n - t : 4, rows);
         }
     }
 }
 
 static void panel_gemm(const panel_type *type, float *y, size_t ldy, const void *w, const sg_acts *a, uint32_t row0, uint32_t row1) {
-    for (uint32_t t = 0; t < a->n; t += TOKENS_PER_WALK)
-        panel_walk(type, y, ldy, w, a, t, a->n - t < TOKENS_PER_WALK ? a->n - t : TOKENS_PER_WALK, row0, row1);
+    _Alignas(64) uint8_t x[WALK_BYTES];
+    const uint32_t most = (uint32_t)(WALK_BYTES / panel_x_bytes(type->wide)) * 4, walks = (a->n + most - 1) / most;
+    const uint32_t per_walk = ((a->n + walks - 1) / walks + 3) / 4 * 4; /* walks of one length */
+    for (uint32_t t0 = 0; t0 < a->n; t0 += per_walk) {
+        const uint32_t n = a->n - t0 < per_walk ? a->n - t0 : per_walk;
+        for (uint32_t b = 0; b < a->n_blocks; b += SPAN) {
+            const uint32_t blocks = a->n_blocks - b < SPAN ? a->n_blocks - b : SPAN;
+            for (uint32_t t = 0; t < n; t += 4)
+                panel_quad((void *)(x + t / 4 * panel_x_bytes(type->wide)), a, t0 + t, n - t < 4 ? n - t : 4, b, blocks, type);
+            panel_span(type, y + (size_t)t0 * ldy, ldy, w, a, x, n, row0, row1, b, blocks);
+        }
+    }
 }
 
 #define PANEL_KERNEL(type_, lower)                                                                                     \
