@@ -7,7 +7,9 @@ Load time is not counted, nor is the first evaluation of each test. Prefill (pp)
 decode (tg) is random tokens one by one, each behind --depth tokens that are already in the context, without sampling.
 llama.cpp runs through llama_cpp_bench.py.
 
-The limits of the machine (`sparsegen bench --limits-only`) are measured before and after every turn; the best counts.
+The limits of the machine (`sparsegen bench --limits-only`) are measured before and after every turn; the best counts
+("of limit"). "of typical", decode only, sets each turn against the median pass of the read loop right before and right
+after it, and takes the median of the turns: pairs in time, as speeds are medians and neighbours come and go.
 "of limit" is for decode the bytes of weights and KV cache that a token reads, times tokens a second, over the memory
 read rate; for prefill the operations of the matrix products a second over the peak of the int8 multiply instruction.
 Both peers do the same work, so both are compared with the same limit. "others' CPUs" is what other processes used at
@@ -71,10 +73,11 @@ def parse_rows(command, out):
 
 
 def measure_limits(args, threads, best):
-    """Measure the limits of the machine; returns the better ones of `best` and these."""
+    """Measure the limits of the machine; returns the better ones of `best` and these, and all medians of reading."""
     command = [args.sparsegen, "bench", "--limits-only", "-t", str(threads), "-o", "json"]
     row = parse_rows(command, run_child(command)[0])["limits"]
-    return {name: max(row["limit_" + name], best.get(name, 0)) for name in LIMITS}
+    limits = {name: max(row["limit_" + name], best.get(name, 0)) for name in LIMITS}
+    return {**limits, "read_medians": best.get("read_medians", []) + [row["limit_read_median"]]}
 
 
 def run_peer(args, peer, model, threads, depth):
@@ -100,6 +103,14 @@ def least_seconds(row, limits):
     if row["weight_bytes_per_token"] is not None:
         return (row["weight_bytes_per_token"] + row["kv_bytes_per_token"]) / limits["read"]
     return row["int8_ops_per_token"] / limits["int8"] + row["f32_ops_per_token"] / limits["f32"]
+
+
+def typical_share(row, speeds, medians):
+    """Median over the turns of the share of what the read loop typically gave around the turn; None for prefill."""
+    if row["weight_bytes_per_token"] is None:
+        return None
+    return statistics.median(speed * least_seconds(row, {"read": (before + after) / 2})
+                             for speed, before, after in zip(speeds, medians, medians[1:], strict=False))
 
 
 def compiler_of(path):
@@ -156,6 +167,7 @@ def summarise(name, test, depth, threads, runs, limits):
         speeds = [speed_of(rows[test]) for rows, _, _ in runs[peer]]
         result[peer] = {"median": statistics.median(speeds), "best": max(speeds), "all": speeds,
                         "share": statistics.median(speeds) * least_seconds(work, limits),
+                        "share_of_typical": typical_share(work, speeds, limits["read_medians"]),
                         "peak_bytes": max(peak for _, peak, _ in runs[peer]),
                         "others_cpu": max(others for _, _, others in runs[peer])}
     result["ratio"] = result["sparsegen"]["median"] / result["llama.cpp"]["median"]
@@ -168,15 +180,18 @@ def print_report(info, results, markdown):
     for key, value in info.items():
         print(f"- {key}: {value}" if markdown else f"{key}: {value}")
     rows = [["model", "test", "threads"]
-            + [f"{p} {what}" for what in ("tok/s (min-max)", "of limit", "peak MiB") for p in PEERS]
-            + ["ratio", "ratio of best", "read GB/s (one stream)", "int8 GOP/s", "others' CPUs"]]
+            + [f"{p} {what}" for what in ("tok/s (min-max)", "of limit", "of typical", "peak MiB") for p in PEERS]
+            + ["ratio", "ratio of best", "read GB/s (typical, one stream)", "int8 GOP/s", "others' CPUs"]]
     for r in results:
         cells = [[f"{r[p]['median']:.2f} ({min(r[p]['all']):.2f}-{r[p]['best']:.2f})" for p in PEERS],
-                 [f"{r[p]['share']:.1%}" for p in PEERS], [f"{r[p]['peak_bytes'] / 2**20:.0f}" for p in PEERS]]
+                 [f"{r[p]['share']:.1%}" for p in PEERS],
+                 ["" if r[p]["share_of_typical"] is None else f"{r[p]['share_of_typical']:.1%}" for p in PEERS],
+                 [f"{r[p]['peak_bytes'] / 2**20:.0f}" for p in PEERS]]
         test = f"{r['test']} @ d{r['depth']}" if r["depth"] else r["test"]
         rows.append([r["model"], test, str(r["threads"])] + sum(cells, []) + [
             f"{r['ratio']:.2f}", f"{r['ratio_best']:.2f}",
-            f"{r['limits']['read'] / 1e9:.1f} ({r['limits']['read_plain'] / 1e9:.1f})",
+            f"{r['limits']['read'] / 1e9:.1f} ({statistics.median(r['limits']['read_medians']) / 1e9:.1f}, "
+            f"{r['limits']['read_plain'] / 1e9:.1f})",
             f"{r['limits']['int8'] / 1e9:.0f}", f"{max(r[p]['others_cpu'] for p in PEERS):.2f}"])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     print()

@@ -311,6 +311,7 @@ typedef struct sg_limits {
     uint32_t n_threads;      /* that measured: OpenMP may grant fewer than asked for */
     double read;             /* bytes a second from memory that no cache holds: the best of one and of four streams a thread */
     double read_plain;       /* of one stream, a plain loop */
+    double read_median;      /* median instead of best of the passes that gave `read`: what a machine shared with others gives */
     double int8;             /* operations a second (2 per multiply-accumulate) of the tier's 8-bit multiply instruction alone */
     double int8_sum;         /* the same with what it takes to sum the products in 32 bits */
     double f32;              /* operations a second of fused multiply-adds */

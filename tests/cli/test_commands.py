@@ -162,7 +162,7 @@ class Perplexity(Case):
 
 class Bench(Case):
     SHORT = ['bench', '-m', MODEL, '-r', '1', '--no-limits']
-    LIMITS = ['limit_read', 'limit_read_plain', 'limit_int8', 'limit_int8_sum', 'limit_f32']
+    LIMITS = ['limit_read', 'limit_read_plain', 'limit_read_median', 'limit_int8', 'limit_int8_sum', 'limit_f32']
 
     def rows(self, *args):
         return json.loads(self.ok(*args, '-o', 'json').stdout)
@@ -175,7 +175,7 @@ class Bench(Case):
             self.assertAlmostEqual(r['tokens_per_second'] * r['seconds'] / r['tokens'], 1.0, places=6)
             self.assertTrue(0 < r['seconds_min'] <= r['seconds'] <= r['seconds_max'])
             self.assertEqual((r['repeats'], r['depth'], r['share_of_limit']), (4, 0, None))
-            self.assertEqual([r[x] for x in self.LIMITS], [None] * 5)
+            self.assertEqual([r[x] for x in self.LIMITS], [None] * 6)
         lines = list(csv.DictReader(io.StringIO(self.ok(*base, '-o', 'csv').stdout.decode())))
         self.assertEqual(list(lines[0]), list(rows[0]))
         self.assertEqual(list(lines[0])[:5], ['test', 'n_threads', 'tokens', 'seconds', 'tokens_per_second'])
@@ -221,6 +221,7 @@ class Bench(Case):
         for r in rows:
             self.assertTrue(all(r[x] > 0 for x in self.LIMITS), r)
             self.assertGreaterEqual(r['limit_read'], r['limit_read_plain'])
+            self.assertGreaterEqual(r['limit_read'], r['limit_read_median'])
         self.assertIn('| limits, threads |', self.ok('bench', '--limits-only', '-t', '1', '--cpu-mask', 'ref').stdout.decode())
         self.fails(1, 'lacks the instruction set', 'bench', '--limits-only', '--cpu-mask', self.other_tier())
 

@@ -14,9 +14,10 @@ static void measure(const char *mask, uint32_t threads) {
     ck_assert_uint_ge(l.n_threads, 1);
     ck_assert_uint_le(l.n_threads, threads ? threads : sg_cpu_count());
     if (mask) ck_assert_str_eq(l.kernel_tier, mask);
-    const double rates[] = { l.read, l.read_plain, l.int8, l.int8_sum, l.f32 };
-    for (int i = 0; i < 5; i++) ck_assert_msg(isfinite(rates[i]) && rates[i] > 0, "rate %d is %g", i, rates[i]);
+    const double rates[] = { l.read, l.read_plain, l.read_median, l.int8, l.int8_sum, l.f32 };
+    for (int i = 0; i < 6; i++) ck_assert_msg(isfinite(rates[i]) && rates[i] > 0, "rate %d is %g", i, rates[i]);
     ck_assert(l.read >= l.read_plain);
+    ck_assert(l.read >= l.read_median);
 }
 
 START_TEST(measured) {
