@@ -32,6 +32,7 @@ size_t sg_attention_scratch_init(sg_attention_scratch *s, const sg_attention *a,
     s->q.q = sg_carve(&c, rows * dk, 1);
     s->q.d = sg_carve(&c, rows * s->q.n_blocks, sizeof *s->q.d);
     s->q.sums = sg_carve(&c, rows * s->q.n_blocks, 2 * sizeof *s->q.sums);
+    s->q.dsum = sg_carve(&c, rows * s->q.n_blocks, sizeof *s->q.dsum);
     s->scores = sg_carve(&c, rows * SG_KEY_BLOCK, sizeof(float));
     float **const sums[] = { &s->acc, &s->all }, **const one[] = { &s->max, &s->sum, &s->keep, &s->all_max, &s->all_sum };
     for (size_t i = 0; i < sizeof sums / sizeof *sums; i++) *sums[i] = sg_carve(&c, rows * dv, sizeof(float));

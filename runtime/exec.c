@@ -22,7 +22,7 @@ static uint32_t first(const run *r, const sg_step *s) { return s->last_only ? r-
 /* The 8-bit form of values at .. at + n-1 of a token, at and n multiples of 32. */
 static void quantise_part(const sg_vec_fns *vec, const sg_acts *acts, uint32_t t, uint32_t at, uint32_t n) {
     const size_t value = (size_t)t * acts->k + at, block = value / 32;
-    sg_acts part = { 1, n, n / 32, acts->x + value, acts->q + value, acts->d + block, acts->sums + 2 * block };
+    sg_acts part = { 1, n, n / 32, acts->x + value, acts->q + value, acts->d + block, acts->sums + 2 * block, acts->dsum + block };
     vec->quantize_acts(&part, 0);
 }
 
@@ -53,6 +53,7 @@ static void matmul(const run *r, const sg_step *s) {
     a.q += (size_t)t0 * a.k;
     a.d += (size_t)t0 * a.n_blocks;
     a.sums += (size_t)t0 * a.n_blocks * 2;
+    a.dsum += (size_t)t0 * a.n_blocks;
     uint32_t total = 0, lo, hi;
     for (uint32_t i = 0; i < s->n_products; i++) total += sg_matrix_clusters(&s->product[i].w->m);
     while (sg_team_take(e->team, total, 1, &lo, &hi)) {
@@ -187,6 +188,7 @@ static size_t lay_out(sg_exec *e, char *base) {
         a->q = sg_carve(&c, (size_t)e->n_batch * width, 1);
         a->d = sg_carve(&c, (size_t)e->n_batch * a->n_blocks, sizeof *a->d);
         a->sums = sg_carve(&c, (size_t)e->n_batch * a->n_blocks, 2 * sizeof *a->sums);
+        a->dsum = sg_carve(&c, (size_t)e->n_batch * a->n_blocks, sizeof *a->dsum);
     }
     e->rope_table = sg_carve(&c, (size_t)e->n_batch * 2 * e->m.rope->n_rot, sizeof(float));
     const size_t heads = (size_t)e->att.n_head * sg_attention_segments(e->n_ctx - 1);

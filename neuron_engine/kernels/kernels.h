@@ -11,12 +11,15 @@
  *   quantised weights (activations: 8-bit blocks of 32, sg_acts): for every block b of 32 values in ascending order
  *       acc = fmaf((float)s, d, acc)   with s an exact int32 and d = dw * dx rounded once to F32
  *     where s = sum of q_w * q_x, q_w being the signed code (Q8_0: q; Q4_0: q-8; Q5_0: q-16; IQ4_NL, MXFP4: the integer of the
- *     codebook, MXFP4's doubled and the scale halved) and for K-quants s = the sum over the 16- or 32-wide sub-blocks of
- *     sub-scale * (sum of q_w * q_x), dw = F32(super-block d);
- *   then for types with a minimum (Q4_1, Q5_1, Q2_K, Q4_K, Q5_K), directly after the line above, for the same block
- *       acc = fmaf((float)t, m, acc)   with m = dm * dx rounded once to F32
- *     Q4_1, Q5_1:  t = sum of q_x over the block, dm = F32(block m)
- *     K-quants:    t = sum over the sub-blocks of sub-min * (sum of q_x), dm = -F32(super-block dmin)
+ *     codebook, MXFP4's doubled and the scale halved);
+ *     then for Q4_1, Q5_1       acc = fmaf(F32(block m), dsum, acc)
+ *   K-quants: for every super-block of 256 values in ascending order, u and v starting at +0, for each of its 8 blocks
+ *       u = fmaf((float)s, dx, u)      with s the exact sum over the 16- or 32-wide sub-blocks of sub-scale * (sum of q_w * q_x)
+ *       v = fmaf((float)min, dsum, v)  Q4_K, Q5_K
+ *       v = fmaf((float)t, dx, v)      Q2_K, t being the exact sum over both sub-blocks of sub-min * (sum of q_x)
+ *     and then
+ *       acc = fmaf(F32(super-block d), u, acc)
+ *       acc = fmaf(-F32(super-block dmin), v, acc)   for those with minima
  * A kernel that keeps one row per SIMD lane gets this order for free. Which NaN a result holds (sign, payload) is open. */
 #ifndef SG_NE_KERNELS_H
 #define SG_NE_KERNELS_H
@@ -26,13 +29,14 @@
 
 /* Activations of n tokens, k values each. The F32 form is always there; the 8-bit form only after vec.quantize_acts.
  * Block b of token t: values q[t*k + 32*b ..+32), scale d[t*n_blocks + b], sums of 16 values each in
- * sums[2*(t*n_blocks + b)], sums[.. + 1]. q, d, sums are 64-byte aligned. k need not be a multiple of 32 for the F32 form. */
+ * sums[2*(t*n_blocks + b)], sums[.. + 1], dsum = d * the sum of all 32, rounded once. q, d, sums, dsum are 64-byte aligned. k need not be a multiple of 32 for the F32 form. */
 typedef struct sg_acts {
     uint32_t n, k, n_blocks; /* n_blocks = k / 32 */
     const float *x;          /* [n][k] */
     int8_t *q;               /* [n][k] */
     float *d;                /* [n][n_blocks] */
     int16_t *sums;           /* [n][n_blocks][2] */
+    float *dsum;             /* [n][n_blocks] */
 } sg_acts;
 
 /* y[t][r] = sum over k of W[r][k] * a[t][k], for row0 <= r < row1 and all tokens t of `a`.
@@ -91,7 +95,7 @@ typedef struct sg_vec_fns {
      * else i + n/2 modulo n. cos, sin: [n], the sign of the rotation in sin. */
     void (*rope)(float *x, const float *cos, const float *sin, size_t n, bool adjacent);
     sg_attend_fns attend;
-    /* Fills q, d, sums of token t from its F32 row: d = max|x| / 127, q = round to nearest even(x / d), 0 when d is 0, at most
+    /* Fills q, d, sums, dsum of token t from its F32 row: d = max|x| / 127, q = round to nearest even(x / d), 0 when d is 0, at most
      * 127 in size (a subnormal d is so coarse that x / d may pass it). a->k % 32 == 0. NaN counts as 0, infinities as the
      * largest float. */
     void (*quantize_acts)(sg_acts *a, uint32_t t);

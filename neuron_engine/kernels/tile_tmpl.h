@@ -56,11 +56,17 @@ INL vf to_float(vi v) { return __builtin_convertvector(v, vf); }
 /* Codes and scales of one block of 32, as all tokens of a pass use them. Unused members cost nothing. */
 typedef struct block {
     vu c[8];
-    vf d, dm;      /* scale; factor of the minimum, its sign included */
+    vf d, dm;      /* scale; minimum of Q4_1, Q5_1; K types: of the super-block, the factor of the minima with its sign */
     vf sub0, sub1; /* sub-scales of the two halves; sub0 for both in Q4_K, Q5_K */
     vi k0, k1;     /* the same as integers */
-    vu mins;       /* pair of 16-bit factors of the two activation sums */
+    vu mins;       /* Q2_K: pair of 16-bit factors of the two activation sums */
+    vf min;        /* Q4_K, Q5_K: factor of dsum */
 } block;
+
+/* The sums of one token. K types: u and v of the super-block. */
+typedef struct token_sums {
+    vf acc, u, v;
+} token_sums;
 
 /* What the code needs to know of a type besides decode; folded at compile time. */
 INL int is_k(int type) { return type >= SG_DTYPE_Q2_K && type <= SG_DTYPE_Q6_K; }
@@ -134,10 +140,7 @@ INL vf e8m0_half(const uint8_t *p) {
 
 INL void decode_simple(int type, const uint8_t *w, block *b) {
     b->d = type == SG_DTYPE_MXFP4 ? e8m0_half(w) : halves(w);
-    if (has_min(type)) {
-        b->dm = halves(w + MR * SG_T_Q4_1_M);
-        b->mins = splat_u(0x00010001u);
-    }
+    if (has_min(type)) b->dm = halves(w + MR * SG_T_Q4_1_M);
     switch (type) {
     case SG_DTYPE_Q8_0:
         UNROLL for (int g = 0; g < 8; g++) b->c[g] =
@@ -181,9 +184,8 @@ INL void k4_scales(const uint8_t *s, int j, block *b) {
     const vu w0 = load_u(s), w1 = load_u(s + 4 * MR), w2 = load_u(s + 8 * MR);
     const vu scales = j < 4 ? w0 & 0x3f3f3f3fu : (w2 & 0x0f0f0f0fu) | (w0 >> 2 & 0x30303030u);
     const vu mins = j < 4 ? w1 & 0x3f3f3f3fu : (w2 >> 4 & 0x0f0f0f0fu) | (w1 >> 2 & 0x30303030u);
-    const vu m = byte_u(mins, j & 3);
     set_sub(b, (vi)byte_u(scales, j & 3), (vi) { 0 });
-    b->mins = m | m << 16;
+    b->min = to_float((vi)byte_u(mins, j & 3));
 }
 
 /* Scale i (0..15) of Q3_K. */
@@ -231,12 +233,33 @@ INL void decode_k(int type, const uint8_t *w, int j, block *b) {
     }
 }
 
-/* One block against one token: the lines of the rule in kernels.h. The integers stay below 2^24, so a sub-scale may be
- * multiplied in F32. That can make -0 of an integer zero, which no result shows: acc is never -0, since it starts as +0
- * and an integer times an F32 scale does not underflow. */
-INL vf token_step(int type, const block *b, const int8_t *q, float dx, const int16_t *sums, vf acc) {
+/* The float lines of the rule in kernels.h for block i of the activations of one token, f being the float of s. */
+INL void float_step(int type, const block *b, const sg_acts *a, size_t i, vf f, token_sums *to) {
+    const float dx = a->d[i];
+    if (!is_k(type)) {
+        to->acc = fma_v(f, b->d * dx, to->acc);
+        if (has_min(type)) to->acc = fma_v(b->dm, splat_f(a->dsum[i]), to->acc);
+        return;
+    }
+    to->u = fma_v(f, splat_f(dx), to->u);
+    if (type == SG_DTYPE_Q2_K) to->v = fma_v(to_float(madd16(broadcast(a->sums + 2 * i), b->mins)), splat_f(dx), to->v);
+    else if (has_min(type)) to->v = fma_v(b->min, splat_f(a->dsum[i]), to->v);
+}
+
+/* The lines at the end of a super-block. */
+INL void end_super(int type, const block *b, token_sums *to) {
+    to->acc = fma_v(b->d, to->u, to->acc);
+    if (has_min(type)) to->acc = fma_v(b->dm, to->v, to->acc);
+    to->u = to->v = (vf) { 0 };
+}
+
+/* Block i of one token. The integers stay below 2^24, so a sub-scale may be multiplied in F32. That can make -0 of an integer
+ * zero, which no result shows: acc and u are never -0, since they start as +0 and an integer times an F32 scale does not
+ * underflow. */
+INL void token_step(int type, const block *b, const sg_acts *a, size_t i, token_sums *to) {
     const int bias = bias_of(type), top = top_of(type);
-    const vu s = broadcast(sums);
+    const int8_t *q = a->q + i * SG_BLOCK;
+    const vu s = broadcast(a->sums + 2 * i);
     vf f;
     if (n_sub(type) == 2) {
         const vi i0 = bias ? madd16(s, splat_u((uint32_t)-bias & 0xffff)) : (vi) { 0 };
@@ -248,16 +271,14 @@ INL vf token_step(int type, const block *b, const int8_t *q, float dx, const int
         f = to_float(dot(b->c, q, 0, 8, top, init));
         if (n_sub(type) == 1) f *= b->sub0;
     }
-    acc = fma_v(f, b->d * dx, acc);
-    if (has_min(type)) acc = fma_v(to_float(madd16(s, b->mins)), b->dm * dx, acc);
-    return acc;
+    float_step(type, b, a, i, f, to);
 }
 
 #ifdef PAIRS
-/* token_step for two tokens that lie nb blocks apart; the bias has left the codes. */
-INL void pair_step(int type, const block *b, size_t nb, const int8_t *q, const float *dx, const int16_t *sums,
-                   vf acc[2]) {
-    const int8_t *q1 = q + nb * SG_BLOCK;
+/* token_step for two tokens; the bias has left the codes. */
+INL void pair_step(int type, const block *b, const sg_acts *a, size_t i, token_sums to[2]) {
+    const size_t i1 = i + a->n_blocks;
+    const int8_t *q = a->q + i * SG_BLOCK, *q1 = a->q + i1 * SG_BLOCK;
     vi s0[2], s1[2];
     dot_pair(b->c, q, q1, 0, n_sub(type) == 2 ? 4 : 8, s0);
     if (n_sub(type) == 2) dot_pair(b->c, q, q1, 4, 8, s1);
@@ -265,9 +286,7 @@ INL void pair_step(int type, const block *b, size_t nb, const int8_t *q, const f
         vf f = to_float(s0[t]);
         if (n_sub(type) > 0) f *= b->sub0;
         if (n_sub(type) == 2) f = fma_v(to_float(s1[t]), b->sub1, f);
-        acc[t] = fma_v(f, b->d * dx[t * nb], acc[t]);
-        if (has_min(type))
-            acc[t] = fma_v(to_float(madd16(broadcast(sums + 2 * t * nb), b->mins)), b->dm * dx[t * nb], acc[t]);
+        float_step(type, b, a, t ? i1 : i, f, &to[t]);
     }
 }
 #endif
@@ -292,13 +311,9 @@ INL void prefetch(const uint8_t *w, size_t n) {
 
 INL void quant_tile(int type, int nt, float *y, size_t ldy, const uint8_t *w, const sg_acts *a, uint32_t t0,
                     uint32_t rows) {
-    const size_t nb = a->n_blocks, first = (size_t)t0 * nb;
-    const int8_t *q = a->q + first * SG_BLOCK;
-    const float *dx = a->d + first;
-    const int16_t *sums = a->sums + 2 * first;
-    const size_t step = MR * (size_t)sg_block_bytes(type);
-    vf acc[8];
-    UNROLL for (int t = 0; t < nt; t++) acc[t] = (vf) { 0 };
+    const size_t nb = a->n_blocks, first = (size_t)t0 * nb, step = MR * (size_t)sg_block_bytes(type);
+    token_sums to[8];
+    UNROLL for (int t = 0; t < nt; t++) to[t] = (token_sums) { { 0 }, { 0 }, { 0 } };
     block b = { 0 };
     for (size_t i = 0; i < nb; w += step) {
         if (is_k(type)) {
@@ -307,27 +322,21 @@ INL void quant_tile(int type, int nt, float *y, size_t ldy, const uint8_t *w, co
         }
         for (int j = 0; j < (is_k(type) ? 8 : 1); j++, i++) {
             if (nt == 1) prefetch(w + j * (step / 8), is_k(type) ? step / 8 : step);
-            if (is_k(type))
-                decode_k(type, w, j, &b);
-            else
-                decode_simple(type, w, &b);
+            if (is_k(type)) decode_k(type, w, j, &b);
+            else decode_simple(type, w, &b);
 #ifdef PAIRS
             if (nt > 1) {
                 pair_codes(b.c, bias_of(type));
-                UNROLL for (int t = 0; t < nt; t += 2) {
-                    const size_t at = t * nb + i;
-                    pair_step(type, &b, nb, q + at * SG_BLOCK, dx + at, sums + 2 * at, acc + t);
-                }
+                UNROLL for (int t = 0; t < nt; t += 2) pair_step(type, &b, a, first + t * nb + i, &to[t]);
                 continue;
             }
 #endif
-            UNROLL for (int t = 0; t < nt; t++) {
-                const size_t at = t * nb + i;
-                acc[t] = token_step(type, &b, q + at * SG_BLOCK, dx[at], sums + 2 * at, acc[t]);
-            }
+            UNROLL for (int t = 0; t < nt; t++) token_step(type, &b, a, first + t * nb + i, &to[t]);
         }
+        if (!is_k(type)) continue;
+        UNROLL for (int t = 0; t < nt; t++) end_super(type, &b, &to[t]);
     }
-    UNROLL for (int t = 0; t < nt; t++) store_rows(y + t * ldy, acc[t], rows);
+    UNROLL for (int t = 0; t < nt; t++) store_rows(y + t * ldy, to[t].acc, rows);
 }
 
 /* A vector of weights of F32, F16, BF16. */

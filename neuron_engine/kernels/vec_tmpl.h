@@ -305,6 +305,7 @@ static void quantize_acts(sg_acts *a, uint32_t t) {
         if (d == 0) {
             memset(q, 0, 32);
             a->sums[2 * i] = a->sums[2 * i + 1] = 0;
+            a->dsum[i] = 0;
             continue;
         }
         vi sums[2] = { 0 };
@@ -315,6 +316,7 @@ static void quantize_acts(sg_acts *a, uint32_t t) {
         }
         a->sums[2 * i] = sum_codes(sums[0]);
         a->sums[2 * i + 1] = sum_codes(sums[1]);
+        a->dsum[i] = d * (float)(a->sums[2 * i] + a->sums[2 * i + 1]);
     }
 }
 

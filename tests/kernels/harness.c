@@ -212,6 +212,7 @@ sg_acts h_acts(uint32_t n, uint32_t k, int mode, const sg_vec_fns *vec) {
     a.q = h_alloc(values, 0);
     a.d = h_alloc(blocks * sizeof *a.d, 0);
     a.sums = h_alloc(2 * blocks * sizeof *a.sums, 0);
+    a.dsum = h_alloc(blocks * sizeof *a.dsum, 0);
     if (k % 32 == 0)
         for (uint32_t t = 0; t < n; t++) vec->quantize_acts(&a, t);
     return a;
@@ -222,5 +223,6 @@ void h_acts_free(sg_acts *a) {
     h_free(a->q, 0);
     h_free(a->d, 0);
     h_free(a->sums, 0);
+    h_free(a->dsum, 0);
     memset(a, 0, sizeof *a);
 }

@@ -106,12 +106,14 @@ static void check_acts(const sg_kernels *tier, const sg_kernels *ref) {
         b.q = h_alloc((size_t)n * k, 0);
         b.d = h_alloc(blocks * sizeof *b.d, 0);
         b.sums = h_alloc(blocks * 2 * sizeof *b.sums, 0);
+        b.dsum = h_alloc(blocks * sizeof *b.dsum, 0);
         for (uint32_t t = 0; t < n; t++) {
             ref->vec.quantize_acts(&a, t);
             tier->vec.quantize_acts(&b, t);
         }
         h_check(memcmp(a.q, b.q, (size_t)n * k) == 0 && memcmp(a.d, b.d, blocks * sizeof *a.d) == 0 &&
-                    memcmp(a.sums, b.sums, 2 * blocks * sizeof *a.sums) == 0,
+                    memcmp(a.sums, b.sums, 2 * blocks * sizeof *a.sums) == 0 &&
+                    memcmp(a.dsum, b.dsum, blocks * sizeof *a.dsum) == 0,
                 "%s quantize_acts differs (round %d)", tier->tier, round);
         for (size_t i = 0; i < blocks; i++) { /* the words of kernels.h, the slow way */
             float top = 0;
@@ -128,12 +130,14 @@ static void check_acts(const sg_kernels *tier, const sg_kernels *ref) {
                 same &= (float)b.q[i * 32 + j] == v;
                 sums[j / 16] += b.q[i * 32 + j];
             }
-            h_check(same && sums[0] == b.sums[2 * i] && sums[1] == b.sums[2 * i + 1],
+            h_check(same && sums[0] == b.sums[2 * i] && sums[1] == b.sums[2 * i + 1] &&
+                        b.dsum[i] == b.d[i] * (float)(sums[0] + sums[1]),
                     "%s quantize_acts: block %zu is wrong", tier->tier, i);
         }
         h_free(b.q, 0);
         h_free(b.d, 0);
         h_free(b.sums, 0);
+        h_free(b.dsum, 0);
         h_acts_free(&a);
     }
 }
@@ -308,6 +312,7 @@ typedef struct bench_data {
     float keys[BENCH_KEYS * BENCH_DIM], d[BENCH_N / 32];
     uint16_t halves[BENCH_N];
     int16_t sums[BENCH_N / 16];
+    float dsum[BENCH_N / 32];
     int8_t q[BENCH_N];
     sg_acts acts;
 } bench_data;
@@ -358,7 +363,7 @@ static void bench(const sg_kernels *k) {
     for (int i = 0; i < BENCH_KEYS * BENCH_DIM; i++) x->keys[i] = 0.5f;
     for (int i = 0; i < BENCH_ROWS * BENCH_KEYS; i++) x->scores[i] = h_uniform(0, 1);
     x->acts =
-        (sg_acts) { .n = 1, .k = BENCH_N, .n_blocks = BENCH_N / 32, .x = x->a, .q = x->q, .d = x->d, .sums = x->sums };
+        (sg_acts) { .n = 1, .k = BENCH_N, .n_blocks = BENCH_N / 32, .x = x->a, .q = x->q, .d = x->d, .sums = x->sums, .dsum = x->dsum };
     const double peak = h_peak(k->tier, SG_PEAK_F32);
     for (int f = 0; f < N_BENCH_FNS; f++) {
         double best = 1e9;

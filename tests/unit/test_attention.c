@@ -115,12 +115,12 @@ static void round_trip(sg_kv_type type, const float *x, double *y, uint32_t n) {
 /* The query as the scores use it: in 8 bit against 8-bit keys. */
 static void round_query(const problem *p, const sg_vec_fns *vec, const float *q, double *y) {
     const uint32_t n = p->a.head_dim_k;
-    float x[256], d[8];
+    float x[256], d[8], dsum[8];
     int8_t codes[256];
     int16_t sums[16];
     for (uint32_t i = 0; i < n; i++) y[i] = x[i] = q[i] * p->a.scale;
     if (p->type != SG_KV_Q8_0) return;
-    sg_acts acts = { 1, n, n / 32, x, codes, d, sums };
+    sg_acts acts = { 1, n, n / 32, x, codes, d, sums, dsum };
     vec->quantize_acts(&acts, 0);
     for (uint32_t i = 0; i < n; i++) y[i] = (double)codes[i] * d[i / 32];
 }

@@ -11,12 +11,12 @@
 typedef struct act_block {
     const int8_t *q;
     const int16_t *sums;
-    float d;
+    float d, dsum;
 } act_block;
 
 static act_block act_at(const sg_acts *a, uint32_t t, uint32_t b) {
     const size_t i = (size_t)t * a->n_blocks + b;
-    return (act_block) { a->q + i * SG_BLOCK, a->sums + 2 * i, a->d[i] };
+    return (act_block) { a->q + i * SG_BLOCK, a->sums + 2 * i, a->d[i], a->dsum[i] };
 }
 
 static float dot_f32(const void *row, const sg_acts *a, uint32_t t) {
@@ -82,7 +82,7 @@ static float dot_q4_1(const void *row, const sg_acts *a, uint32_t t) {
     for (uint32_t b = 0; b < a->n_blocks; b++) {
         const act_block x = act_at(a, t, b);
         acc = fmaf((float)dot_nibbles(w[b].qs, x.q, 0), sg_f16_to_f32(w[b].d) * x.d, acc);
-        acc = fmaf((float)(x.sums[0] + x.sums[1]), sg_f16_to_f32(w[b].m) * x.d, acc);
+        acc = fmaf(sg_f16_to_f32(w[b].m), x.dsum, acc);
     }
     return acc;
 }
@@ -103,7 +103,7 @@ static float dot_q5_1(const void *row, const sg_acts *a, uint32_t t) {
     for (uint32_t b = 0; b < a->n_blocks; b++) {
         const act_block x = act_at(a, t, b);
         acc = fmaf((float)dot_5bit(w[b].qs, w[b].qh, x.q, 0), sg_f16_to_f32(w[b].d) * x.d, acc);
-        acc = fmaf((float)(x.sums[0] + x.sums[1]), sg_f16_to_f32(w[b].m) * x.d, acc);
+        acc = fmaf(sg_f16_to_f32(w[b].m), x.dsum, acc);
     }
     return acc;
 }
@@ -147,8 +147,17 @@ static int32_t dot_16_codes(const int8_t code[16], const int8_t *x) {
     return s;
 }
 
+/* The last lines of a super-block; u, and v unless it is NULL, start again. d, dmin: F16. */
+static float end_super(uint16_t d, uint16_t dmin, float *u, float *v, float acc) {
+    acc = fmaf(sg_f16_to_f32(d), *u, acc);
+    if (v) acc = fmaf(-sg_f16_to_f32(dmin), *v, acc);
+    *u = 0;
+    if (v) *v = 0;
+    return acc;
+}
+
 static float dot_q2_k(const void *row, const sg_acts *a, uint32_t t) {
-    float acc = 0;
+    float acc = 0, u = 0, v = 0;
     for (uint32_t b = 0; b < a->n_blocks; b++) {
         const sg_q2_k *w = (const sg_q2_k *)row + b / 8;
         const act_block x = act_at(a, t, b);
@@ -161,14 +170,15 @@ static float dot_q2_k(const void *row, const sg_acts *a, uint32_t t) {
             s += (scale & 15) * dot_16_codes(code, x.q + 16 * h);
             m += (scale >> 4) * x.sums[h];
         }
-        acc = fmaf((float)s, sg_f16_to_f32(w->d) * x.d, acc);
-        acc = fmaf((float)m, -sg_f16_to_f32(w->dmin) * x.d, acc);
+        u = fmaf((float)s, x.d, u);
+        v = fmaf((float)m, x.d, v);
+        if (b % 8 == 7) acc = end_super(w->d, w->dmin, &u, &v, acc);
     }
     return acc;
 }
 
 static float dot_q3_k(const void *row, const sg_acts *a, uint32_t t) {
-    float acc = 0;
+    float acc = 0, u = 0;
     for (uint32_t b = 0; b < a->n_blocks; b++) {
         const sg_q3_k *w = (const sg_q3_k *)row + b / 8;
         const act_block x = act_at(a, t, b);
@@ -181,13 +191,14 @@ static float dot_q3_k(const void *row, const sg_acts *a, uint32_t t) {
             }
             s += sg_q3_k_scale(w->scales, (int)(b % 8 * 2 + h)) * dot_16_codes(code, x.q + 16 * h);
         }
-        acc = fmaf((float)s, sg_f16_to_f32(w->d) * x.d, acc);
+        u = fmaf((float)s, x.d, u);
+        if (b % 8 == 7) acc = end_super(w->d, 0, &u, NULL, acc);
     }
     return acc;
 }
 
 static float dot_q4_k(const void *row, const sg_acts *a, uint32_t t) {
-    float acc = 0;
+    float acc = 0, u = 0, v = 0;
     for (uint32_t b = 0; b < a->n_blocks; b++) {
         const sg_q4_k *w = (const sg_q4_k *)row + b / 8;
         const act_block x = act_at(a, t, b);
@@ -195,14 +206,15 @@ static float dot_q4_k(const void *row, const sg_acts *a, uint32_t t) {
         sg_k4_scales(w->scales, (int)(b % 8), &scale, &min);
         int32_t s = 0;
         for (uint32_t l = 0; l < 32; l++) s += (w->qs[b % 8 / 2 * 32 + l] >> (4 * (b % 2)) & 15) * x.q[l];
-        acc = fmaf((float)(scale * s), sg_f16_to_f32(w->d) * x.d, acc);
-        acc = fmaf((float)(min * (x.sums[0] + x.sums[1])), -sg_f16_to_f32(w->dmin) * x.d, acc);
+        u = fmaf((float)(scale * s), x.d, u);
+        v = fmaf((float)min, x.dsum, v);
+        if (b % 8 == 7) acc = end_super(w->d, w->dmin, &u, &v, acc);
     }
     return acc;
 }
 
 static float dot_q5_k(const void *row, const sg_acts *a, uint32_t t) {
-    float acc = 0;
+    float acc = 0, u = 0, v = 0;
     for (uint32_t b = 0; b < a->n_blocks; b++) {
         const sg_q5_k *w = (const sg_q5_k *)row + b / 8;
         const act_block x = act_at(a, t, b);
@@ -213,14 +225,15 @@ static float dot_q5_k(const void *row, const sg_acts *a, uint32_t t) {
             const int low = w->qs[b % 8 / 2 * 32 + l] >> (4 * (b % 2)) & 15;
             s += (low | (w->qh[l] >> (b % 8) & 1) << 4) * x.q[l];
         }
-        acc = fmaf((float)(scale * s), sg_f16_to_f32(w->d) * x.d, acc);
-        acc = fmaf((float)(min * (x.sums[0] + x.sums[1])), -sg_f16_to_f32(w->dmin) * x.d, acc);
+        u = fmaf((float)(scale * s), x.d, u);
+        v = fmaf((float)min, x.dsum, v);
+        if (b % 8 == 7) acc = end_super(w->d, w->dmin, &u, &v, acc);
     }
     return acc;
 }
 
 static float dot_q6_k(const void *row, const sg_acts *a, uint32_t t) {
-    float acc = 0;
+    float acc = 0, u = 0;
     for (uint32_t b = 0; b < a->n_blocks; b++) {
         const sg_q6_k *w = (const sg_q6_k *)row + b / 8;
         const act_block x = act_at(a, t, b);
@@ -235,7 +248,8 @@ static float dot_q6_k(const void *row, const sg_acts *a, uint32_t t) {
             }
             s += w->scales[b % 8 * 2 + h] * dot_16_codes(code, x.q + 16 * h);
         }
-        acc = fmaf((float)s, sg_f16_to_f32(w->d) * x.d, acc);
+        u = fmaf((float)s, x.d, u);
+        if (b % 8 == 7) acc = end_super(w->d, 0, &u, NULL, acc);
     }
     return acc;
 }

@@ -14,7 +14,7 @@ typedef struct gemv_walk {
     const uint8_t *w;
     size_t apart;
     const int8_t *q;
-    const float *dx;
+    const float *dx, *dsum;
     const int16_t *sums;
 } gemv_walk;
 
@@ -84,7 +84,7 @@ INL void block_simple(int type, int tiles, const gemv_walk *k, vf acc[4]) {
         if (bias) s[m] += off;
         const vf d = type == SG_DTYPE_MXFP4 ? e8m0_half(w) : halves(w);
         acc[m] = fma_v(to_float(s[m]), d * dx, acc[m]);
-        if (has_min(type)) acc[m] = fma_v(to_float(madd16(sums, ones16())), halves(w + MR * SG_T_Q4_1_M) * dx, acc[m]);
+        if (has_min(type)) acc[m] = fma_v(halves(w + MR * SG_T_Q4_1_M), splat_f(*k->dsum), acc[m]);
     }
 }
 
@@ -95,6 +95,12 @@ INL vu byte_pair(vu w, int i) {
                                                                 c + 0x00080008u, c + 0x000c000cu }));
 }
 
+/* Byte i of every word as a word. */
+INL vu byte_word(vu w, int i) {
+    const uint32_t c = 0x80808000u | (uint32_t)i;
+    return (vu)_mm256_shuffle_epi8((__m256i)w, (__m256i)((vu) { c, c + 4, c + 8, c + 12, c, c + 4, c + 8, c + 12 }));
+}
+
 /* One super-block of Q4_K or Q5_K of one tile: a word holds the codes of two sub-blocks. */
 INL void block_k45(int type, const gemv_walk *k, vf *acc) {
     const bool five = type == SG_DTYPE_Q5_K;
@@ -102,15 +108,15 @@ INL void block_k45(int type, const gemv_walk *k, vf *acc) {
     const vu w0 = hold(load_u(at)), w1 = hold(load_u(at + 4 * MR)), w2 = hold(load_u(at + 8 * MR)); /* see sg_k4_scales */
     const vu scales[2] = { w0 & 0x3f3f3f3fu, (w2 & 0x0f0f0f0fu) | (w0 >> 2 & 0x30303030u) };
     const vu mins[2] = { w1 & 0x3f3f3f3fu, (w2 >> 4 & 0x0f0f0f0fu) | (w1 >> 2 & 0x30303030u) };
-    const vf d = halves(w), dm = -halves(w + MR * SG_T_Q4_K_DMIN);
+    vf u = { 0 }, v = { 0 };
     UNROLL for (int j = 0; j < 8; j += 2) {
         const int8_t *q = k->q + 32 * j;
         vu sum[2];
         vi s[2];
         UNROLL for (int g = 0; g < 8; g++) {
             const vu x[2] = { hold(broadcast(q + 4 * g)), hold(broadcast(q + 32 + 4 * g)) };
-            const vu v = hold(load_u(qs + MR * (j / 2 * 32 + 4 * g)));
-            vu c[2] = { v & 0x0f0f0f0fu, v >> 4 & 0x0f0f0f0fu };
+            const vu codes = hold(load_u(qs + MR * (j / 2 * 32 + 4 * g)));
+            vu c[2] = { codes & 0x0f0f0f0fu, codes >> 4 & 0x0f0f0f0fu };
             if (five) {
                 const vu h = hold(load_u(w + MR * (SG_T_Q5_K_QH + 4 * g)));
                 c[0] |= (j < 4 ? h << (4 - j) : h >> (j - 4)) & 0x10101010u;
@@ -125,12 +131,12 @@ INL void block_k45(int type, const gemv_walk *k, vf *acc) {
             }
         }
         UNROLL for (int i = 0; i < 2; i++) {
-            const vu sums = hold(broadcast(k->sums + 2 * (j + i)));
-            const vf dx = splat_f(k->dx[j + i]);
-            *acc = fma_v(to_float(s[i]), d * dx, *acc);
-            *acc = fma_v(to_float(madd16(sums, byte_pair(mins[j / 4], (j & 3) + i))), dm * dx, *acc);
+            u = fma_v(to_float(s[i]), splat_f(k->dx[j + i]), u);
+            v = fma_v(to_float((vi)byte_word(mins[j / 4], (j & 3) + i)), splat_f(k->dsum[j + i]), v);
         }
     }
+    *acc = fma_v(halves(w), u, *acc);
+    *acc = fma_v(-halves(w + MR * SG_T_Q4_K_DMIN), v, *acc);
 }
 
 /* Signed byte i of every word as a pair of 16-bit numbers. */
@@ -141,8 +147,8 @@ INL vu signed_pair(vu w, int i) {
     return (vu)_mm256_srai_epi16((__m256i)at_top, 8);
 }
 
-/* Half a super-block of Q6_K of one tile: four sub-blocks. */
-INL void half_q6_k(const gemv_walk *k, int half, vf *acc) {
+/* Half a super-block of Q6_K of one tile: four sub-blocks. u: the sum of the rule. */
+INL void half_q6_k(const gemv_walk *k, int half, vf *u) {
     const int8_t *q = k->q + 128 * half;
     const uint8_t *scales_at = k->w + MR * (SG_T_Q6_K_SCALES + half * 8);
     vi s[4];
@@ -170,7 +176,7 @@ INL void half_q6_k(const gemv_walk *k, int half, vf *acc) {
         const vu scales = load_u(k->w + MR * (SG_T_Q6_K_SCALES + j / 2 * 4));
         const vu a = signed_pair(scales, 2 * (j & 1)), b = signed_pair(scales, 2 * (j & 1) + 1);
         const vi off = madd16(broadcast(k->sums + 2 * j), (a & 0xffffu) | (b & 0xffff0000u)); /* codes are 32 too large */
-        *acc = fma_v(to_float(s[p] - (off << 5)), halves(k->w) * splat_f(k->dx[j]), *acc);
+        *u = fma_v(to_float(s[p] - (off << 5)), splat_f(k->dx[j]), *u);
     }
 }
 
@@ -187,7 +193,7 @@ INL bool has_gemv(int type) { return !is_k(type) || type == SG_DTYPE_Q4_K || typ
 #endif
 INL void gemv_streams(int type, float *y, const uint8_t *w, const sg_acts *a, uint32_t stride) {
     const size_t nb = a->n_blocks, step = MR * (size_t)sg_block_bytes(type), blocks = sg_block_values(type) / SG_BLOCK;
-    gemv_walk k = { w, stride * (nb / blocks) * step, a->q, a->d, a->sums };
+    gemv_walk k = { w, stride * (nb / blocks) * step, a->q, a->d, a->dsum, a->sums };
     vf acc[STREAMS];
     UNROLL for (int m = 0; m < STREAMS; m++) acc[m] = (vf) { 0 };
     for (size_t i = 0; i < nb; i += blocks) {
@@ -198,13 +204,15 @@ INL void gemv_streams(int type, float *y, const uint8_t *w, const sg_acts *a, ui
                 FRESH(t.q);
                 FRESH(t.dx);
                 FRESH(t.sums);
-                UNROLL for (int half = 0; half < 2; half++) half_q6_k(&t, half, &acc[m]);
+                vf u = { 0 };
+                UNROLL for (int half = 0; half < 2; half++) half_q6_k(&t, half, &u);
+                acc[m] = fma_v(halves(t.w), u, acc[m]);
             }
         } else if (is_k(type)) {
             APART for (int m = 0; m < STREAMS; m++, t.w += t.apart) {
                 FRESH(t.q);
                 FRESH(t.dx);
-                FRESH(t.sums);
+                FRESH(t.dsum);
                 block_k45(type, &t, &acc[m]);
             }
         } else if (type != SG_DTYPE_Q4_0 && type != SG_DTYPE_Q8_0 && type != SG_DTYPE_MXFP4) {
@@ -215,6 +223,7 @@ INL void gemv_streams(int type, float *y, const uint8_t *w, const sg_acts *a, ui
         k.w += step;
         k.q += blocks * SG_BLOCK;
         k.dx += blocks;
+        k.dsum += blocks;
         k.sums += 2 * blocks;
     }
     UNROLL for (int m = 0; m < STREAMS; m++) *(vf_mem *)(y + (size_t)m * stride * MR) = acc[m];

@@ -22,15 +22,15 @@ typedef struct panel_w {
     vu c[8][2];         /* codes; of signed types values 0 and 2 of each four in 16 bits, */
     vu odd[8][2];       /* and values 1 and 3 */
     vu scale[2][2];         /* K types: sub-scale of each half, twice in 16 bits */
-    vf d[2], dm[2];
-    vu min[2]; /* Q2_K: two 16-bit factors of the two sums; else floats */
+    vf d[2], dm[2]; /* of K types in the first block of a super-block only */
+    vu min[2]; /* Q2_K: two 16-bit factors of the two sums; Q4_K, Q5_K: floats */
 } panel_w;
 
 /* A span of four tokens. */
 typedef struct panel_x {
     _Alignas(64) uint32_t init[SPAN][2][4]; /* two 16-bit numbers: -bias * (sum of values 0, 1 of every four; of values 2, 3) of each half,
                                   or first of all where halves do not matter */
-    uint32_t sum[4][SPAN];     /* of the activations: floats; Q2_K: two 16-bit numbers */
+    uint32_t sum[4][SPAN];     /* of the activations: dsum; Q2_K: two 16-bit numbers */
     float d[4][SPAN];
     int8_t q[]; /* see panel_q */
 } panel_x;
@@ -55,7 +55,7 @@ INL void panel_put(int type, panel_w *p, int m, const block *b) {
     p->d[m] = b->d;
     if (has_min(type)) {
         p->dm[m] = b->dm;
-        p->min[m] = type == SG_DTYPE_Q2_K ? b->mins : (vu)to_float((vi)(b->mins & 0xffffu));
+        if (is_k(type)) p->min[m] = type == SG_DTYPE_Q2_K ? b->mins : (vu)b->min;
     }
     if (n_sub(type)) p->scale[0][m] = ((vu)b->k0 & 0xffffu) | (vu)b->k0 << 16;
     if (n_sub(type) == 2) p->scale[1][m] = ((vu)b->k1 & 0xffffu) | (vu)b->k1 << 16;
@@ -116,11 +116,31 @@ INL void panel_signed(const panel_w *w, const panel_x *x, size_t i, vi part[4][2
     }
 }
 
-/* y[0..3][0..15] += products of n_blocks blocks; = when it is the first span. */
+/* The end of a super-block: acc is u of the rule and becomes the new sum. */
+INL void panel_end_super(int type, const float *y, size_t ldy, const panel_w *w, const panel_x *x, vf acc[4][2], bool first) {
+    UNROLL for (int t = 0; t < 4; t++) UNROLL for (int m = 0; m < 2; m++) {
+        const vf before = first ? (vf) { 0 } : (vf)load_u((const uint8_t *)(y + t * ldy + m * MR));
+        acc[t][m] = fma_v(w->d[m], acc[t][m], before);
+    }
+    if (!has_min(type)) return;
+    vf v[4][2];
+    UNROLL for (int t = 0; t < 4; t++) UNROLL for (int m = 0; m < 2; m++) v[t][m] = (vf) { 0 };
+    for (size_t i = 0; i < SPAN; i++) {
+        UNROLL for (int t = 0; t < 4; t++) UNROLL for (int m = 0; m < 2; m++) {
+            const vu sum = broadcast(&x->sum[t][i]), min = w[i].min[m];
+            v[t][m] = type == SG_DTYPE_Q2_K ? fma_v(to_float(madd16(sum, min)), splat_f(x->d[t][i]), v[t][m])
+                                            : fma_v((vf)min, (vf)sum, v[t][m]);
+        }
+    }
+    UNROLL for (int t = 0; t < 4; t++) UNROLL for (int m = 0; m < 2; m++) acc[t][m] = fma_v(w->dm[m], v[t][m], acc[t][m]);
+}
+
+/* y[0..3][0..15] += products of n_blocks blocks; = when it is the first span. K types: of a super-block. */
 INL void panel_multiply(int type, float *y, size_t ldy, const panel_w *w, const panel_x *x, uint32_t n_blocks, bool first) {
-    vf acc[4][2];
+    vf acc[4][2]; /* K types: u, since a span is a super-block */
     UNROLL for (int t = 0; t < 4; t++) UNROLL for (int m = 0; m < 2; m++)
-        acc[t][m] = first ? (vf) { 0 } : (vf)load_u((const uint8_t *)(y + t * ldy + m * MR));
+        acc[t][m] = first || is_k(type) ? (vf) { 0 } : (vf)load_u((const uint8_t *)(y + t * ldy + m * MR));
+    const panel_w *const super = w;
     for (size_t i = 0; i < n_blocks; i++, w++) {
         vi part[4][2];
         if (has_sign(type)) {
@@ -130,14 +150,12 @@ INL void panel_multiply(int type, float *y, size_t ldy, const panel_w *w, const 
             if (in_halves(type)) panel_groups(type, w, x, i, 4, 8, part);
         }
         UNROLL for (int t = 0; t < 4; t++) UNROLL for (int m = 0; m < 2; m++) {
-            const vf dx = splat_f(x->d[t][i]);
-            acc[t][m] = fma_v(to_float(part[t][m]), w->d[m] * dx, acc[t][m]);
-            if (!has_min(type)) continue;
-            const vu sum = broadcast(&x->sum[t][i]);
-            const vf f = type == SG_DTYPE_Q2_K ? to_float(madd16(sum, w->min[m])) : is_k(type) ? (vf)sum * (vf)w->min[m] : (vf)sum;
-            acc[t][m] = fma_v(f, w->dm[m] * dx, acc[t][m]);
+            const vf dx = splat_f(x->d[t][i]), f = to_float(part[t][m]);
+            acc[t][m] = is_k(type) ? fma_v(f, dx, acc[t][m]) : fma_v(f, w->d[m] * dx, acc[t][m]);
+            if (has_min(type) && !is_k(type)) acc[t][m] = fma_v(w->dm[m], (vf)broadcast(&x->sum[t][i]), acc[t][m]);
         }
     }
+    if (is_k(type)) panel_end_super(type, y, ldy, super, x, acc, first);
     UNROLL for (int t = 0; t < 4; t++) UNROLL for (int m = 0; m < 2; m++) *(vf_mem *)(y + t * ldy + m * MR) = acc[t][m];
 }
 
@@ -167,15 +185,12 @@ static void panel_quad(panel_x *x, const sg_acts *a, uint32_t t0, uint32_t n, ui
         uint32_t i = 0;
         for (; i + 8 <= n_blocks; i += 8) {
             _mm256_store_ps(x->d[t] + i, _mm256_loadu_ps(a->d + at[t] + i));
-            const __m256i sums = _mm256_loadu_si256((const void *)(a->sums + 2 * (at[t] + i)));
-            const __m256 floats = _mm256_cvtepi32_ps(_mm256_madd_epi16(sums, _mm256_set1_epi16(1)));
-            _mm256_store_si256((void *)(x->sum[t] + i), type->sum16 ? sums : _mm256_castps_si256(floats));
+            const void *sums = type->sum16 ? (const void *)(a->sums + 2 * (at[t] + i)) : a->dsum + at[t] + i;
+            _mm256_store_si256((void *)(x->sum[t] + i), _mm256_loadu_si256(sums));
         }
         for (; i < n_blocks; i++) {
-            const int16_t *s = a->sums + 2 * (at[t] + i);
-            const float f = (float)(s[0] + s[1]);
             x->d[t][i] = a->d[at[t] + i];
-            memcpy(&x->sum[t][i], type->sum16 ? (const void *)s : &f, 4);
+            memcpy(&x->sum[t][i], type->sum16 ? (const void *)(a->sums + 2 * (at[t] + i)) : a->dsum + at[t] + i, 4);
         }
     }
     for (uint32_t i = 0; i < n_blocks; i++) {
