@@ -29,7 +29,8 @@
 
 /* Activations of n tokens, k values each. The F32 form is always there; the 8-bit form only after vec.quantize_acts.
  * Block b of token t: values q[t*k + 32*b ..+32), scale d[t*n_blocks + b], sums of 16 values each in
- * sums[2*(t*n_blocks + b)], sums[.. + 1], dsum = d * the sum of all 32, rounded once. q, d, sums, dsum are 64-byte aligned. k need not be a multiple of 32 for the F32 form. */
+ * sums[2*(t*n_blocks + b)], sums[.. + 1], and dsum[t*n_blocks + b] = d * the sum of all 32, rounded once. q, d, sums, dsum are
+ * 64-byte aligned. k need not be a multiple of 32 for the F32 form. */
 typedef struct sg_acts {
     uint32_t n, k, n_blocks; /* n_blocks = k / 32 */
     const float *x;          /* [n][k] */
@@ -95,8 +96,8 @@ typedef struct sg_vec_fns {
      * else i + n/2 modulo n. cos, sin: [n], the sign of the rotation in sin. */
     void (*rope)(float *x, const float *cos, const float *sin, size_t n, bool adjacent);
     sg_attend_fns attend;
-    /* Fills q, d, sums, dsum of token t from its F32 row: d = max|x| / 127, q = round to nearest even(x / d), 0 when d is 0, at most
-     * 127 in size (a subnormal d is so coarse that x / d may pass it). a->k % 32 == 0. NaN counts as 0, infinities as the
+    /* Fills q, d, sums, dsum of token t from its F32 row: d = max|x| / 127, q = round to nearest even(x / d), 0 when d is 0, at
+     * most 127 in size (a subnormal d is so coarse that x / d may pass it). a->k % 32 == 0. NaN counts as 0, infinities as the
      * largest float. */
     void (*quantize_acts)(sg_acts *a, uint32_t t);
 } sg_vec_fns;

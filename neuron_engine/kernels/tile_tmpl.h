@@ -254,8 +254,7 @@ INL void end_super(int type, const block *b, token_sums *to) {
 }
 
 /* Block i of one token. The integers stay below 2^24, so a sub-scale may be multiplied in F32. That can make -0 of an integer
- * zero, which no result shows: acc and u are never -0, since they start as +0 and an integer times an F32 scale does not
- * underflow. */
+ * zero, which no result shows: u is never -0, since it starts as +0 and an integer times an F32 scale does not underflow. */
 INL void token_step(int type, const block *b, const sg_acts *a, size_t i, token_sums *to) {
     const int bias = bias_of(type), top = top_of(type);
     const int8_t *q = a->q + i * SG_BLOCK;

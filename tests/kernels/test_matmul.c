@@ -102,11 +102,13 @@ static void check_kernel(const sg_mat_kernel *kernel) {
     static const uint32_t tokens[] = { 1, 1, 2, 3, 4, 5, 7, 8, 9, 12, 16, 17, 70 };
     for (uint32_t i = 0; i < 48; i++) {
         const int wmode = (int)(i % H_BLOCK_MODES), amode = (int)(i / H_BLOCK_MODES % H_ACT_MODES);
-        /* The last two: more tokens than the kernels lay out at a time (x86/panel_avx2.h has the largest numbers). */
+        /* The last two: more tokens than the kernels lay out at a time (x86/panel_avx2.h has the largest numbers), and more than
+         * 8 blocks, so that sums wait in y. */
         const bool many = i >= 46;
         const uint32_t r = i < 16 ? rows[h_below(11)] : 1 + h_below(many ? 40 : 70);
         const uint32_t n = i < 13 ? tokens[i] : many ? (i == 46 ? 153 : 257) + h_below(60) : 1 + h_below(70);
-        const uint32_t k = many ? sg_dtype_get((uint32_t)kernel->type)->block_values : random_k(kernel->type);
+        const uint32_t unit = sg_dtype_get((uint32_t)kernel->type)->block_values;
+        const uint32_t k = many ? unit * (unit == 32 ? 9 : 2) : random_k(kernel->type);
         matrix m = make_matrix(kernel, r, k, wmode);
         sg_acts a = h_acts(n, k, amode, &sg_vec_ref);
         check_unpack(&m);

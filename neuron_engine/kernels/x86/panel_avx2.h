@@ -19,25 +19,27 @@
 
 /* A block of two tiles. */
 typedef struct panel_w {
-    vu c[8][2];         /* codes; of signed types values 0 and 2 of each four in 16 bits, */
-    vu odd[8][2];       /* and values 1 and 3 */
-    vu scale[2][2];         /* K types: sub-scale of each half, twice in 16 bits */
-    vf d[2], dm[2]; /* of K types in the first block of a super-block only */
-    vu min[2]; /* Q2_K: two 16-bit factors of the two sums; Q4_K, Q5_K: floats */
+    vu c[8][2];     /* codes; of signed types values 0 and 2 of each four in 16 bits, */
+    vu odd[8][2];   /* and values 1 and 3 */
+    vu scale[2][2]; /* K types: sub-scale of each half, twice in 16 bits */
+    vf d[2], dm[2]; /* K types: of the super-block, the same in each of its blocks */
+    vu min[2];      /* Q2_K: two 16-bit factors of the two sums; Q4_K, Q5_K: floats */
 } panel_w;
 
 /* A span of four tokens. */
 typedef struct panel_x {
-    _Alignas(64) uint32_t init[SPAN][2][4]; /* two 16-bit numbers: -bias * (sum of values 0, 1 of every four; of values 2, 3) of each half,
-                                  or first of all where halves do not matter */
-    uint32_t sum[4][SPAN];     /* of the activations: dsum; Q2_K: two 16-bit numbers */
+    /* Two 16-bit numbers: -bias * (sum of values 0, 1 of every four; of values 2, 3) of each half, or first of all where halves
+     * do not matter. */
+    _Alignas(64) uint32_t init[SPAN][2][4];
+    uint32_t sum[4][SPAN]; /* of the activations: dsum; Q2_K: two 16-bit numbers */
     float d[4][SPAN];
     int8_t q[]; /* see panel_q */
 } panel_x;
 
 INL bool has_sign(int type) { return top_of(type) < 0; }
-/* Block i of token t: 32 bytes; for signed types in 16 bits, values 0 and 2 of each four and then values 1 and 3. */
+/* Of a panel_x with its q; wide: of a signed type. */
 INL size_t panel_x_bytes(bool wide) { return sizeof(panel_x) + SPAN * 4 * SG_BLOCK * (wide ? 2 : 1); }
+/* Block i of token t: 32 bytes; for signed types in 16 bits, values 0 and 2 of each four and then values 1 and 3. */
 INL const int8_t *panel_q(int type, const panel_x *x, size_t i, int t) {
     return x->q + (4 * i + (size_t)t) * SG_BLOCK * (has_sign(type) ? 2 : 1);
 }
@@ -229,8 +231,8 @@ static size_t panel_bytes(const panel_type *type, size_t n_blocks) {
 }
 
 /* Span b .. b + blocks-1 of tokens t0 .. t0 + n-1, laid out in x, against rows row0 .. row1-1. */
-static void panel_span(const panel_type *type, float *y, size_t ldy, const uint8_t *w, const sg_acts *a, const uint8_t *x, uint32_t n,
-                       uint32_t row0, uint32_t row1, uint32_t b, uint32_t blocks) {
+static void panel_span(const panel_type *type, float *y, size_t ldy, const uint8_t *w, const sg_acts *a, const uint8_t *x,
+                       uint32_t n, uint32_t row0, uint32_t row1, uint32_t b, uint32_t blocks) {
     panel_w p[SPAN];
     memset(p, 0, sizeof p);
     const size_t tile_bytes = panel_bytes(type, a->n_blocks), span_bytes = panel_bytes(type, blocks);
@@ -256,7 +258,8 @@ static void panel_span(const panel_type *type, float *y, size_t ldy, const uint8
     }
 }
 
-static void panel_gemm(const panel_type *type, float *y, size_t ldy, const void *w, const sg_acts *a, uint32_t row0, uint32_t row1) {
+static void panel_gemm(const panel_type *type, float *y, size_t ldy, const void *w, const sg_acts *a, uint32_t row0,
+                       uint32_t row1) {
     _Alignas(64) uint8_t x[WALK_BYTES];
     const uint32_t most = (uint32_t)(WALK_BYTES / panel_x_bytes(type->wide)) * 4, walks = (a->n + most - 1) / most;
     const uint32_t per_walk = ((a->n + walks - 1) / walks + 3) / 4 * 4; /* walks of one length */
@@ -282,7 +285,7 @@ static void panel_gemm(const panel_type *type, float *y, size_t ldy, const void 
     INL panel_type panel_##lower(void) {                                                                               \
         return (panel_type) { decode_##lower,        multiply_##lower, sg_block_values(type_),                         \
                               sg_block_bytes(type_), bias_of(type_),   in_halves(type_),                               \
-                              type_ == SG_DTYPE_Q2_K,  has_sign(type_) };                                                                \
+                              type_ == SG_DTYPE_Q2_K,  has_sign(type_) };                                              \
     }
 
 /* At the beginning of a gemm: everything above two tokens. */
