@@ -24,6 +24,7 @@
 #ifndef SG_NE_KERNELS_H
 #define SG_NE_KERNELS_H
 
+#include "neuron_engine/kernels/neuron.h"
 #include "runtime/base/cpu.h"
 #include "runtime/base/dtype.h"
 
@@ -106,7 +107,8 @@ typedef struct sg_vec_fns {
 typedef struct sg_kernels {
     const char *tier; /* "ref", "avx2", "avxvnni", "avx512", "avx512vnni", "neon", "dotprod", "i8mm" */
     sg_vec_fns vec;
-    const sg_mat_kernel *mat[SG_DTYPE_LIMIT]; /* by sg_dtype; NULL for no such type */
+    const sg_mat_kernel *mat[SG_DTYPE_LIMIT];       /* by sg_dtype; NULL for no such type */
+    const sg_neuron_kernel *neuron[SG_DTYPE_LIMIT]; /* F32, F16, Q8_0, Q4_0; NULL for the others */
 } sg_kernels;
 
 /* Fills *out with the best functions for `flags` (sg_cpu_detect, perhaps masked): starts from the reference and lets each

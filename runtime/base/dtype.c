@@ -10,7 +10,8 @@ static const sg_dtype_info types[SG_DTYPE_LIMIT] = {
     [SG_DTYPE_Q3_K] = { "Q3_K", 256, 110 },   [SG_DTYPE_Q4_K] = { "Q4_K", 256, 144 },
     [SG_DTYPE_Q5_K] = { "Q5_K", 256, 176 },   [SG_DTYPE_Q6_K] = { "Q6_K", 256, 210 },
     [SG_DTYPE_IQ4_NL] = { "IQ4_NL", 32, 18 }, [SG_DTYPE_BF16] = { "BF16", 1, 2 },
-    [SG_DTYPE_MXFP4] = { "MXFP4", 32, 17 },
+    [SG_DTYPE_MXFP4] = { "MXFP4", 32, 17 },   [SG_DTYPE_I8] = { "I8", 1, 1 },
+    [SG_DTYPE_I32] = { "I32", 1, 4 },
 };
 
 const sg_dtype_info *sg_dtype_get(uint32_t type) {

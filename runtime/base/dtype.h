@@ -22,6 +22,8 @@ typedef enum sg_dtype {
     SG_DTYPE_Q5_K = 13,
     SG_DTYPE_Q6_K = 14,
     SG_DTYPE_IQ4_NL = 20,
+    SG_DTYPE_I8 = 24, /* bytes and indices, no weights */
+    SG_DTYPE_I32 = 26,
     SG_DTYPE_BF16 = 30,
     SG_DTYPE_MXFP4 = 39
 } sg_dtype;

@@ -1,0 +1,29 @@
+#include "neuron_engine/bundle.h"
+
+static size_t padded(size_t n) { return (n + SG_BUNDLE_ALIGN - 1) / SG_BUNDLE_ALIGN * SG_BUNDLE_ALIGN; }
+
+static bool fits(sg_dtype type, uint32_t k) {
+    const bool quantised = type == SG_DTYPE_Q8_0 || type == SG_DTYPE_Q4_0;
+    return sg_dot_row_bytes(type, k) > 0 && (!quantised || k % 32 == 0);
+}
+
+uint32_t sg_bundle_per_cluster(size_t gate_row_bytes) {
+    uint32_t n = 64;
+    while (n < SG_CLUSTER_MAX && n * gate_row_bytes < (size_t)128 << 10) n *= 2;
+    return n;
+}
+
+bool sg_bundle_layout_init(sg_bundle_layout *l) {
+    if (l->n_neurons == 0 || l->k == 0 || l->n_neurons > 1u << 20 || l->k > 1u << 20) return false;
+    if (l->per_cluster == 0 || l->per_cluster > SG_CLUSTER_MAX || l->per_cluster % 32) return false;
+    if (!l->gated) l->up_type = l->gate_type;
+    if (!fits(l->gate_type, l->k) || !fits(l->up_type, l->k) || !fits(l->down_type, l->k)) return false;
+    l->n_clusters = (l->n_neurons + l->per_cluster - 1) / l->per_cluster;
+    l->gate_row = sg_dot_row_bytes(l->gate_type, l->k);
+    l->up_row = l->gated ? sg_dot_row_bytes(l->up_type, l->k) : 0;
+    l->down_row = sg_down_row_bytes(l->down_type, l->k);
+    l->record = l->up_row + l->down_row;
+    l->records_at = padded(l->per_cluster * l->gate_row);
+    l->cluster_bytes = l->records_at + padded(l->per_cluster * l->record);
+    return true;
+}

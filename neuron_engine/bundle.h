@@ -1,0 +1,48 @@
+/* Neuron bundles: the feed-forward weights of a layer, cut into clusters of neurons (docs/model_bin.md).
+ *
+ * Neuron i of out = down(act(gate x, up x)) is row i of gate, row i of up and column i of down. A cluster is a run of `per_cluster`
+ * neurons: first the gate rows of all of them, so that they can be read alone; from the next 4096-byte boundary on, a record
+ * {up row, down row} per neuron. Ungated layers (out = down(act(up x))) have their up rows in the place of the gate. Clusters
+ * begin on 4096-byte boundaries; neurons beyond n_neurons in the last one are zero and never fire. */
+#ifndef SG_NE_BUNDLE_H
+#define SG_NE_BUNDLE_H
+
+#include "neuron_engine/kernels/kernels.h"
+
+#define SG_BUNDLE_ALIGN 4096u
+#define SG_CLUSTER_MAX 256u /* neurons */
+
+/* Sizes and offsets, all derived from the first seven members. */
+typedef struct sg_bundle_layout {
+    uint32_t n_neurons, k; /* k: values of a row, n_embd */
+    uint32_t per_cluster;  /* 32 .. SG_CLUSTER_MAX, a multiple of 32 */
+    bool gated;
+    sg_dtype gate_type, up_type, down_type; /* F32, F16, Q8_0, Q4_0; ungated: up_type == gate_type, no up rows in the records */
+    uint32_t n_clusters;
+    size_t gate_row, up_row, down_row; /* bytes; up_row is 0 when ungated */
+    size_t record;                     /* up_row + down_row */
+    size_t records_at;                 /* from the beginning of a cluster: gate rows, padded */
+    size_t cluster_bytes;
+} sg_bundle_layout;
+
+/* Fills in what follows from the first seven. False when they are out of range or the types cannot be bundled. */
+bool sg_bundle_layout_init(sg_bundle_layout *l);
+/* Neurons per cluster for rows of this size: the fewest of 64, 128 and 256 whose gate rows reach 128 KiB, so that reading one from
+ * flash is worth the request. */
+uint32_t sg_bundle_per_cluster(size_t gate_row_bytes);
+
+/* A bundled layer in RAM. data: n_clusters * cluster_bytes, not owned. */
+typedef struct sg_bundle {
+    sg_bundle_layout l;
+    const uint8_t *data; /* NULL: the layer has none */
+    const sg_neuron_kernel *gate, *up, *down;
+} sg_bundle;
+
+static inline const uint8_t *sg_bundle_gates(const sg_bundle *b, uint32_t cluster) {
+    return b->data + cluster * b->l.cluster_bytes;
+}
+static inline const uint8_t *sg_bundle_records(const sg_bundle *b, uint32_t cluster) {
+    return sg_bundle_gates(b, cluster) + b->l.records_at;
+}
+
+#endif
