@@ -33,10 +33,15 @@ static void layer_name(char name[NAME_SIZE], const sg_tensor_rule *rule, uint32_
     snprintf(name, NAME_SIZE, "%.*s%u%s", (int)(at - rule->name), rule->name, layer, at + 2);
 }
 
+/* In a model.bin bundles stand in the place of these. */
+static bool is_bundled(const sg_model_desc *d, const sg_tensor_rule *rule) {
+    return d->bundles && is_layer_rule(rule) && (rule->slot == SG_L_GATE || rule->slot == SG_L_UP || rule->slot == SG_L_DOWN);
+}
+
 static sg_status bind_all(const sg_gguf *g, sg_model_desc *d, size_t *n_bound, sg_error *err) {
-    *n_bound = 0;
     for (size_t i = 0; i < d->arch->n_tensors; i++) {
         const sg_tensor_rule *rule = &d->arch->tensors[i];
+        if (is_bundled(d, rule)) continue;
         const bool per_layer = is_layer_rule(rule);
         for (uint32_t l = 0; l < (per_layer ? d->hp.n_layer : 1); l++) {
             char name[NAME_SIZE];
@@ -57,6 +62,7 @@ static bool known_tensor(const sg_model_desc *d, const char *tensor) {
     for (size_t i = 0; i < d->arch->n_tensors; i++) {
         const sg_tensor_rule *rule = &d->arch->tensors[i];
         char name[NAME_SIZE];
+        if (is_bundled(d, rule)) continue;
         if (is_layer_rule(rule)) {
             if (!in_layer) continue;
             layer_name(name, rule, layer);
@@ -65,7 +71,7 @@ static bool known_tensor(const sg_model_desc *d, const char *tensor) {
         }
         if (strcmp(name, tensor) == 0) return true;
     }
-    return false;
+    return sg_bundles_know(d, tensor);
 }
 
 static sg_status refuse_unknown(const sg_gguf *g, const sg_model_desc *d, sg_error *err) {
@@ -96,8 +102,9 @@ sg_status sg_model_describe(const sg_gguf *g, sg_model_desc *d, sg_error *err) {
 
     d->layers = calloc(d->hp.n_layer, sizeof *d->layers);
     if (!d->layers) return sg_fail(err, SG_E_NOMEM, "%s: out of memory for the layer table", path);
-    size_t n_bound;
-    sg_status s = bind_all(g, d, &n_bound, err);
+    size_t n_bound = 0;
+    sg_status s = sg_bundles_describe(g, d, &n_bound, err);
+    if (s == SG_OK) s = bind_all(g, d, &n_bound, err);
     if (s == SG_OK && n_bound != sg_gguf_n_tensors(g)) s = refuse_unknown(g, d, err);
     if (s != SG_OK) sg_model_desc_finish(d);
     return s;
@@ -105,5 +112,11 @@ sg_status sg_model_describe(const sg_gguf *g, sg_model_desc *d, sg_error *err) {
 
 void sg_model_desc_finish(sg_model_desc *d) {
     free(d->layers);
+    free(d->bundles);
+    free(d->ffn_threshold);
+    free(d->shares.x);
+    free(d->shares.thresholds);
+    free(d->recalls.x);
+    free(d->recalls.thresholds);
     *d = (sg_model_desc){ 0 };
 }

@@ -65,11 +65,13 @@ static sg_status read_rope(keys *k, const sg_arch *arch, sg_hparams *hp, sg_erro
     return SG_OK;
 }
 
-static sg_status read_activation(keys *k, sg_hparams *hp, sg_error *err) {
-    static const struct { const char *name; sg_ffn_act act; } acts[] = {
-        { "silu", SG_FFN_SILU }, { "relu", SG_FFN_RELU }, { "drelu", SG_FFN_DRELU }
-    };
-    const char *name = "silu";
+static sg_status read_activation(keys *k, const sg_arch *arch, sg_hparams *hp, sg_error *err) {
+    static const struct { const char *name; sg_ffn_act act; } acts[] = { { "silu", SG_FFN_SILU },
+                                                                         { "relu", SG_FFN_RELU },
+                                                                         { "drelu", SG_FFN_DRELU },
+                                                                         { "fatrelu", SG_FFN_FATRELU },
+                                                                         { "relu2", SG_FFN_RELU2 } };
+    const char *name = acts[arch->ffn_act].name; /* the table is in the order of the enumeration */
     SG_TRY(sg_gguf_get_str(k->g, "sparsegen.ffn_activation", &name, err));
     for (size_t i = 0; i < sizeof acts / sizeof *acts; i++) {
         if (strcmp(acts[i].name, name) == 0) {
@@ -77,7 +79,7 @@ static sg_status read_activation(keys *k, sg_hparams *hp, sg_error *err) {
             return SG_OK;
         }
     }
-    return sg_fail(err, SG_E_UNSUPPORTED, "%s: sparsegen.ffn_activation \"%s\" is not known (silu, relu, drelu)",
+    return sg_fail(err, SG_E_UNSUPPORTED, "%s: sparsegen.ffn_activation \"%s\" is not known (silu, relu, drelu, fatrelu, relu2)",
                    sg_gguf_path(k->g, 0), name);
 }
 
@@ -105,7 +107,7 @@ sg_status sg_hparams_read(const sg_gguf *g, const sg_arch *arch, sg_hparams *hp,
     SG_TRY(dim(&k, "attention.value_length", head, 65536, &hp->head_dim_v, err));
     SG_TRY(positive(&k, "attention.layer_norm_rms_epsilon", 1e-5f, &hp->norm_eps, err));
     SG_TRY(read_rope(&k, arch, hp, err));
-    return read_activation(&k, hp, err);
+    return read_activation(&k, arch, hp, err);
 }
 
 uint64_t sg_dim_value(const sg_hparams *hp, sg_dim d) {

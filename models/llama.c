@@ -4,4 +4,4 @@
 
 static const sg_tensor_rule llama_tensors[] = { SG_DECODER_TENSORS };
 
-const sg_arch sg_arch_llama = { "llama", SG_ROPE_ADJACENT, llama_tensors, sizeof llama_tensors / sizeof *llama_tensors };
+const sg_arch sg_arch_llama = { "llama", SG_ROPE_ADJACENT, SG_FFN_SILU, llama_tensors, sizeof llama_tensors / sizeof *llama_tensors };

@@ -9,7 +9,9 @@
 typedef enum sg_ffn_act {
     SG_FFN_SILU = 0, /* silu(g) * u */
     SG_FFN_RELU,     /* max(g, 0) * u: a neuron is inactive when g <= 0 */
-    SG_FFN_DRELU     /* max(g, 0) * max(u, 0) (TurboSparse): inactive when either is <= 0 */
+    SG_FFN_DRELU,    /* max(g, 0) * max(u, 0) (TurboSparse, arXiv 2406.05955): inactive when either is <= 0 */
+    SG_FFN_FATRELU,  /* g * u where g > t, else 0 (ProSparse, arXiv 2402.13516); t: sg_model_desc.ffn_threshold */
+    SG_FFN_RELU2     /* max(g, 0)^2 (* u): squared ReLU (arXiv 2109.08668), mostly without a gate: max(u, 0)^2 */
 } sg_ffn_act;
 
 /* Which values of a head turn together. */
@@ -69,15 +71,31 @@ typedef struct sg_tensor_rule {
 typedef struct sg_arch {
     const char *name; /* general.architecture, prefix of its metadata keys */
     sg_rope_pairing rope_pairing;
+    sg_ffn_act ffn_act; /* unless the file's sparsegen.ffn_activation says something else */
     const sg_tensor_rule *tensors;
     size_t n_tensors;
 } sg_arch;
 
-extern const sg_arch sg_arch_llama, sg_arch_qwen2, sg_arch_qwen3;
+extern const sg_arch sg_arch_arcee, sg_arch_llama, sg_arch_qwen2, sg_arch_qwen3;
 
 /* By name; NULL when unknown. `known` (may be NULL) receives the list of names for error messages. */
 const sg_arch *sg_arch_find(const char *name);
 const char *sg_arch_names(void);
+
+/* The feed-forward part of one layer of a model.bin (docs/model_bin.md). Pointers reach into the gguf handle. */
+typedef struct sg_bundle_desc {
+    const sg_tensor_info *clusters, *pred_a, *pred_b; /* the latter two NULL without a predictor, pred_b with `sign` */
+    const char *predictor;                            /* its kind, "none" without one */
+    uint32_t per_cluster;
+    bool gated;
+    sg_dtype gate_type, up_type, down_type;
+} sg_bundle_desc;
+
+/* Rising values x[n] and for each layer a threshold per value, [n_layer][n]; both owned. n == 0: the file has none. */
+typedef struct sg_threshold_grid {
+    uint32_t n;
+    float *x, *thresholds;
+} sg_threshold_grid;
 
 /* A model file described: which tensor of the file is which. Pointers reach into the gguf handle. */
 typedef struct sg_model_desc {
@@ -85,6 +103,11 @@ typedef struct sg_model_desc {
     sg_hparams hp;
     const sg_tensor_info *globals[SG_T_GLOBALS];
     const sg_tensor_info *(*layers)[SG_L_SLOTS]; /* [n_layer], owned */
+    sg_bundle_desc *bundles;                     /* [n_layer], owned; NULL: the file holds gate, up and down as matrices */
+    float *ffn_threshold;                        /* [n_layer], owned: of FATRELU, else NULL */
+    sg_threshold_grid shares;                    /* of neurons: magnitudes of the activated gate below which they lie */
+    sg_threshold_grid recalls;                   /* of the predictors: scores above which a neuron is predicted */
+    bool pred_residual;                          /* predictors read the residual stream instead of the normalised input */
 } sg_model_desc;
 
 /* Reads the metadata, checks it, finds every tensor and checks its shape. A tensor of the file that the architecture does not
@@ -93,6 +116,8 @@ SG_NODISCARD sg_status sg_model_describe(const sg_gguf *g, sg_model_desc *out, s
 void sg_model_desc_finish(sg_model_desc *d);
 
 /* Parts of sg_model_describe. */
+SG_NODISCARD sg_status sg_bundles_describe(const sg_gguf *g, sg_model_desc *d, size_t *n_bound, sg_error *err);
+bool sg_bundles_know(const sg_model_desc *d, const char *tensor); /* a tensor that sg_bundles_describe looks for */
 SG_NODISCARD sg_status sg_hparams_read(const sg_gguf *g, const sg_arch *arch, sg_hparams *hp, sg_error *err);
 uint64_t sg_dim_value(const sg_hparams *hp, sg_dim d);
 

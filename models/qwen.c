@@ -10,5 +10,5 @@ static const sg_tensor_rule qwen3_tensors[] = {
     { SG_L_K_NORM, "blk.%u.attn_k_norm.weight", SG_D_HEAD, SG_D_ONE, false },
 };
 
-const sg_arch sg_arch_qwen2 = { "qwen2", SG_ROPE_HALVES, qwen2_tensors, sizeof qwen2_tensors / sizeof *qwen2_tensors };
-const sg_arch sg_arch_qwen3 = { "qwen3", SG_ROPE_HALVES, qwen3_tensors, sizeof qwen3_tensors / sizeof *qwen3_tensors };
+const sg_arch sg_arch_qwen2 = { "qwen2", SG_ROPE_HALVES, SG_FFN_SILU, qwen2_tensors, sizeof qwen2_tensors / sizeof *qwen2_tensors };
+const sg_arch sg_arch_qwen3 = { "qwen3", SG_ROPE_HALVES, SG_FFN_SILU, qwen3_tensors, sizeof qwen3_tensors / sizeof *qwen3_tensors };

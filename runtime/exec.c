@@ -40,6 +40,7 @@ static void norm(const run *r, const sg_step *s, uint32_t thread, uint32_t threa
         if (s->add) vec->add(x, row(e, SG_BUF_BRANCH, t), n_embd);
         vec->rmsnorm(row(e, s->out, t), x, s->norm, n_embd, e->m.hp->norm_eps);
         if (s->quantise) vec->quantize_acts(&e->acts[s->out], t);
+        if (s->lanes) sg_lane_acts_fill(&e->ffn.x, &e->acts[s->out], t);
     }
 }
 
@@ -128,18 +129,41 @@ static void attention(const run *r, const sg_step *s, uint32_t thread, uint32_t 
 /* By pieces of tokens, which fit the 8-bit blocks. */
 #define ACT_PIECE 1024u
 
+/* Activations that no table of vector functions has: rare, and a small part of a layer. */
+static void act_plain(const run *r, uint32_t layer, float *out, const float *gate, const float *up, uint32_t n) {
+    const sg_exec *e = r->e;
+    const float above = e->m.ffn_threshold ? e->m.ffn_threshold[layer] : 0;
+    for (uint32_t i = 0; i < n; i++) {
+        const float g = gate[i], a = g <= above ? 0 : e->m.hp->ffn_act == SG_FFN_RELU2 ? g * g : g;
+        out[i] = up ? a * up[i] : a;
+    }
+}
+
 static void activate(const run *r, const sg_step *s, uint32_t thread, uint32_t threads) {
     sg_exec *e = r->e;
     const sg_vec_fns *vec = &e->m.kernels->vec;
     const uint32_t n_ff = e->m.hp->n_ff, pieces = (n_ff + ACT_PIECE - 1) / ACT_PIECE;
     void (*const act)(float *, const float *, const float *, size_t) =
-        e->m.hp->ffn_act == SG_FFN_RELU ? vec->relu_mul : e->m.hp->ffn_act == SG_FFN_DRELU ? vec->drelu_mul : vec->silu_mul;
+        !s->gated                           ? NULL
+        : e->m.hp->ffn_act == SG_FFN_SILU  ? vec->silu_mul
+        : e->m.hp->ffn_act == SG_FFN_RELU  ? vec->relu_mul
+        : e->m.hp->ffn_act == SG_FFN_DRELU ? vec->drelu_mul
+                                           : NULL;
     for (uint64_t i = thread; i < (uint64_t)r->n * pieces; i += threads) {
         const uint32_t t = (uint32_t)(i / pieces), at = (uint32_t)(i % pieces) * ACT_PIECE;
         const uint32_t n = n_ff - at < ACT_PIECE ? n_ff - at : ACT_PIECE;
-        act(row(e, s->out, t) + at, row(e, SG_BUF_GATE, t) + at, row(e, SG_BUF_UP, t) + at, n);
+        const float *up = row(e, SG_BUF_UP, t) + at, *gate = s->gated ? row(e, SG_BUF_GATE, t) + at : up;
+        if (act) act(row(e, s->out, t) + at, gate, up, n);
+        else act_plain(r, s->layer, row(e, s->out, t) + at, gate, s->gated ? up : NULL, n);
         if (s->quantise) quantise_part(vec, &e->acts[s->out], t, at, n);
     }
+}
+
+static void ffn(const run *r, const sg_step *s, uint32_t thread) {
+    sg_exec *e = r->e;
+    sg_acts x = e->acts[s->in];
+    x.n = r->n;
+    sg_ffn_run(&e->ffn, s->layer, &x, e->f32[SG_BUF_X], e->f32[s->out], e->m.plan->width[s->out], e->team, thread);
 }
 
 static void walk(void *arg, uint32_t thread) {
@@ -157,6 +181,7 @@ static void walk(void *arg, uint32_t thread) {
         case SG_OP_ROPE: rope(r, s, thread, threads); break;
         case SG_OP_ATTENTION: attention(r, s, thread, threads); break;
         case SG_OP_ACTIVATE: activate(r, s, thread, threads); break;
+        case SG_OP_FFN: ffn(r, s, thread); break;
         }
         if (thread == 0 && s->op == SG_OP_ATTENTION) r->stop = atomic_load(r->cancel);
         sg_team_barrier(e->team);
@@ -200,18 +225,40 @@ static size_t lay_out(sg_exec *e, char *base) {
         char *p = sg_carve(&c, scratch, 1);
         if (base) sg_attention_scratch_init(&e->attention[i], &e->att, p);
     }
+    if (e->m.weights->ffn) {
+        sg_ffn_lay_out(&e->ffn, &c);
+        e->ffn.x.x = e->f32[SG_BUF_NORMED];
+    }
     return c.used;
 }
 
-sg_status sg_exec_init(sg_exec *e, const sg_exec_model *m, uint32_t n_threads, uint32_t n_batch, uint32_t n_ctx, sg_error *err) {
-    *e = (sg_exec){ .m = *m, .n_batch = n_batch, .n_ctx = n_ctx };
+static sg_neuron_act neuron_act(sg_ffn_act act) {
+    switch (act) {
+    case SG_FFN_SILU: return SG_ACT_SILU;
+    case SG_FFN_RELU: return SG_ACT_RELU;
+    case SG_FFN_DRELU: return SG_ACT_DRELU;
+    case SG_FFN_FATRELU: return SG_ACT_FATRELU;
+    case SG_FFN_RELU2: return SG_ACT_RELU2;
+    }
+    return SG_ACT_SILU;
+}
+
+sg_status sg_exec_init(sg_exec *e, const sg_exec_model *m, const sg_exec_options *o, sg_error *err) {
+    *e = (sg_exec){ .m = *m, .n_batch = o->n_batch, .n_ctx = o->n_ctx };
     const sg_hparams *hp = m->hp;
     e->att = (sg_attention){ hp->n_head, hp->n_head_kv, hp->head_dim_k, hp->head_dim_v, 1.0f / sqrtf((float)hp->head_dim_k) };
-    SG_TRY(sg_team_create(n_threads, &e->team, err));
+    e->ffn = (sg_ffn){ .kernels = m->kernels, .layers = m->weights->ffn, .act = neuron_act(hp->ffn_act), .policy = o->policy,
+                       .n_layer = hp->n_layer, .n_batch = o->n_batch, .n_threads = o->n_threads, .k = hp->n_embd,
+                       .pred_residual = m->pred_residual };
+    SG_TRY(sg_team_create(o->n_threads, &e->team, err));
     sg_status s = sg_region_create(&e->memory, lay_out(e, NULL), "the working buffers", err);
-    if (s == SG_OK) lay_out(e, e->memory.data);
-    else sg_exec_finish(e);
-    return s;
+    if (s != SG_OK) {
+        sg_exec_finish(e);
+        return s;
+    }
+    lay_out(e, e->memory.data);
+    if (m->weights->ffn) sg_ffn_measure(&e->ffn);
+    return SG_OK;
 }
 
 void sg_exec_finish(sg_exec *e) {

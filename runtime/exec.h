@@ -16,7 +16,14 @@ typedef struct sg_exec_model {
     const sg_plan *plan;
     const sg_kernels *kernels;
     const sg_rope *rope;
+    bool pred_residual;         /* as in sg_model_desc */
+    const float *ffn_threshold; /* [n_layer] or NULL, likewise */
 } sg_exec_model;
+
+typedef struct sg_exec_options {
+    uint32_t n_threads, n_batch, n_ctx;
+    sg_ffn_policy policy; /* of layers made of neuron bundles; its arrays must outlive the executor */
+} sg_exec_options;
 
 typedef struct sg_exec {
     sg_exec_model m;
@@ -29,10 +36,10 @@ typedef struct sg_exec {
     float *rope_table;             /* [n_batch][2 * n_rot] */
     sg_attention_scratch *attention; /* [threads] */
     float *attention_parts;        /* of one token, see sg_attention_part */
+    sg_ffn ffn;                    /* when the model has neuron bundles */
 } sg_exec;
 
-SG_NODISCARD sg_status sg_exec_init(sg_exec *e, const sg_exec_model *m, uint32_t n_threads, uint32_t n_batch, uint32_t n_ctx,
-                                    sg_error *err);
+SG_NODISCARD sg_status sg_exec_init(sg_exec *e, const sg_exec_model *m, const sg_exec_options *o, sg_error *err);
 void sg_exec_finish(sg_exec *e);
 
 /* Evaluates tokens[0..n), n <= n_batch, at positions pos .. pos + n - 1; keys and values go into `kv`. The logits of the last

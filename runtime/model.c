@@ -93,6 +93,8 @@ sg_status sg_model_open(const char *path, const sg_model_options *options, sg_mo
     if (m) { /* these point into the file's header, which goes now */
         free(m->desc.layers);
         m->desc.layers = NULL;
+        free(m->desc.bundles);
+        m->desc.bundles = NULL;
         memset(m->desc.globals, 0, sizeof m->desc.globals);
     }
     sg_gguf_close(&g);
@@ -123,12 +125,24 @@ static void add_work(sg_work *work, const sg_matrix *m, uint64_t tokens) {
     *(m->kernel->acts_q8 ? &work->int8_ops : &work->f32_ops) += 2 * tokens * m->rows * m->k;
 }
 
+static void add_bundle_work(sg_work *work, const sg_bundle *b, uint64_t tokens) {
+    const sg_bundle_layout *l = &b->l;
+    const uint64_t products = 2 * tokens * l->n_neurons * l->k;
+    if (tokens == 0) return;
+    work->weight_bytes += l->n_neurons * (l->gate_row + l->record);
+    *(b->gate->quantised ? &work->int8_ops : &work->f32_ops) += products;
+    if (l->gated) *(b->up->quantised ? &work->int8_ops : &work->f32_ops) += products;
+    *(b->down->quantised ? &work->int8_ops : &work->f32_ops) += products;
+}
+
 sg_work sg_model_get_work(const sg_model *model, size_t n, size_t n_keep) {
     sg_work work = { 0 };
     if (!model || !model->weights.layers) return work;
     const sg_weights *w = &model->weights;
-    for (uint32_t l = 0; l < model->desc.hp.n_layer; l++)
+    for (uint32_t l = 0; l < model->desc.hp.n_layer; l++) {
         for (int slot = 0; slot < SG_L_SLOTS; slot++) add_work(&work, &w->layers[l][slot].m, n);
+        if (w->ffn) add_bundle_work(&work, &w->ffn[l].bundle, n);
+    }
     const sg_matrix *output = &w->globals[SG_T_OUTPUT].m; /* the embedding table where a model has none */
     add_work(&work, output->kernel ? output : &w->globals[SG_T_TOKEN_EMBD].m, n_keep);
     return work;

@@ -27,7 +27,7 @@ static void product(sg_step *s, sg_step *maker, const sg_weight *w, const float 
 }
 
 /* One decoder layer: attention and feed-forward, each behind a norm and added to the residual stream. */
-static void layer_steps(sg_plan *p, uint32_t l, const sg_weight *w, bool first) {
+static void layer_steps(sg_plan *p, uint32_t l, const sg_weight *w, const sg_ffn_layer *ffn, bool first) {
     sg_step *maker = norm(p, l, w[SG_L_ATTN_NORM].v, !first), *s = next(p, SG_OP_MATMUL, l);
     product(s, maker, &w[SG_L_Q], w[SG_L_Q_BIAS].v, SG_BUF_Q);
     product(s, maker, &w[SG_L_K], w[SG_L_K_BIAS].v, SG_BUF_K);
@@ -42,23 +42,34 @@ static void layer_steps(sg_plan *p, uint32_t l, const sg_weight *w, bool first) 
     product(s, maker, &w[SG_L_O], w[SG_L_O_BIAS].v, SG_BUF_BRANCH);
 
     maker = norm(p, l, w[SG_L_FFN_NORM].v, true);
+    if (ffn) {
+        s = next(p, SG_OP_FFN, l);
+        s->in = maker->out;
+        s->out = SG_BUF_BRANCH;
+        const sg_predictor *pred = &ffn->predictor;
+        maker->lanes = ffn->bundle.gate->quantised || ffn->bundle.up->quantised;
+        maker->quantise = maker->lanes || pred->kind == SG_PRED_SIGN || (pred->a.kernel && pred->a.kernel->acts_q8);
+        return;
+    }
     s = next(p, SG_OP_MATMUL, l);
-    product(s, maker, &w[SG_L_GATE], NULL, SG_BUF_GATE);
+    if (w[SG_L_GATE].m.kernel) product(s, maker, &w[SG_L_GATE], NULL, SG_BUF_GATE);
     product(s, maker, &w[SG_L_UP], NULL, SG_BUF_UP);
     maker = next(p, SG_OP_ACTIVATE, l);
     maker->out = SG_BUF_HIDDEN;
+    maker->gated = w[SG_L_GATE].m.kernel != NULL;
     s = next(p, SG_OP_MATMUL, l);
     product(s, maker, &w[SG_L_DOWN], NULL, SG_BUF_BRANCH);
 }
 
-static void set_widths(sg_plan *p, const sg_hparams *hp) {
+static void set_widths(sg_plan *p, const sg_hparams *hp, bool bundled) {
+    const uint32_t n_ff = bundled ? 0 : hp->n_ff; /* bundles have their own working memory */
     const uint32_t q = (uint32_t)sg_dim_value(hp, SG_D_Q), k = (uint32_t)sg_dim_value(hp, SG_D_K),
                    v = (uint32_t)sg_dim_value(hp, SG_D_V), att = (uint32_t)sg_dim_value(hp, SG_D_ATT);
     const uint32_t width[SG_BUFS] = {
         [SG_BUF_X] = hp->n_embd,      [SG_BUF_BRANCH] = hp->n_embd, [SG_BUF_Q] = q,
-        [SG_BUF_K] = k,               [SG_BUF_V] = v,               [SG_BUF_GATE] = hp->n_ff,
-        [SG_BUF_UP] = hp->n_ff,       [SG_BUF_NORMED] = hp->n_embd, [SG_BUF_ATT] = att,
-        [SG_BUF_HIDDEN] = hp->n_ff,   [SG_BUF_LOGITS] = hp->n_vocab,
+        [SG_BUF_K] = k,               [SG_BUF_V] = v,               [SG_BUF_GATE] = n_ff,
+        [SG_BUF_UP] = n_ff,           [SG_BUF_NORMED] = hp->n_embd, [SG_BUF_ATT] = att,
+        [SG_BUF_HIDDEN] = n_ff,       [SG_BUF_LOGITS] = hp->n_vocab,
     };
     for (int i = 0; i < SG_BUFS; i++) p->width[i] = width[i];
 }
@@ -67,9 +78,9 @@ sg_status sg_plan_create(sg_plan *p, const sg_model_desc *d, const sg_weights *w
     *p = (sg_plan){ 0 };
     p->steps = calloc((size_t)d->hp.n_layer * STEPS_PER_LAYER + STEPS_AROUND, sizeof *p->steps);
     if (!p->steps) return sg_fail(err, SG_E_NOMEM, "out of memory for the plan");
-    set_widths(p, &d->hp);
+    set_widths(p, &d->hp, w->ffn != NULL);
     next(p, SG_OP_EMBED, 0)->out = SG_BUF_X;
-    for (uint32_t l = 0; l < d->hp.n_layer; l++) layer_steps(p, l, w->layers[l], l == 0);
+    for (uint32_t l = 0; l < d->hp.n_layer; l++) layer_steps(p, l, w->layers[l], w->ffn ? &w->ffn[l] : NULL, l == 0);
     sg_step *last = norm(p, d->hp.n_layer, w->globals[SG_T_OUTPUT_NORM].v, true), *logits = next(p, SG_OP_MATMUL, d->hp.n_layer);
     /* Models with tied embeddings have no output matrix of their own. */
     const sg_weight *out = &w->globals[w->globals[SG_T_OUTPUT].m.kernel ? SG_T_OUTPUT : SG_T_TOKEN_EMBD];

@@ -11,7 +11,8 @@ typedef enum sg_op {
     SG_OP_MATMUL,   /* up to 3 matrices over one input */
     SG_OP_ROPE,     /* per head: norm of q and k (if the model has one), rotary, k and v into the cache */
     SG_OP_ATTENTION,
-    SG_OP_ACTIVATE, /* hidden = act(gate, up) */
+    SG_OP_ACTIVATE, /* hidden = act(gate, up); ungated: act(up) */
+    SG_OP_FFN,      /* a feed-forward layer of neuron bundles: branch = down(act(gate x, up x)) */
 } sg_op;
 
 /* Working buffers of a batch, [n][width] each. ACTS ones can also be held in 8 bit for quantised matrices. */
@@ -37,7 +38,9 @@ typedef struct sg_step {
     uint32_t layer;
     sg_buf in, out;     /* out: of NORM, ATTENTION, ACTIVATE */
     bool quantise;      /* a matrix that reads `out` wants 8-bit activations */
+    bool lanes;         /* neuron bundles read `out` (sg_lane_acts) */
     bool add;           /* NORM */
+    bool gated;         /* ACTIVATE: else there is no gate */
     bool last_only;     /* only tokens whose logits are kept */
     const float *norm;  /* NORM */
     const float *q_norm, *k_norm; /* ROPE, or NULL */

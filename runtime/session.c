@@ -22,12 +22,48 @@ struct sg_session {
     size_t logits_rows, logits_cap;
     atomic_bool cancel;
     sg_stats stats;
+    float *cut, *score_cut; /* [n_layer], of sg_ffn_policy */
+    float *observed;
 };
 
 static double now(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* The thresholds of all layers at x: between the points of the grid on a straight line, from 0 at 0 on when `from_zero`. */
+static sg_status thresholds_at(const sg_threshold_grid *g, float x, uint32_t n_layer, bool from_zero, const char *what, float **out,
+                               sg_error *err) {
+    if (g->n == 0) return sg_fail(err, SG_E_UNSUPPORTED, "%s needs a model.bin that was calibrated (sparsegen calibrate)", what);
+    const float low = from_zero ? 0 : g->x[0], high = g->x[g->n - 1];
+    if (!(x >= low && x <= high)) return sg_fail(err, SG_E_ARG, "%s is %g, this model's calibration covers %g to %g", what, x, low, high);
+    *out = malloc(n_layer * sizeof **out);
+    if (!*out) return sg_fail(err, SG_E_NOMEM, "out of memory");
+    uint32_t i = 0;
+    while (g->x[i] < x) i++;
+    const float x0 = i > 0 ? g->x[i - 1] : 0, part = g->x[i] > x0 ? (x - x0) / (g->x[i] - x0) : 0;
+    for (uint32_t l = 0; l < n_layer; l++) {
+        const float *t = g->thresholds + (size_t)l * g->n + i, t0 = i > 0 ? t[-1] : 0;
+        (*out)[l] = g->x[i] == x ? t[0] : t0 + part * (t[0] - t0);
+    }
+    return SG_OK;
+}
+
+static sg_status set_policy(sg_session *s, const sg_session_options *o, sg_ffn_policy *p, sg_error *err) {
+    const sg_model *m = s->model;
+    const uint32_t n_layer = m->desc.hp.n_layer;
+    *p = (sg_ffn_policy){ .mode = o->ffn, .predict = o->lossy_predict != 0, .top_k = o->lossy_top_k };
+    if ((unsigned)o->ffn > SG_FFN_DENSE) return sg_fail(err, SG_E_ARG, "unknown way %d to compute feed-forward layers", (int)o->ffn);
+    if ((p->predict || p->top_k || o->lossy_threshold != 0) && !m->weights.ffn)
+        return sg_fail(err, SG_E_UNSUPPORTED, "lossy choices need a model.bin (sparsegen convert)");
+    if (p->predict)
+        SG_TRY(thresholds_at(&m->desc.recalls, o->lossy_predict, n_layer, false, "the recall of lossy prediction", &s->score_cut, err));
+    if (o->lossy_threshold != 0)
+        SG_TRY(thresholds_at(&m->desc.shares, o->lossy_threshold, n_layer, true, "the share of the lossy threshold", &s->cut, err));
+    p->score_cut = s->score_cut;
+    p->cut = s->cut;
+    return SG_OK;
 }
 
 static sg_status init(sg_session *s, const sg_session_options *o, sg_error *err) {
@@ -45,8 +81,10 @@ static sg_status init(sg_session *s, const sg_session_options *o, sg_error *err)
     s->n_ctx = n_ctx;
     s->tokens = malloc((size_t)n_ctx * sizeof *s->tokens);
     if (!s->tokens) return sg_fail(err, SG_E_NOMEM, "out of memory for a context of %u tokens", n_ctx);
-    const sg_exec_model em = { hp, &m->weights, &m->plan, &m->kernels, &m->rope };
-    SG_TRY(sg_exec_init(&s->exec, &em, n_threads, n_batch, n_ctx, err));
+    const sg_exec_model em = { hp, &m->weights, &m->plan, &m->kernels, &m->rope, m->desc.pred_residual, m->desc.ffn_threshold };
+    sg_exec_options eo = { .n_threads = n_threads, .n_batch = n_batch, .n_ctx = n_ctx };
+    SG_TRY(set_policy(s, o, &eo.policy, err));
+    SG_TRY(sg_exec_init(&s->exec, &em, &eo, err));
     sg_team_pin(s->exec.team, o->pin_threads);
     SG_TRY(sg_kv_init(&s->kv, o->kv_type, &m->kernels, &s->exec.att, hp->n_layer, n_ctx, err));
     s->stats = (sg_stats){ .weight_bytes = m->weights.region.size,
@@ -77,6 +115,9 @@ void sg_session_destroy(sg_session **session) {
     sg_kv_finish(&s->kv);
     free(s->tokens);
     free(s->logits);
+    free(s->cut);
+    free(s->score_cut);
+    free(s->observed);
     free(s);
     *session = NULL;
 }
@@ -187,5 +228,23 @@ sg_stats sg_session_get_stats(const sg_session *s) {
     if (!s) return (sg_stats){ 0 };
     sg_stats stats = s->stats;
     stats.n_threads = sg_team_size(s->exec.team); /* OpenMP may have granted fewer than asked for */
+    if (s->model->weights.ffn) {
+        const sg_ffn_count sum = sg_ffn_total(&s->exec.ffn);
+        stats.neurons = sum.neurons;
+        stats.neuron_gates = sum.gates;
+        stats.neuron_ups = sum.ups;
+        stats.neurons_active = sum.active;
+    }
     return stats;
+}
+
+sg_status sg_session_observe(sg_session *s, sg_ffn_observe_fn fn, void *user, sg_error *err) {
+    sg_ffn *f = &s->exec.ffn;
+    if (!s->model->weights.ffn) return sg_fail(err, SG_E_UNSUPPORTED, "the model has no neuron bundles (sparsegen convert makes them)");
+    if (fn && !s->observed && !(s->observed = malloc((size_t)f->n_batch * f->ld * sizeof *s->observed)))
+        return sg_fail(err, SG_E_NOMEM, "out of memory to observe feed-forward layers");
+    f->observed = s->observed;
+    f->observe = fn;
+    f->observe_user = user;
+    return SG_OK;
 }

@@ -2,6 +2,7 @@
 #ifndef SG_RUNTIME_SESSION_H
 #define SG_RUNTIME_SESSION_H
 
+#include "neuron_engine/observe.h"
 #include "runtime/text/tokenizer.h"
 #include "sparsegen.h"
 
@@ -10,5 +11,9 @@ sg_model *sg_session_model(const sg_session *session);
 
 /* True when a cancel was requested since the last call; consumes the request. */
 bool sg_session_take_cancel(sg_session *session);
+
+/* From now on fn looks on while feed-forward layers of neuron bundles compute (observe.h), NULL: no longer. SG_E_UNSUPPORTED when
+ * the model has none. */
+SG_NODISCARD sg_status sg_session_observe(sg_session *session, sg_ffn_observe_fn fn, void *user, sg_error *err);
 
 #endif

@@ -14,7 +14,8 @@
 typedef struct load_job {
     const sg_tensor_info *info;
     sg_weight *dst;
-    const sg_mat_kernel *kernel; /* NULL: a vector, kept as F32 */
+    const uint8_t **raw;         /* instead of dst: bytes, kept as they are */
+    const sg_mat_kernel *kernel; /* NULL: a vector, kept as F32, or bytes */
     size_t bytes, offset;        /* of its place in the region */
 } load_job;
 
@@ -29,15 +30,30 @@ typedef struct loader {
     uint64_t done, to_read; /* bytes of the file, for progress */
 } loader;
 
+static void place(loader *l, load_job *job) {
+    job->offset = l->total;
+    l->to_read += job->info->n_bytes;
+    l->total += (job->bytes + SG_CACHE_LINE - 1) / SG_CACHE_LINE * SG_CACHE_LINE;
+}
+
+/* Bytes that are used as they lie in the file. */
+static void add_raw(loader *l, const sg_tensor_info *info, const uint8_t **dst) {
+    load_job *job = &l->jobs[l->n_jobs++];
+    *job = (load_job){ .info = info, .raw = dst, .bytes = info->n_bytes };
+    place(l, job);
+}
+
 /* Gives a tensor its place in the region. */
 static sg_status add_job(loader *l, const sg_tensor_info *info, sg_weight *dst, bool vector, sg_error *err) {
     const char *path = sg_gguf_path(l->g, info->file);
     const sg_dtype_info *type = sg_dtype_get(info->type);
     load_job *job = &l->jobs[l->n_jobs++];
-    *job = (load_job){ .info = info, .dst = dst, .offset = l->total };
+    *job = (load_job){ .info = info, .dst = dst };
     if (info->ne[0] > UINT32_MAX || info->ne[1] > UINT32_MAX)
         return sg_fail(err, SG_E_UNSUPPORTED, "%s: tensor %s is too large", path, info->name);
     if (vector) {
+        if (info->type == SG_DTYPE_I8 || info->type == SG_DTYPE_I32)
+            return sg_fail(err, SG_E_UNSUPPORTED, "%s: tensor %s of type %s holds no weights", path, info->name, type->name);
         job->bytes = info->ne[0] * sizeof(float);
     } else {
         job->kernel = l->kernels->mat[info->type];
@@ -45,13 +61,67 @@ static sg_status add_job(loader *l, const sg_tensor_info *info, sg_weight *dst, 
             return sg_fail(err, SG_E_UNSUPPORTED, "%s: no kernel for tensor %s of type %s", path, info->name, type->name);
         job->bytes = sg_matrix_bytes(job->kernel, (uint32_t)info->ne[1], (uint32_t)info->ne[0]);
     }
-    l->to_read += info->n_bytes;
-    l->total += (job->bytes + SG_CACHE_LINE - 1) / SG_CACHE_LINE * SG_CACHE_LINE;
+    place(l, job);
+    return SG_OK;
+}
+
+/* The layout of a layer's bundles, checked against the tensor. */
+static sg_status bundle(loader *l, const sg_model_desc *d, uint32_t layer, sg_ffn_layer *out, sg_error *err) {
+    const sg_bundle_desc *b = &d->bundles[layer];
+    const sg_tensor_info *t = b->clusters;
+    const char *path = sg_gguf_path(l->g, t->file);
+    sg_bundle_layout *lay = &out->bundle.l;
+    *lay = (sg_bundle_layout){ .n_neurons = d->hp.n_ff, .k = d->hp.n_embd, .per_cluster = b->per_cluster, .gated = b->gated,
+                               .gate_type = b->gate_type, .up_type = b->up_type, .down_type = b->down_type };
+    if (!sg_bundle_layout_init(lay))
+        return sg_fail(err, SG_E_UNSUPPORTED, "%s: tensor %s: clusters of %u neurons with rows of %s, %s and %s cannot be used", path, t->name,
+                       b->per_cluster, sg_dtype_get(b->gate_type)->name, sg_dtype_get(b->up_type)->name, sg_dtype_get(b->down_type)->name);
+    if (t->ne[0] != lay->cluster_bytes || t->ne[1] != lay->n_clusters)
+        return sg_fail(err, SG_E_FORMAT, "%s: tensor %s is %" PRIu64 " clusters of %" PRIu64 " bytes, expected %u of %zu", path, t->name,
+                       t->ne[1], t->ne[0], lay->n_clusters, lay->cluster_bytes);
+    if (t->n_bytes > UINT32_MAX) return sg_fail(err, SG_E_UNSUPPORTED, "%s: tensor %s is larger than 4 GiB", path, t->name);
+    out->bundle.gate = l->kernels->neuron[lay->gate_type];
+    out->bundle.up = l->kernels->neuron[lay->up_type];
+    out->bundle.down = l->kernels->neuron[lay->down_type];
+    out->fat_threshold = d->ffn_threshold ? d->ffn_threshold[layer] : 0;
+    add_raw(l, t, &out->bundle.data);
+    return SG_OK;
+}
+
+static sg_predictor_kind kind_of(const char *name) {
+    int k = 0;
+    while (k < SG_PRED_KINDS && strcmp(sg_predictor_names[k], name) != 0) k++;
+    return (sg_predictor_kind)k;
+}
+
+static sg_status predictor(loader *l, const sg_model_desc *d, uint32_t layer, sg_predictor *p, sg_weight w[2], sg_error *err) {
+    const sg_bundle_desc *b = &d->bundles[layer];
+    const sg_tensor_info *ta = b->pred_a, *tb = b->pred_b;
+    const char *path = sg_gguf_path(l->g, 0);
+    const uint64_t k = d->hp.n_embd, n = d->hp.n_ff;
+    *p = (sg_predictor){ .kind = kind_of(b->predictor), .k = d->hp.n_embd, .n_neurons = d->hp.n_ff };
+    if (p->kind == SG_PRED_KINDS)
+        return sg_fail(err, SG_E_UNSUPPORTED, "%s: layer %u has a predictor of the unknown kind \"%s\"", path, layer, b->predictor);
+    if (p->kind == SG_PRED_NONE) return SG_OK;
+    bool good;
+    if (p->kind == SG_PRED_SIGN) {
+        good = ta->type == SG_DTYPE_I8 && k % 32 == 0 && ta->ne[0] == k / 8 && ta->ne[1] == n && ta->ne[2] * ta->ne[3] == 1;
+        if (good) add_raw(l, ta, &p->signs);
+    } else {
+        good = tb && ta->ne[0] == k && tb->ne[0] == ta->ne[1] && tb->ne[1] == n && ta->ne[1] % 32 == 0 && ta->ne[1] <= 1u << 16 &&
+               ta->ne[2] * ta->ne[3] * tb->ne[2] * tb->ne[3] == 1;
+        if (good) {
+            p->rank = (uint32_t)ta->ne[1];
+            SG_TRY(add_job(l, ta, &w[0], false, err));
+            SG_TRY(add_job(l, tb, &w[1], false, err));
+        }
+    }
+    if (!good) return sg_fail(err, SG_E_FORMAT, "%s: the predictor of layer %u has not the shape of kind %s", path, layer, b->predictor);
     return SG_OK;
 }
 
 static sg_status plan_jobs(loader *l, sg_weights *w, const sg_model_desc *d, sg_error *err) {
-    const size_t most = SG_T_GLOBALS + (size_t)d->hp.n_layer * SG_L_SLOTS;
+    const size_t most = SG_T_GLOBALS + (size_t)d->hp.n_layer * (SG_L_SLOTS + 3);
     l->jobs = calloc(most, sizeof *l->jobs);
     w->layers = calloc(d->hp.n_layer, sizeof *w->layers);
     if (!l->jobs || !w->layers) return sg_fail(err, SG_E_NOMEM, "out of memory for the table of weights");
@@ -63,6 +133,14 @@ static sg_status plan_jobs(loader *l, sg_weights *w, const sg_model_desc *d, sg_
             sg_weight *dst = per_layer ? &w->layers[layer][rule->slot] : &w->globals[rule->slot];
             if (info) SG_TRY(add_job(l, info, dst, rule->ne1 == SG_D_ONE, err));
         }
+    }
+    if (!d->bundles) return SG_OK;
+    w->ffn = calloc(d->hp.n_layer, sizeof *w->ffn);
+    w->predictors = calloc(d->hp.n_layer, sizeof *w->predictors);
+    if (!w->ffn || !w->predictors) return sg_fail(err, SG_E_NOMEM, "out of memory for the table of weights");
+    for (uint32_t i = 0; i < d->hp.n_layer; i++) {
+        SG_TRY(bundle(l, d, i, &w->ffn[i], err));
+        SG_TRY(predictor(l, d, i, &w->ffn[i].predictor, w->predictors[i], err));
     }
     return SG_OK;
 }
@@ -76,7 +154,7 @@ static bool report(void *user, uint64_t done, uint64_t total) {
 }
 
 static bool is_direct(const load_job *j) {
-    return j->kernel ? !j->kernel->pack : j->info->type == SG_DTYPE_F32;
+    return j->raw || (j->kernel ? !j->kernel->pack : j->info->type == SG_DTYPE_F32);
 }
 
 /* Tensors that are used as they lie in the file: straight into the region, all in flight together. */
@@ -166,8 +244,13 @@ sg_status sg_weights_load(sg_weights *w, const sg_gguf *g, const sg_model_desc *
     for (size_t i = 0; s == SG_OK && i < l.n_jobs; i++) {
         const load_job *j = &l.jobs[i];
         const void *data = (const char *)w->region.data + j->offset;
-        if (j->kernel) j->dst->m = (sg_matrix){ j->kernel, data, (uint32_t)j->info->ne[1], (uint32_t)j->info->ne[0] };
+        if (j->raw) *j->raw = data;
+        else if (j->kernel) j->dst->m = (sg_matrix){ j->kernel, data, (uint32_t)j->info->ne[1], (uint32_t)j->info->ne[0] };
         else j->dst->v = data;
+    }
+    for (uint32_t i = 0; s == SG_OK && w->ffn && i < d->hp.n_layer; i++) {
+        w->ffn[i].predictor.a = w->predictors[i][0].m;
+        w->ffn[i].predictor.b = w->predictors[i][1].m;
     }
     free(l.jobs);
     if (s != SG_OK) sg_weights_finish(w);
@@ -176,6 +259,8 @@ sg_status sg_weights_load(sg_weights *w, const sg_gguf *g, const sg_model_desc *
 
 void sg_weights_finish(sg_weights *w) {
     free(w->layers);
+    free(w->ffn);
+    free(w->predictors);
     sg_region_destroy(&w->region);
     *w = (sg_weights){ 0 };
 }

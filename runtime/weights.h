@@ -3,6 +3,7 @@
 #define SG_RUNTIME_WEIGHTS_H
 
 #include "models/model.h"
+#include "neuron_engine/ffn.h"
 #include "neuron_engine/matrix.h"
 #include "runtime/base/mem.h"
 
@@ -16,6 +17,8 @@ typedef struct sg_weights {
     sg_region region;
     sg_weight globals[SG_T_GLOBALS];
     sg_weight (*layers)[SG_L_SLOTS]; /* [n_layer], owned */
+    sg_ffn_layer *ffn;               /* [n_layer], owned; NULL: the feed-forward weights are matrices */
+    sg_weight (*predictors)[2];      /* [n_layer], owned: matrices a and b; NULL like ffn */
 } sg_weights;
 
 typedef struct sg_weights_options {

@@ -41,6 +41,12 @@ typedef struct sg_acts {
     float *dsum;             /* [n][n_blocks] */
 } sg_acts;
 
+/* Token t of a alone. */
+static inline sg_acts sg_acts_token(const sg_acts *a, uint32_t t) {
+    const size_t v = (size_t)t * a->k, b = (size_t)t * a->n_blocks;
+    return (sg_acts) { 1, a->k, a->n_blocks, a->x + v, a->q + v, a->d + b, a->sums + 2 * b, a->dsum + b };
+}
+
 /* y[t][r] = sum over k of W[r][k] * a[t][k], for row0 <= r < row1 and all tokens t of `a`.
  * W: packed weights of the whole matrix; y: [n][ldy], entry r of a token at y[t*ldy + r]. Rows outside stay untouched.
  * No aliasing. Thread-safe for disjoint row ranges; cannot fail. */

@@ -55,12 +55,14 @@ typedef struct cli_model {
     int64_t threads, batch;
     int kv, io;   /* indices of the choices, equal to sg_kv_type and sg_io_engine */
     int cpu_mask; /* index of the choice, 0: the best there is */
+    int ffn;      /* index of the choice, equal to sg_ffn_mode */
+    cli_list lossy;
     bool quiet, stats, pin;
     bool vocab_only; /* the command needs no weights */
     sg_model *model;
     sg_session *session;
 } cli_model;
-extern const char *const cli_kv_choices[], *const cli_io_choices[], *const cli_cpu_choices[];
+extern const char *const cli_kv_choices[], *const cli_io_choices[], *const cli_cpu_choices[], *const cli_ffn_choices[];
 
 /* Options that every command with a model has. */
 /* clang-format off */
@@ -78,7 +80,11 @@ extern const char *const cli_kv_choices[], *const cli_io_choices[], *const cli_c
 #define CLI_BATCH_OPTS(m)                                                                                              \
     { "pin", 0, CLI_FLAG, &(m)->pin, NULL, "ask for each thread to stay on a core of its own" },                         \
     { "batch", 'b', CLI_INT, &(m)->batch, "N", "prompt tokens evaluated together (default 128)", 0, 65536 },           \
-    { "kv", 0, CLI_CHOICE, &(m)->kv, "TYPE", "type of the KV cache: f16 (default), f32, q8_0", 0, 0, cli_kv_choices }
+    { "kv", 0, CLI_CHOICE, &(m)->kv, "TYPE", "type of the KV cache: f16 (default), f32, q8_0", 0, 0, cli_kv_choices }, \
+    { "ffn", 0, CLI_CHOICE, &(m)->ffn, "WAY", "feed-forward layers of a model.bin: auto (default), sparse, dense; same result", 0, 0,  \
+      cli_ffn_choices },                                                                                               \
+    { "lossy", 0, CLI_LIST, &(m)->lossy, "WHAT=VALUE",                                                                \
+      "leave neurons of a model.bin out: predict=RECALL, threshold=SHARE, topk=K; may be repeated" }
 /* clang-format on */
 
 /* Opens the model with a progress bar; 0 or the exit code, the error printed. */

@@ -14,6 +14,7 @@
 
 const char *const cli_kv_choices[] = { "f16", "f32", "q8_0", NULL };
 const char *const cli_io_choices[] = { "auto", "uring", "pread", NULL };
+const char *const cli_ffn_choices[] = { "auto", "sparse", "dense", NULL };
 /* The names that sg_model_options.cpu_mask takes; a test compares them with the library's own list. */
 const char *const cli_cpu_choices[] = { "auto",       "ref",  "avx2",    "avxvnni", "avx512",
                                         "avx512vnni", "neon", "dotprod", "i8mm",    NULL };
@@ -137,6 +138,23 @@ int cli_open_model(cli_model *m) {
     return s == SG_OK ? CLI_OK : cli_fail_error(&err);
 }
 
+/* One --lossy: sets the field that it names. */
+static int set_lossy(const char *text, sg_session_options *o) {
+    static const char *const names[] = { "predict=", "threshold=", "topk=" };
+    float *const shares[] = { &o->lossy_predict, &o->lossy_threshold };
+    for (size_t i = 0; i < 3; i++) {
+        const size_t len = strlen(names[i]);
+        if (strncmp(text, names[i], len) != 0) continue;
+        double share;
+        int64_t k;
+        if (i == 2 && cli_parse_int(text + len, &k) && k > 0 && k <= UINT32_MAX) o->lossy_top_k = (uint32_t)k;
+        else if (i < 2 && cli_parse_real(text + len, &share) && share > 0 && share < 1) *shares[i] = (float)share;
+        else return cli_fail("--lossy %s: '%s' is not %s", text, text + len, i == 2 ? "a number of neurons" : "a number between 0 and 1");
+        return CLI_OK;
+    }
+    return cli_fail("--lossy %s: predict=RECALL, threshold=SHARE and topk=K are known", text);
+}
+
 int cli_open_session(cli_model *m, uint64_t n_ctx) {
     if (n_ctx > UINT32_MAX) return cli_fail("a context of %llu tokens is too large", (unsigned long long)n_ctx);
     sg_session_options o = SG_SESSION_OPTIONS_INIT;
@@ -145,6 +163,9 @@ int cli_open_session(cli_model *m, uint64_t n_ctx) {
     o.n_batch = (uint32_t)m->batch;
     o.kv_type = (sg_kv_type)m->kv;
     o.pin_threads = m->pin;
+    o.ffn = (sg_ffn_mode)m->ffn;
+    for (size_t i = 0; i < m->lossy.n; i++)
+        if (set_lossy(m->lossy.v[i], &o) != CLI_OK) return CLI_FAILED;
     sg_error err;
     if (sg_session_create(m->model, &o, &m->session, &err) != SG_OK) return cli_fail_error(&err);
     cli_set_session(m->session);
@@ -188,6 +209,9 @@ void cli_print_stats(const cli_model *m) {
     fprintf(stderr, "memory   weights %.1f MiB, KV cache %.1f MiB, buffers %.1f MiB; peak resident %.1f MiB\n",
             (double)s.weight_bytes / mib, (double)s.kv_bytes / mib, (double)s.buffer_bytes / mib,
             (double)peak_kib() / 1024.0);
+    if (s.neurons > 0)
+        fprintf(stderr, "neurons  gates %.1f %%, ups %.1f %% computed; active %.1f %%\n", 100.0 * (double)s.neuron_gates / (double)s.neurons,
+                100.0 * (double)s.neuron_ups / (double)s.neurons, 100.0 * (double)s.neurons_active / (double)s.neurons);
     fprintf(stderr, "machine  %u threads, %s kernels\n", s.n_threads, info->kernel_tier);
 }
 

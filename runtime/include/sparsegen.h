@@ -165,6 +165,13 @@ typedef struct sg_session sg_session;
  * a small loss; it needs heads of a multiple of 32 values. */
 typedef enum sg_kv_type { SG_KV_F16 = 0, SG_KV_F32 = 1, SG_KV_Q8_0 = 2 } sg_kv_type;
 
+/* How feed-forward layers of a model.bin are computed. Every way gives the same bits. */
+typedef enum sg_ffn_mode {
+    SG_FFN_AUTO = 0, /* what inactive neurons would add is left out; whole clusters where that was measured to be faster */
+    SG_FFN_SPARSE,   /* always neuron by neuron */
+    SG_FFN_DENSE     /* everything, as if nothing was sparse: to compare with */
+} sg_ffn_mode;
+
 typedef struct sg_session_options {
     size_t struct_size;
     uint32_t n_ctx;     /* tokens of context; 0: what the model was trained for, 4096 at most */
@@ -172,10 +179,15 @@ typedef struct sg_session_options {
     uint32_t n_batch;   /* tokens evaluated together when a prompt is fed; 0: 128. Does not change any result. */
     sg_kv_type kv_type;
     bool pin_threads; /* ask the system to keep each thread on a core of its own while it evaluates; a hint */
+    sg_ffn_mode ffn;
+    /* Lossy choices, for model.bin files that were calibrated (top_k: any model.bin); 0: off. They can be combined. */
+    float lossy_predict;   /* neurons that the predictor does not name are left out; the share of the active ones that it should name */
+    float lossy_threshold; /* this share of the neurons, those with the smallest activated gates, is left out */
+    uint32_t lossy_top_k;  /* all but the K neurons of a layer with the largest activated gates are left out */
 } sg_session_options;
-#define SG_SESSION_OPTIONS_INIT { sizeof(sg_session_options), 0, 0, 0, SG_KV_F16, false }
+#define SG_SESSION_OPTIONS_INIT { sizeof(sg_session_options), 0, 0, 0, SG_KV_F16, false, SG_FFN_AUTO, 0.0f, 0.0f, 0 }
 
-/* The model must outlive the session. */
+/* The model must outlive the session. SG_E_UNSUPPORTED when a lossy choice is not possible with this model. */
 SG_API SG_NODISCARD sg_status sg_session_create(sg_model *model, const sg_session_options *options, sg_session **out,
                                                 sg_error *err);
 SG_API void sg_session_destroy(sg_session **session);
@@ -213,6 +225,8 @@ typedef struct sg_stats {
     double prompt_seconds, decode_seconds; /* wall time spent evaluating them */
     uint64_t weight_bytes, kv_bytes, buffer_bytes;
     uint32_t n_threads;
+    /* Neurons of all layers and tokens of a model.bin: all; those whose gate, whose up product was computed; the active ones. */
+    uint64_t neurons, neuron_gates, neuron_ups, neurons_active;
 } sg_stats;
 SG_API sg_stats sg_session_get_stats(const sg_session *session);
 

@@ -1,0 +1,110 @@
+/* A feed-forward layer made of neuron bundles, computed for the neurons that matter.
+ *
+ * The threads of a team go through a layer together:
+ *   1. gate, up   cluster by cluster, whoever is free takes the next: gates of all neurons (or of those that are predicted), the
+ *                 list of the live ones, their up products, h
+ *   2. down       sums of h times down row over the lists, integers, each thread its own; then added up and scaled
+ * Neurons that the activation makes zero are left out, which changes no bit of the result (kernels/neuron.h): with ReLU and its
+ * kin sparsity is exact. What else may be left out is policy, and lossy.
+ *
+ * Sums do not depend on the number of threads or on who computed what: a row's product is computed by one thread; the scale of
+ * the integer sums comes from values kept per cluster and combined in the order of the clusters. */
+#ifndef SG_NE_FFN_H
+#define SG_NE_FFN_H
+
+#include "neuron_engine/bundle.h"
+#include "neuron_engine/observe.h"
+#include "neuron_engine/predictor.h"
+#include "runtime/base/mem.h"
+#include "runtime/base/team.h"
+
+/* h of a neuron with gate product g and up product u (ungated: g is the up product, u is 1). */
+typedef enum sg_neuron_act {
+    SG_ACT_SILU,    /* silu(g) * u */
+    SG_ACT_RELU,    /* max(g, 0) * u */
+    SG_ACT_DRELU,   /* max(g, 0) * max(u, 0) */
+    SG_ACT_FATRELU, /* g * u where g > threshold, else 0 */
+    SG_ACT_RELU2    /* max(g, 0)^2 * u */
+} sg_neuron_act;
+
+/* One layer of a model; immutable. */
+typedef struct sg_ffn_layer {
+    sg_bundle bundle;
+    sg_predictor predictor;
+    float fat_threshold; /* FATRELU */
+    float cut;           /* in a policy: neurons whose |act(g)| is not above are left out; 0: none */
+} sg_ffn_layer;
+
+/* What a session leaves out. All zero: nothing that the activation does not make zero. */
+typedef struct sg_ffn_policy {
+    sg_ffn_mode mode;          /* AUTO: dense_share of sg_ffn decides */
+    bool predict;              /* neurons that are not predicted */
+    const float *score_cut;    /* [n_layer] predicted: score above; with predict */
+    const float *cut;          /* [n_layer] those with |act(g)| not above, or NULL */
+    uint32_t top_k;            /* all but the K with the largest |act(g)| of a layer (and ties with the last); 0: off */
+} sg_ffn_policy;
+
+/* Neurons counted over all tokens of a layer. */
+typedef struct sg_ffn_count {
+    uint64_t neurons, gates, ups, active; /* all; gate computed; up computed; h != 0 */
+} sg_ffn_count;
+
+/* Working memory of a session; the members are for neuron_engine/ffn*.c, except as noted. */
+typedef struct sg_ffn {
+    const sg_kernels *kernels;
+    const sg_ffn_layer *layers; /* [n_layer] */
+    sg_neuron_act act;
+    sg_ffn_policy policy;
+    sg_ffn_observe_fn observe; /* set by the owner, NULL: nobody looks on */
+    void *observe_user;
+    uint32_t n_layer, n_batch, n_threads, k;
+    bool pred_residual;  /* predictors read the residual stream instead of the layer's input */
+    uint32_t ld;         /* values of a token in gate, h, at: the most clusters * neurons per cluster of a layer */
+    uint32_t ld_cluster; /* most clusters of a layer */
+    size_t sum_words;    /* words of one down sum: sum[k], bias[k / 32], padded to cache lines */
+    float dense_share;   /* live share of a cluster above which all its up rows are computed */
+    sg_lane_acts x;      /* input of the layer, filled by the owner (sg_lane_acts_fill) when x.q is set */
+    sg_acts residual;    /* 8-bit form of the residual stream, for predictors that read it; k 0 otherwise */
+    sg_acts z;           /* what the predictor's first half gives */
+    float *gate;         /* [n_batch][ld] */
+    float *h;            /* [n_batch][ld], of the live neurons of a cluster, packed from the cluster's first place on */
+    uint32_t *at;        /* [n_batch][ld], bytes from the bundle's data to their records */
+    uint32_t *live;      /* [n_batch][ld_cluster], how many */
+    float *peak, *mass;  /* [n_batch][ld_cluster], largest and sum of |h| * largest |d| of the down row */
+    float *up;           /* [n_threads][n_batch][SG_CLUSTER_MAX] */
+    float *token_cut;    /* [n_batch], top_k */
+    float *unit;         /* [n_batch], see sg_down_unit */
+    int32_t *sums;       /* [max(n_threads, n_batch)][sum_words] */
+    float *observed;     /* [n_batch][ld], set by the owner before `observe` */
+    sg_ffn_count *counts; /* [n_threads][n_layer] */
+} sg_ffn;
+
+/* Sizes of *f from its first members (kernels .. pred_residual, set by the caller), and its memory from `c`: call with a measuring
+ * carver first. */
+void sg_ffn_lay_out(sg_ffn *f, sg_carver *c);
+/* Measures dense_share on layer 0: what a row costs in a list and in a row of rows. Changes speed, never results. */
+void sg_ffn_measure(sg_ffn *f);
+
+/* y[t][0 .. k) = the layer's output for tokens t of x (x->n tokens, x->x and, where a kernel reads it, the 8-bit form; f->x must
+ * hold the same tokens). residual: [n][k], for predictors that read it and for observation. Called by every thread of the team;
+ * all of y is there after the next barrier. */
+void sg_ffn_run(sg_ffn *f, uint32_t layer, const sg_acts *x, const float *residual, float *y, size_t ldy, sg_team *team, uint32_t thread);
+
+/* Counts over all layers and threads so far. Between runs. */
+sg_ffn_count sg_ffn_total(const sg_ffn *f);
+
+/* ---- parts ---- */
+
+/* The factor of h for integer down sums of one token (kernels/neuron.h): such that every |a| <= 32767 and no sum leaves 32 bits.
+ * peak, mass: as in sg_ffn, of the n clusters; type: of the down rows. 0 when all h are zero, NaN when one is not finite. */
+float sg_down_unit(const float *peak, const float *mass, uint32_t n, sg_dtype type);
+/* Gates of cluster c for n tokens into f->gate, 0 for those that are not predicted. seen: what the predictor reads. */
+void sg_ffn_gates(sg_ffn *f, const sg_ffn_layer *l, uint32_t layer, uint32_t n, const sg_acts *seen, uint32_t c, uint32_t thread);
+/* From the gates: live neurons, up products, h, peak and mass. */
+void sg_ffn_ups(sg_ffn *f, const sg_ffn_layer *l, uint32_t layer, uint32_t n, uint32_t c, uint32_t thread);
+/* The cut of token t for policy.top_k; scratch: [ld] words. */
+float sg_ffn_top_k_cut(const sg_ffn *f, const sg_ffn_layer *l, uint32_t t, uint32_t *scratch);
+/* Down: see sg_ffn_run. */
+void sg_ffn_down(sg_ffn *f, const sg_ffn_layer *l, uint32_t n, float *y, size_t ldy, sg_team *team, uint32_t thread);
+
+#endif

@@ -1,0 +1,139 @@
+/* The second half of a sparse layer: the down rows of the live neurons, each times its h, added up. */
+#include "neuron_engine/ffn.h"
+
+#include <math.h>
+#include <string.h>
+
+/* Neurons handed to a kernel at a time; rows of some hundred bytes to some KiB, so that they stay in the first caches. */
+#define LIST 64u
+/* Tokens of a prompt that share one walk over the down rows: at least so many per piece. */
+#define TOKENS_LEAST 8u
+/* Bytes of down rows that several tokens walk over together, about half of a second-level cache. */
+#define GROUP_BYTES ((size_t)256 << 10)
+/* Values of y per piece for float rows, blocks per piece of the last step for quantised ones. */
+#define SLICE 256u
+#define END_BLOCKS 16u
+
+float sg_down_unit(const float *peak, const float *mass, uint32_t n, sg_dtype type) {
+    float top = 0, sum = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        if (!(peak[i] <= top)) top = peak[i];
+        sum += mass[i];
+    }
+    if (!(top < INFINITY) || !(sum < INFINITY)) return NAN;
+    if (top == 0) return 0;
+    /* |sum of a * q| <= (mass * unit + half a unit each) * |q|; |q| is 8 or 128 at most. The rest up to 2^31 is room for the
+     * halves (2^20 neurons of 0.5 * 128) and for rounding. */
+    const float q = type == SG_DTYPE_Q4_0 ? 8 : 128, unit = 32000.0f / top, by_sum = 2.0e9f / (sum * q);
+    const float least = unit < by_sum ? unit : by_sum;
+    return least < 1e30f ? least : 1e30f; /* all h next to nothing: the product must not overflow */
+}
+
+static float unit_of(const sg_ffn *f, const sg_bundle *b, uint32_t t) {
+    const size_t from = (size_t)t * f->ld_cluster;
+    return sg_down_unit(f->peak + from, f->mass + from, b->l.n_clusters, b->l.down_type);
+}
+
+/* Lists of neighbouring clusters as lists of up to LIST neurons. */
+typedef struct gather {
+    uint32_t at[LIST], n;
+    float h[LIST];
+} gather;
+
+static void add_list(const sg_bundle *b, const gather *g, int32_t *sum) {
+    if (g->n > 0) b->down->down_add(sum, b->data + b->l.up_row, 1, g->at, g->h, g->n, b->l.k);
+}
+
+/* The live neurons lo .. hi - 1 of cluster c of token t, times unit, into sum; g holds what is not yet handed on. */
+static void add_cluster(const sg_ffn *f, const sg_bundle *b, uint32_t t, uint32_t c, uint32_t lo, uint32_t hi, float unit, gather *g,
+                        int32_t *sum) {
+    const size_t from = (size_t)t * f->ld + c * b->l.per_cluster;
+    for (uint32_t i = lo; i < hi; i++) {
+        g->at[g->n] = f->at[from + i];
+        g->h[g->n] = f->h[from + i] * unit;
+        if (++g->n < LIST) continue;
+        add_list(b, g, sum);
+        g->n = 0;
+    }
+}
+
+static void fail_token(const sg_bundle *b, float unit, float *y, uint32_t i0, uint32_t i1) {
+    for (uint32_t i = i0; i < i1 && i < b->l.k; i++) y[i] = unit == 0 ? 0 : NAN;
+}
+
+/* One token: its live neurons are numbered through, and the threads help themselves. */
+static void down_one(sg_ffn *f, const sg_bundle *b, float *y, sg_team *team, uint32_t thread) {
+    const float unit = unit_of(f, b, 0);
+    const uint32_t n_blocks = b->l.k / 32, threads = sg_team_size(team);
+    int32_t *sum = f->sums + thread * f->sum_words;
+    uint32_t total = 0, lo, hi;
+    for (uint32_t c = 0; c < b->l.n_clusters; c++) total += f->live[c];
+    memset(sum, 0, f->sum_words * sizeof *sum);
+    if (!(unit > 0)) total = 0;
+    while (sg_team_take(team, (total + LIST - 1) / LIST, 1, &lo, &hi)) {
+        const uint32_t from = lo * LIST, to = hi * LIST < total ? hi * LIST : total;
+        gather g = { .n = 0 };
+        for (uint32_t c = 0, at = 0; at < to; at += f->live[c++]) {
+            const uint32_t end = at + f->live[c];
+            if (end <= from) continue;
+            add_cluster(f, b, 0, c, from > at ? from - at : 0, (to < end ? to : end) - at, unit, &g, sum);
+        }
+        add_list(b, &g, sum);
+    }
+    sg_team_barrier(team);
+    while (sg_team_take(team, (n_blocks + END_BLOCKS - 1) / END_BLOCKS, 1, &lo, &hi)) {
+        const uint32_t b0 = lo * END_BLOCKS, b1 = hi * END_BLOCKS < n_blocks ? hi * END_BLOCKS : n_blocks;
+        if (unit > 0) b->down->down_end(y, f->sums, f->sum_words, threads, b->l.k, b0, b1, 1 / unit);
+        else fail_token(b, unit, y, 32 * b0, 32 * b1);
+    }
+}
+
+/* Several tokens: a thread takes some of them, and walks over the clusters in groups that a cache holds. */
+static void down_many(sg_ffn *f, const sg_bundle *b, uint32_t n, float *y, size_t ldy, sg_team *team) {
+    const uint32_t group = 1 + (uint32_t)(GROUP_BYTES / (b->l.per_cluster * b->l.record)), n_blocks = b->l.k / 32;
+    uint32_t lo, hi;
+    while (sg_team_take(team, n, TOKENS_LEAST, &lo, &hi)) {
+        memset(f->sums + lo * f->sum_words, 0, (hi - lo) * f->sum_words * sizeof *f->sums);
+        for (uint32_t t = lo; t < hi; t++) f->unit[t] = unit_of(f, b, t);
+        for (uint32_t c0 = 0; c0 < b->l.n_clusters; c0 += group) {
+            const uint32_t c1 = b->l.n_clusters - c0 < group ? b->l.n_clusters : c0 + group;
+            for (uint32_t t = lo; t < hi; t++) {
+                if (!(f->unit[t] > 0)) continue;
+                gather g = { .n = 0 };
+                for (uint32_t c = c0; c < c1; c++)
+                    add_cluster(f, b, t, c, 0, f->live[(size_t)t * f->ld_cluster + c], f->unit[t], &g, f->sums + t * f->sum_words);
+                add_list(b, &g, f->sums + t * f->sum_words);
+            }
+        }
+        for (uint32_t t = lo; t < hi; t++) {
+            const float unit = f->unit[t];
+            if (unit > 0) b->down->down_end(y + t * ldy, f->sums + t * f->sum_words, 0, 1, b->l.k, 0, n_blocks, 1 / unit);
+            else fail_token(b, unit, y + t * ldy, 0, b->l.k);
+        }
+    }
+}
+
+/* Float rows: a sum in the order of the neurons, so a thread takes a slice of y and goes through all of them. */
+static void down_floats(sg_ffn *f, const sg_bundle *b, uint32_t n, float *y, size_t ldy, sg_team *team) {
+    const uint32_t slices = (b->l.k + SLICE - 1) / SLICE;
+    uint32_t lo, hi;
+    while (sg_team_take(team, slices * n, 1, &lo, &hi)) {
+        for (; lo < hi; lo++) {
+            const uint32_t t = lo / slices, i0 = lo % slices * SLICE, i1 = i0 + SLICE < b->l.k ? i0 + SLICE : b->l.k;
+            float *out = y + t * ldy;
+            memset(out + i0, 0, (i1 - i0) * sizeof *out);
+            for (uint32_t c = 0; c < b->l.n_clusters; c++) {
+                const size_t from = (size_t)t * f->ld + c * b->l.per_cluster;
+                const uint32_t m = f->live[(size_t)t * f->ld_cluster + c];
+                if (m > 0) b->down->down_float(out, b->data + b->l.up_row, 1, f->at + from, f->h + from, m, i0, i1);
+            }
+        }
+    }
+}
+
+void sg_ffn_down(sg_ffn *f, const sg_ffn_layer *l, uint32_t n, float *y, size_t ldy, sg_team *team, uint32_t thread) {
+    const sg_bundle *b = &l->bundle;
+    if (!b->down->quantised) down_floats(f, b, n, y, ldy, team);
+    else if (n == 1) down_one(f, b, y, team, thread);
+    else down_many(f, b, n, y, ldy, team);
+}

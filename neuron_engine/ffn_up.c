@@ -1,0 +1,184 @@
+/* The first half of a sparse layer: gates, the list of live neurons, their up products. */
+#include "neuron_engine/ffn.h"
+
+#include <math.h>
+#include <string.h>
+
+static uint32_t neurons_of(const sg_bundle_layout *l, uint32_t cluster) {
+    const uint32_t at = cluster * l->per_cluster;
+    return l->n_neurons - at < l->per_cluster ? l->n_neurons - at : l->per_cluster;
+}
+
+/* Zeroes the gates of token t that are not predicted; returns how many are, their places in rows[]. */
+static uint32_t predict(const sg_ffn *f, const sg_ffn_layer *l, uint32_t layer, const sg_acts *seen, uint32_t c, uint32_t t, uint32_t *rows) {
+    const uint32_t at = c * l->bundle.l.per_cluster, n = neurons_of(&l->bundle.l, c);
+    float scores[SG_CLUSTER_MAX];
+    const sg_acts xt = sg_acts_token(seen, t);
+    sg_acts zt = sg_acts_token(&f->z, t);
+    zt.k = l->predictor.rank; /* z has room for the largest rank of the model */
+    zt.n_blocks = zt.k / 32;
+    sg_predictor_scores(&l->predictor, &xt, &zt, scores, at, at + n);
+    float *g = f->gate + (size_t)t * f->ld + at;
+    uint32_t m = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        rows[m] = i;
+        m += scores[i] > f->policy.score_cut[layer];
+    }
+    /* Zero where nothing was predicted, what was computed (if so) elsewhere. */
+    for (uint32_t i = 0, next = 0; i < n; i++) {
+        if (next < m && rows[next] == i) next++;
+        else g[i] = 0;
+    }
+    return m;
+}
+
+void sg_ffn_gates(sg_ffn *f, const sg_ffn_layer *l, uint32_t layer, uint32_t tokens, const sg_acts *seen, uint32_t c, uint32_t thread) {
+    const sg_bundle *b = &l->bundle;
+    const uint32_t at = c * b->l.per_cluster, n = neurons_of(&b->l, c);
+    const bool predicted = f->policy.predict && l->predictor.kind != SG_PRED_NONE;
+    sg_ffn_count *count = &f->counts[(size_t)thread * f->n_layer + layer];
+    uint32_t rows[SG_CLUSTER_MAX + 1];
+    count->neurons += (uint64_t)n * tokens;
+    if (predicted && tokens == 1) {
+        float g[SG_CLUSTER_MAX];
+        const uint32_t m = predict(f, l, layer, seen, c, 0, rows);
+        b->gate->dot(g, sg_bundle_gates(b, c), b->l.gate_row, rows, m, &f->x, 0);
+        for (uint32_t i = 0; i < m; i++) f->gate[at + rows[i]] = g[i];
+        count->gates += m;
+        return;
+    }
+    sg_lane_acts acts = f->x;
+    acts.n = tokens;
+    b->gate->dot_tokens(f->gate + at, f->ld, sg_bundle_gates(b, c), b->l.gate_row, n, &acts);
+    count->gates += (uint64_t)n * tokens;
+    for (uint32_t t = 0; predicted && t < tokens; t++) (void)predict(f, l, layer, seen, c, t, rows);
+}
+
+/* a[n] = act(g): what u is multiplied with. NaN stays NaN, so it is live and reaches the output. */
+static void activate(const sg_ffn *f, const sg_ffn_layer *l, const float *g, float *a, uint32_t n) {
+    static const float ones[SG_CLUSTER_MAX] = {
+#define FOUR 1, 1, 1, 1
+#define SIXTEEN FOUR, FOUR, FOUR, FOUR
+#define SIXTY_FOUR SIXTEEN, SIXTEEN, SIXTEEN, SIXTEEN
+        SIXTY_FOUR, SIXTY_FOUR, SIXTY_FOUR, SIXTY_FOUR
+    };
+    switch (f->act) {
+    case SG_ACT_SILU: f->kernels->vec.silu_mul(a, g, ones, n); return;
+    case SG_ACT_RELU:
+    case SG_ACT_DRELU:
+        for (uint32_t i = 0; i < n; i++) a[i] = g[i] <= 0 ? 0 : g[i];
+        return;
+    case SG_ACT_FATRELU:
+        for (uint32_t i = 0; i < n; i++) a[i] = g[i] <= l->fat_threshold ? 0 : g[i];
+        return;
+    case SG_ACT_RELU2:
+        for (uint32_t i = 0; i < n; i++) a[i] = g[i] <= 0 ? 0 : g[i] * g[i];
+        return;
+    }
+}
+
+float sg_ffn_top_k_cut(const sg_ffn *f, const sg_ffn_layer *l, uint32_t t, uint32_t *scratch) {
+    const sg_bundle_layout *b = &l->bundle.l;
+    const uint32_t k = f->policy.top_k;
+    if (k >= b->n_neurons) return 0;
+    for (uint32_t i = 0; i < b->n_neurons; i += SG_CLUSTER_MAX) {
+        const uint32_t n = b->n_neurons - i < SG_CLUSTER_MAX ? b->n_neurons - i : SG_CLUSTER_MAX;
+        float a[SG_CLUSTER_MAX];
+        activate(f, l, f->gate + (size_t)t * f->ld + i, a, n);
+        for (uint32_t j = 0; j < n; j++) {
+            a[j] = fabsf(a[j]);
+            memcpy(&scratch[i + j], &a[j], sizeof *scratch);
+        }
+    }
+    /* Magnitudes order like their bits. The K-th largest, bit by bit from the top: 31 counting passes, without a branch. */
+    uint32_t bits = 0;
+    for (int bit = 30; bit >= 0; bit--) {
+        const uint32_t try = bits | 1u << bit;
+        uint32_t above = 0;
+        for (uint32_t i = 0; i < b->n_neurons; i++) above += scratch[i] >= try;
+        if (above >= k) bits = try;
+    }
+    if (bits == 0) return 0;
+    bits--; /* the largest magnitude that is cut off */
+    float cut;
+    memcpy(&cut, &bits, sizeof cut);
+    return cut;
+}
+
+/* The live neurons of token t: places to at[], act(g) to h[]; returns how many. */
+static uint32_t choose(const sg_ffn *f, const sg_ffn_layer *l, uint32_t t, uint32_t first, uint32_t n, float cut) {
+    const size_t from = (size_t)t * f->ld + first;
+    uint32_t *at = f->at + from, m = 0;
+    float *h = f->h + from, a[SG_CLUSTER_MAX];
+    activate(f, l, f->gate + from, a, n);
+    if (f->policy.mode == SG_FFN_DENSE && cut == 0 && !f->policy.predict) {
+        memcpy(h, a, n * sizeof *h);
+        for (uint32_t i = 0; i < n; i++) at[i] = i;
+        return n;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        at[m] = i;
+        h[m] = a[i];
+        m += !(fabsf(a[i]) <= cut);
+    }
+    return m;
+}
+
+/* h = act(g) * u for the m neurons of a list, those that come out as zero dropped. */
+static void finish(const sg_ffn *f, const sg_bundle *b, uint32_t c, uint32_t t, uint32_t m, const float *u, uint64_t *active) {
+    const size_t from = (size_t)t * f->ld + c * b->l.per_cluster;
+    const bool keep_zeros = f->policy.mode == SG_FFN_DENSE;
+    uint32_t *at = f->at + from, kept = 0;
+    float *h = f->h + from, peak = 0, mass = 0;
+    for (uint32_t i = 0; i < m; i++) {
+        float v = h[i];
+        if (u) v *= f->act == SG_ACT_DRELU && u[i] <= 0 ? 0 : u[i];
+        at[kept] = at[i];
+        h[kept] = v;
+        *active += !(v == 0);
+        kept += keep_zeros || !(v == 0);
+    }
+    for (uint32_t i = 0; i < kept && b->down->quantised; i++) {
+        const float size = fabsf(h[i]) * b->down->down_max(b->data + at[i] + b->l.up_row, b->l.k);
+        if (!(size <= peak)) peak = size;
+        mass += size;
+    }
+    const size_t slot = (size_t)t * f->ld_cluster + c;
+    f->peak[slot] = peak;
+    f->mass[slot] = mass;
+    f->live[slot] = kept;
+}
+
+void sg_ffn_ups(sg_ffn *f, const sg_ffn_layer *l, uint32_t layer, uint32_t n, uint32_t c, uint32_t thread) {
+    const sg_bundle *b = &l->bundle;
+    const uint32_t first = c * b->l.per_cluster, rows = neurons_of(&b->l, c);
+    const size_t records = c * b->l.cluster_bytes + b->l.records_at;
+    sg_ffn_count *count = &f->counts[(size_t)thread * f->n_layer + layer];
+    float *all = f->up + (size_t)thread * f->n_batch * SG_CLUSTER_MAX;
+    uint64_t live = 0;
+    for (uint32_t t = 0; t < n; t++) {
+        float cut = f->policy.cut ? f->policy.cut[layer] : 0;
+        if (f->policy.top_k > 0 && f->token_cut[t] > cut) cut = f->token_cut[t];
+        const uint32_t m = choose(f, l, t, first, rows, cut);
+        f->live[(size_t)t * f->ld_cluster + c] = m;
+        live += m;
+    }
+    const bool whole = b->l.gated && f->policy.mode != SG_FFN_SPARSE && (double)live > (double)f->dense_share * rows * n;
+    if (whole) {
+        sg_lane_acts acts = f->x;
+        acts.n = n;
+        b->up->dot_tokens(all, SG_CLUSTER_MAX, b->data + records, b->l.record, rows, &acts);
+    }
+    count->ups += !b->l.gated ? 0 : whole ? (uint64_t)rows * n : live;
+    for (uint32_t t = 0; t < n; t++) {
+        uint32_t *at = f->at + (size_t)t * f->ld + first;
+        const uint32_t m = f->live[(size_t)t * f->ld_cluster + c];
+        float u[SG_CLUSTER_MAX];
+        for (uint32_t i = 0; i < m; i++) {
+            if (whole) u[i] = all[(size_t)t * SG_CLUSTER_MAX + at[i]];
+            at[i] = (uint32_t)(records + at[i] * b->l.record);
+        }
+        if (b->l.gated && !whole && m > 0) b->up->dot(u, b->data, 1, at, m, &f->x, t);
+        finish(f, b, c, t, m, b->l.gated ? u : NULL, &count->active);
+    }
+}
