@@ -76,7 +76,7 @@ static sg_status fill_slab(void *arg, sg_bin_scratch *s, uint32_t item, uint8_t 
         const size_t apart = sg_bin_matrix_bytes(m, n);
         for (uint32_t c = 0; c < n; c += SG_BIN_TILE_COLS) {
             const uint32_t width = n - c < SG_BIN_TILE_COLS ? n - c : SG_BIN_TILE_COLS;
-            SG_TRY(turn(j, s->raw + sg_bin_matrix_bytes(m, c), apart, i0, rows, col + c, width, s->values, err));
+            SG_TRY(turn(j, s->raw + (c ? sg_bin_matrix_bytes(m, c) : 0), apart, i0, rows, col + c, width, s->values, err));
         }
     }
     return SG_OK;
