@@ -254,7 +254,8 @@ static sg_status read_preamble(parser *p, uint64_t *n_tensors, uint64_t *n_kv) {
     char magic[4];
     if (p->s->size == 0) return sg_fail(p->err, SG_E_FORMAT, "%s: the file is empty", p->s->label);
     SG_TRY(sg_gguf_stream_read(p->s, magic, sizeof magic, "the magic number", p->err));
-    if (memcmp(magic, SG_GGUF_MAGIC, 4) != 0)
+    p->file->is_powerinfer = memcmp(magic, SG_POWERINFER_MAGIC, 4) == 0;
+    if (!p->file->is_powerinfer && memcmp(magic, SG_GGUF_MAGIC, 4) != 0)
         return FAIL_AT(p, 0, SG_E_FORMAT, "not a GGUF file: it begins with %02x %02x %02x %02x instead of \"GGUF\"",
                        (unsigned char)magic[0], (unsigned char)magic[1], (unsigned char)magic[2],
                        (unsigned char)magic[3]);

@@ -58,6 +58,9 @@ SG_NODISCARD sg_status sg_gguf_open_memory(const void *data, size_t size, const 
 void sg_gguf_close(sg_gguf **g);
 
 uint32_t sg_gguf_version(const sg_gguf *g);
+/* The first file has PowerInfer's magic number "PWRI" and is a GGUF file in all else; its tensors have names of their own, so it
+ * is something to convert, nothing to run. */
+bool sg_gguf_is_powerinfer(const sg_gguf *g);
 uint32_t sg_gguf_n_files(const sg_gguf *g);
 const char *sg_gguf_path(const sg_gguf *g, uint32_t file);
 uint64_t sg_gguf_file_size(const sg_gguf *g, uint32_t file);
@@ -110,6 +113,11 @@ void sg_gguf_writer_array(sg_gguf_writer *w, const char *key, sg_gguf_type type,
 void sg_gguf_writer_strings(sg_gguf_writer *w, const char *key, const sg_gguf_string *v, uint64_t n);
 /* Copies an entry of an open file as it is. Passes over general.alignment and split.*, which tell of the other file. */
 void sg_gguf_writer_copy(sg_gguf_writer *w, const sg_gguf_kv *kv);
+
+/* From now on `tap` gets the bytes of the header (with the padding up to the first tensor), then of the tensors, in the order of the
+ * file; the padding between tensors is left out. For checksums. */
+typedef void (*sg_gguf_tap_fn)(void *user, const void *bytes, size_t n);
+void sg_gguf_writer_tap(sg_gguf_writer *w, sg_gguf_tap_fn tap, void *user);
 
 void sg_gguf_writer_tensor(sg_gguf_writer *w, const char *name, sg_dtype type, uint32_t n_dims, const uint64_t *ne);
 SG_NODISCARD sg_status sg_gguf_writer_begin_data(sg_gguf_writer *w, sg_error *err);

@@ -10,6 +10,7 @@
 
 #define BUFFER_BYTES ((size_t)256 << 10)
 #define WRITE_AT_ONCE ((size_t)64 << 20)
+#define WINDOW_BYTES ((uint64_t)32 << 20)
 
 /* What stands under the final name now decides whether to begin at all. */
 static sg_status check_target(const char *path, bool overwrite, sg_error *err) {
@@ -45,12 +46,35 @@ sg_status sg_out_file_create(sg_out_file *f, const char *path, bool overwrite, s
     return status;
 }
 
-static sg_status write_all(const sg_out_file *f, const uint8_t *bytes, size_t n, sg_error *err) {
+/* A model is larger than RAM should be for it: every WINDOW_BYTES the system is told to begin writing what came, and the window
+ * before that is waited for and leaves the page cache. So at most two windows of it are there, and the drive is never idle.
+ * The wait takes the drive's errors, which fsync then does not see any more. */
+static sg_status flush_behind(sg_out_file *f, size_t n, sg_error *err) {
+    f->written += n;
+#ifdef SYNC_FILE_RANGE_WRITE
+    while (f->written - f->flushing >= WINDOW_BYTES) {
+        sync_file_range(f->fd, (off_t)f->flushing, (off_t)WINDOW_BYTES, SYNC_FILE_RANGE_WRITE);
+        if (f->flushing >= WINDOW_BYTES) {
+            const off_t before = (off_t)(f->flushing - WINDOW_BYTES);
+            const unsigned wait = SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER;
+            if (sync_file_range(f->fd, before, (off_t)WINDOW_BYTES, wait) != 0 &&
+                (errno == EIO || errno == ENOSPC || errno == EDQUOT))
+                return sg_fail_errno(err, errno, f->path, "cannot write");
+            posix_fadvise(f->fd, before, (off_t)WINDOW_BYTES, POSIX_FADV_DONTNEED);
+        }
+        f->flushing += WINDOW_BYTES;
+    }
+#endif
+    return SG_OK;
+}
+
+static sg_status write_all(sg_out_file *f, const uint8_t *bytes, size_t n, sg_error *err) {
     while (n > 0) {
         const ssize_t r = write(f->fd, bytes, n < WRITE_AT_ONCE ? n : WRITE_AT_ONCE);
         if (r > 0) {
             bytes += r;
             n -= (size_t)r;
+            SG_TRY(flush_behind(f, (size_t)r, err));
         } else if (r == 0 || (errno != EINTR && errno != EAGAIN)) {
             return sg_fail_errno(err, r == 0 ? EIO : errno, f->path, "cannot write");
         }

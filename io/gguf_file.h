@@ -11,6 +11,7 @@ typedef struct sg_out_file {
     uint64_t size; /* bytes handed to sg_out_file_write */
     uint8_t *buffer;
     size_t buffered;
+    uint64_t written, flushing; /* bytes in the file; where the window that is on its way to the drive ends */
 } sg_out_file;
 
 /* Creates PATH.part-PID-N. SG_E_EXISTS when PATH is there and `overwrite` is false, SG_E_ACCESS when it is there and no

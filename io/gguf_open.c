@@ -169,6 +169,7 @@ void sg_gguf_close(sg_gguf **g) {
 }
 
 uint32_t sg_gguf_version(const sg_gguf *g) { return g->files[0].version; }
+bool sg_gguf_is_powerinfer(const sg_gguf *g) { return g->files[0].is_powerinfer; }
 uint32_t sg_gguf_n_files(const sg_gguf *g) { return g->n_files; }
 const char *sg_gguf_path(const sg_gguf *g, uint32_t file) { return g->files[file].path; }
 uint64_t sg_gguf_file_size(const sg_gguf *g, uint32_t file) { return g->files[file].size; }

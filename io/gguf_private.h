@@ -5,6 +5,7 @@
 #include "io/gguf.h"
 
 #define SG_GGUF_MAGIC "GGUF"
+#define SG_POWERINFER_MAGIC "PWRI" /* https://github.com/SJTU-IPADS/PowerInfer: GGUF under another name */
 #define SG_GGUF_DEFAULT_ALIGNMENT 32
 
 /* Limits of this reader. The specification has none; real files stay far below (the largest vocabularies make headers
@@ -57,6 +58,7 @@ const sg_gguf_name *sg_gguf_names_find(const sg_gguf_name *names, size_t n, cons
 typedef struct sg_gguf_file {
     char *path;
     uint32_t version;
+    bool is_powerinfer;
     uint64_t size, data_offset, alignment;
     sg_gguf_kv *kv;
     size_t n_kv, cap_kv;

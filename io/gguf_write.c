@@ -25,6 +25,8 @@ struct sg_gguf_writer {
     bool in_data, finished;
     size_t current;        /* tensor being written */
     uint64_t current_done; /* bytes of it */
+    sg_gguf_tap_fn tap;
+    void *tap_user;
 };
 
 /* The first failure stays; later calls repeat it. */
@@ -206,13 +208,24 @@ static void check_names(sg_gguf_writer *w) {
     free(names);
 }
 
+void sg_gguf_writer_tap(sg_gguf_writer *w, sg_gguf_tap_fn tap, void *user) {
+    w->tap = tap;
+    w->tap_user = user;
+}
+
+static void put_bytes(sg_gguf_writer *w, const void *bytes, size_t n) {
+    if (w->tap) w->tap(w->tap_user, bytes, n);
+    (void)!sg_out_file_write(&w->file, bytes, n, &w->failure);
+}
+
 /* Zeros up to the next multiple of the alignment. */
 static void pad(sg_gguf_writer *w) {
     static const char zeros[4096];
     uint64_t n = (w->alignment - w->file.size % w->alignment) % w->alignment;
     while (n > 0 && w->failure.code == SG_OK) {
         const size_t part = n < sizeof zeros ? (size_t)n : sizeof zeros;
-        (void)!sg_out_file_write(&w->file, zeros, part, &w->failure);
+        if (w->in_data) (void)!sg_out_file_write(&w->file, zeros, part, &w->failure);
+        else put_bytes(w, zeros, part);
         n -= part;
     }
 }
@@ -239,7 +252,7 @@ sg_status sg_gguf_writer_begin_data(sg_gguf_writer *w, sg_error *err) {
         if (parts[i]->failed)
             fail(w, SG_E_NOMEM, "%s: no memory for the header", w->file.path);
         else
-            (void)!sg_out_file_write(&w->file, parts[i]->data, parts[i]->len, &w->failure);
+            put_bytes(w, parts[i]->data, parts[i]->len);
     }
     free(preamble.data);
     free(infos.data);
@@ -259,7 +272,7 @@ sg_status sg_gguf_writer_data(sg_gguf_writer *w, const void *bytes, size_t n, sg
         fail(w, SG_E_ARG, "%s: more than the %" PRIu64 " bytes of tensor %s", w->file.path, t->n_bytes, t->name);
         return report(w, err);
     }
-    (void)!sg_out_file_write(&w->file, bytes, n, &w->failure);
+    put_bytes(w, bytes, n);
     w->current_done += n;
     if (w->current_done == t->n_bytes) {
         w->current++;

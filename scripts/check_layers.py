@@ -41,6 +41,7 @@ FOREIGN = {
     'liburing.h': {'io'},
     'pcre2.h': {'runtime'},
     'cjson/cJSON.h': {'runtime', 'io'},
+    'xxhash.h': {'runtime'},
     'cJSON.h': set(),  # spelled <cjson/cJSON.h>, which needs no -I of its own
     'editline/readline.h': {'cli'},
     'histedit.h': {'cli'},

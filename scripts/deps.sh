@@ -61,6 +61,7 @@ missing() {
     has meson || pick meson ''
     has_lib libpcre2-8 || pick libpcre2-dev pcre2
     has_lib libcjson || pick libcjson-dev cjson
+    has_lib libxxhash || pick libxxhash-dev xxhash
     has_lib libedit || pick libedit-dev libedit
     has_lib liburing || pick liburing-dev ''
     ;;

@@ -9,7 +9,7 @@
 # Exit status 77 when the cross compiler, qemu or the packages cannot be had.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-packages=(libpcre2-dev libpcre2-8-0 libcjson-dev libcjson1 liburing-dev liburing2 check libsubunit-dev libsubunit0)
+packages=(libpcre2-dev libpcre2-8-0 libcjson-dev libcjson1 libxxhash-dev libxxhash0 liburing-dev liburing2 check libsubunit-dev libsubunit0)
 tiers="ref neon dotprod i8mm"
 
 skip() { echo "$*"; exit 77; }

@@ -15,7 +15,8 @@ static const struct {
     { "tokenize", cmd_tokenize, "token ids of a text" },
     { "logits", cmd_logits, "logits of each position, to a file" },
     { "perplexity", cmd_perplexity, "perplexity of a model on a text" },
-    { "convert", cmd_convert, "make a GGUF file from other formats" },
+    { "convert", cmd_convert, "make a model.bin, or a GGUF file, from other formats" },
+    { "verify", cmd_verify, "check a model.bin against its checksums" },
     { "bench", cmd_bench, "speed of prompt and decode" },
     { "gpu", cmd_gpu, "GPUs that OpenCL and Vulkan report" },
 };

@@ -8,13 +8,15 @@
 
 #define SG_BIN_ALIGNMENT 4096u
 #define SG_BIN_VERSION 1u
+#define SG_BIN_CHECKSUMS "sparsegen.checksums"
+#define SG_BIN_VERSION_KEY "sparsegen.format_version"
 
 typedef struct sg_bin_writer sg_bin_writer;
 
 /* Creates the file; writes general.alignment and sparsegen.format_version. Errors as sg_gguf_writer_create. */
 SG_NODISCARD sg_status sg_bin_writer_create(const char *path, bool overwrite, sg_bin_writer **out, sg_error *err);
 void sg_bin_writer_abort(sg_bin_writer **w);
-/* For keys only: tensors and data go through the functions below. */
+/* For keys, and for functions that stream tensor data into a sg_gguf_writer; tensors are declared with the function below. */
 sg_gguf_writer *sg_bin_writer_gguf(sg_bin_writer *w);
 /* Tensors named blk.N.ffn_bundle are hashed row by row (ne[0] bytes: a cluster), others whole. */
 SG_NODISCARD sg_status sg_bin_writer_tensor(sg_bin_writer *w, const char *name, sg_dtype type, uint32_t n_dims, const uint64_t *ne,
@@ -23,5 +25,8 @@ SG_NODISCARD sg_status sg_bin_writer_begin_data(sg_bin_writer *w, sg_error *err)
 SG_NODISCARD sg_status sg_bin_writer_data(sg_bin_writer *w, const void *bytes, size_t n, sg_error *err);
 /* Writes the checksums, syncs and renames. */
 SG_NODISCARD sg_status sg_bin_writer_finish(sg_bin_writer *w, sg_error *err);
+
+/* True for "blk.N.ffn_bundle"; *layer = N (may be NULL). */
+bool sg_bin_is_bundle(const char *tensor, uint32_t *layer);
 
 #endif

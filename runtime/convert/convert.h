@@ -20,7 +20,11 @@
 /* The request: options with their defaults filled in. */
 typedef struct sg_conv_job {
     const char *input, *output, *tokenizer;
-    sg_dtype type;
+    sg_dtype type;      /* of plain GGUF, and of what is beside the bundles where the source is no GGUF */
+    bool to_bin;        /* model.bin */
+    int gate_type, down_type; /* sg_dtype of the bundles: gate and up, down; -1: by the source */
+    uint32_t cluster;   /* neurons; 0: by the size of a gate row */
+    uint64_t ram;       /* bytes for buffers; 0: choose */
     bool overwrite;
     sg_log log;
     sg_progress_fn progress;
@@ -82,12 +86,20 @@ void sg_conv_model_finish(sg_conv_model *m);
 SG_NODISCARD sg_status sg_conv_llama2c(const sg_conv_job *job, sg_error *err);
 SG_NODISCARD sg_status sg_conv_hf(const sg_conv_job *job, sg_error *err);
 
+/* Keys of the hyper-parameters. */
+SG_NODISCARD sg_status sg_conv_write_metadata(const sg_conv_job *job, const sg_conv_hparams *hp, sg_gguf_writer *w, sg_error *err);
+
 /* Chooses the types, writes metadata, vocabulary and tensors to job->output. */
 SG_NODISCARD sg_status sg_conv_write(const sg_conv_job *job, sg_conv_model *m, sg_error *err);
 
 /* Streams the values of t into the writer. *done counts bytes written over all tensors, of `total`. */
 SG_NODISCARD sg_status sg_conv_stream(const sg_conv_job *job, const sg_conv_tensor *t, sg_gguf_writer *w,
                                       uint64_t *done, uint64_t total, sg_error *err);
+
+/* Refuses values that are no finite numbers, or that `type` (F16 and the scales of the quantised types) cannot hold: the model would
+ * write nonsense. */
+SG_NODISCARD sg_status sg_conv_check(const char *path, const char *name, const float *values, size_t n, sg_dtype type,
+                                     sg_error *err);
 
 /* Name for general.name: the last part of the path without its ending, "" when that is not UTF-8. free() it. */
 char *sg_conv_model_name(const char *path);

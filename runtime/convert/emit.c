@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "runtime/base/utf8.h"
+#include "runtime/convert/bin_model.h"
 #include "runtime/convert/convert.h"
 
 #define ALIGNMENT 32 /* GGUF's default */
@@ -84,7 +85,7 @@ static uint32_t file_type(sg_dtype type) {
     }
 }
 
-static sg_status write_metadata(const sg_conv_job *job, const sg_conv_hparams *hp, sg_gguf_writer *w, sg_error *err) {
+sg_status sg_conv_write_metadata(const sg_conv_job *job, const sg_conv_hparams *hp, sg_gguf_writer *w, sg_error *err) {
     char *name = sg_conv_model_name(job->input);
     if (!name) return sg_fail(err, SG_E_NOMEM, "%s: no memory", job->input);
     sg_gguf_writer_str(w, "general.architecture", hp->arch);
@@ -92,7 +93,7 @@ static sg_status write_metadata(const sg_conv_job *job, const sg_conv_hparams *h
     free(name);
     sg_gguf_writer_u32(w, "general.file_type", file_type(job->type));
     sg_gguf_writer_u32(w, "general.quantization_version", 2);
-    sg_gguf_writer_u32(w, "general.alignment", ALIGNMENT);
+    if (!job->to_bin) sg_gguf_writer_u32(w, "general.alignment", ALIGNMENT); /* model.bin: its writer does it */
     u32(w, hp, "context_length", hp->n_ctx);
     u32(w, hp, "embedding_length", hp->n_embd);
     u32(w, hp, "block_count", hp->n_layer);
@@ -132,13 +133,14 @@ static uint64_t choose_types(const sg_conv_job *job, sg_conv_model *m) {
 
 sg_status sg_conv_write(const sg_conv_job *job, sg_conv_model *m, sg_error *err) {
     const uint64_t total = choose_types(job, m);
+    if (job->to_bin) return sg_bin_from_conv(job, m, err);
     uint64_t done = 0;
     if (job->progress && !job->progress(job->user, 0, total))
         return sg_fail(err, SG_E_CANCELLED, "%s: the conversion was cancelled", job->output);
     sg_gguf_writer *w = NULL;
     sg_status status = sg_gguf_writer_create(job->output, ALIGNMENT, job->overwrite, &w, err);
     if (status != SG_OK) return status;
-    status = write_metadata(job, &m->hp, w, err);
+    status = sg_conv_write_metadata(job, &m->hp, w, err);
     if (status == SG_OK) status = sg_conv_vocab_write(&m->vocab, w, err);
     for (size_t i = 0; status == SG_OK && i < m->n_tensors; i++) {
         const sg_conv_tensor *t = &m->tensors[i];

@@ -1,5 +1,4 @@
 /* Values of one tensor from source to output, a few MiB at a time. */
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -51,24 +50,22 @@ static sg_status load_rows(stream *s, uint64_t row, uint64_t rows, sg_error *err
     return SG_OK;
 }
 
-/* A value that is no number, or that F16 (also the scales of the quantised types) cannot hold, would give a model that
- * writes nonsense: refused. */
-static sg_status check_values(const stream *s, size_t n, sg_error *err) {
-    const sg_conv_tensor *t = s->t;
-    float max = 0;
-    bool finite = true;
+sg_status sg_conv_check(const char *path, const char *name, const float *values, size_t n, sg_dtype type, sg_error *err) {
+    uint32_t max = 0; /* magnitudes as integers have the order of the numbers, and NaN and infinity come last */
     for (size_t i = 0; i < n; i++) {
-        const float a = fabsf(s->values[i]);
-        finite = finite && isfinite(a);
-        max = a > max ? a : max;
+        uint32_t bits;
+        memcpy(&bits, &values[i], sizeof bits);
+        bits &= 0x7fffffffu;
+        max = bits > max ? bits : max;
     }
-    const char *path = t->path ? t->path : "";
-    if (!finite)
-        return sg_fail(err, SG_E_FORMAT, "%s: tensor %s holds values that are no finite numbers", path, t->name);
-    const float limit = t->type == SG_DTYPE_Q8_0 ? 65504.0f * 127 : t->type == SG_DTYPE_Q4_0 ? 65504.0f * 8 : 65504.0f;
-    if (t->type != SG_DTYPE_F32 && t->type != SG_DTYPE_BF16 && max > limit)
-        return sg_fail(err, SG_E_UNSUPPORTED, "%s: tensor %s holds %g, too large for %s; choose bf16 or f32", path,
-                       t->name, max, sg_dtype_get(t->type)->name);
+    if (max >= 0x7f800000u)
+        return sg_fail(err, SG_E_FORMAT, "%s: tensor %s holds values that are no finite numbers", path, name);
+    float largest;
+    memcpy(&largest, &max, sizeof largest);
+    const float limit = type == SG_DTYPE_Q8_0 ? 65504.0f * 127 : type == SG_DTYPE_Q4_0 ? 65504.0f * 8 : 65504.0f;
+    if (type != SG_DTYPE_F32 && type != SG_DTYPE_BF16 && largest > limit)
+        return sg_fail(err, SG_E_UNSUPPORTED, "%s: tensor %s holds %g, too large for %s; choose f32", path, name,
+                       (double)largest, sg_dtype_get(type)->name);
     return SG_OK;
 }
 
@@ -110,7 +107,7 @@ sg_status sg_conv_stream(const sg_conv_job *job, const sg_conv_tensor *t, sg_ggu
             memcpy(s.values, t->values + row * s.cols, n * sizeof *s.values);
         else
             status = load_rows(&s, row, rows, err);
-        if (status == SG_OK) status = check_values(&s, n, err);
+        if (status == SG_OK) status = sg_conv_check(t->path ? t->path : "", t->name, s.values, n, t->type, err);
         if (status != SG_OK) break;
         sg_quantize(t->type, s.values, s.out, n);
         status = sg_gguf_writer_data(w, s.out, bytes, err);

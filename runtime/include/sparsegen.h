@@ -7,7 +7,7 @@
  * From simple to detailed:
  *   sg_model_open, sg_session_create, sg_session_feed_text, sg_generate      text in, text out
  *   sg_tokenize, sg_session_feed, sg_session_logits, sg_sampler_*            one token at a time
- *   sg_file_info_*, sg_convert                                               files
+ *   sg_file_info_*, sg_convert, sg_verify                                    files
  *   sg_limits_measure, sg_model_get_work                                     what speed is measured against
  *
  * Rules that hold everywhere:
@@ -302,20 +302,60 @@ SG_API void sg_file_info_close(sg_file_info **info);
 /* The whole description as text for people, or as one JSON object; sg_free. Contents: docs/cli.md, `info`. */
 SG_API SG_NODISCARD sg_status sg_file_info_text(const sg_file_info *info, bool json, char **out, sg_error *err);
 
+typedef enum sg_convert_format {
+    SG_CONVERT_AUTO = 0, /* by the ending of the output: .gguf is plain GGUF, everything else model.bin */
+    SG_CONVERT_GGUF = 1, /* one GGUF file that other programs run too; not from GGUF */
+    SG_CONVERT_BIN = 2   /* model.bin (docs/model_bin.md): feed-forward layers cut into neurons, checksums */
+} sg_convert_format;
+
+/* "Types" are "f32", "f16", "bf16", "q8_0" and "q4_0"; bundles hold all but bf16. */
 typedef struct sg_convert_options {
     size_t struct_size;
-    const char *input;     /* llama2.c .bin, or a Hugging Face folder */
+    const char *input;     /* llama2.c .bin, or a Hugging Face folder; for model.bin also GGUF, split or not, or PowerInfer's GGUF */
     const char *output;    /* written under a temporary name, renamed when complete */
-    const char *type;      /* "f32", "f16", "bf16", "q8_0", "q4_0"; NULL: f16 for folders, f32 for .bin */
+    const char *type;      /* NULL: f16 for folders, f32 for .bin; of GGUF only the bundles change, NULL: close to what they were */
     const char *tokenizer; /* tokenizer file where the input has none beside it; NULL: look beside the input */
     bool overwrite;
     sg_log_fn log;
     sg_progress_fn progress; /* bytes written */
     void *user;
+    sg_convert_format format;
+    const char *down_type; /* model.bin: type of the down rows; NULL: `type`, or by the source */
+    uint32_t cluster;      /* model.bin: neurons per cluster, a multiple of 32 up to 256; 0: by the size of their rows */
+    uint64_t ram_bytes;    /* model.bin: memory for buffers; 0: 512 MiB, or half of what is available if that is less */
 } sg_convert_options;
-#define SG_CONVERT_OPTIONS_INIT { sizeof(sg_convert_options), NULL, NULL, NULL, NULL, false, NULL, NULL, NULL }
+#define SG_CONVERT_OPTIONS_INIT                                                                                        \
+    { sizeof(sg_convert_options), NULL, NULL, NULL, NULL, false, NULL, NULL, NULL, SG_CONVERT_AUTO, NULL, 0, 0 }
 
+/* SG_E_ARG also when ram_bytes is too little for the model; the message says how much it needs. */
 SG_API SG_NODISCARD sg_status sg_convert(const sg_convert_options *options, sg_error *err);
+
+/* A part of a model.bin that does not match its checksum, or is not what it should be. */
+typedef struct sg_bad_part {
+    const char *text;    /* "layer 7, cluster 12 (bytes 4096 to 8191)", "tensor output.weight (..)", "the header (..)" */
+    uint64_t begin, end; /* bytes begin .. end - 1 of the file */
+    int64_t layer, cluster; /* of a cluster of neurons, else -1 */
+} sg_bad_part;
+
+typedef struct sg_verify_options {
+    size_t struct_size;
+    sg_progress_fn progress;                                /* bytes read */
+    void (*on_bad)(void *user, const sg_bad_part *part);    /* once per damaged part, in the order of the file; valid during the call */
+    void *user;
+} sg_verify_options;
+#define SG_VERIFY_OPTIONS_INIT { sizeof(sg_verify_options), NULL, NULL, NULL }
+
+typedef struct sg_verify_report {
+    uint64_t n_parts; /* checksums compared */
+    uint64_t n_bytes; /* of the file; 0 when the check did not get to its end */
+    uint64_t n_bad;
+} sg_verify_report;
+
+/* Compares every byte of a model.bin with the checksums in it, in a few MiB of memory. SG_OK: all is well. SG_E_FORMAT: damaged,
+ * each part having been reported to on_bad, or so damaged that the header cannot be read; SG_E_UNSUPPORTED: an ordinary GGUF file,
+ * which has no checksums, or a later version. `report` may be NULL and is filled in any case. */
+SG_API SG_NODISCARD sg_status sg_verify(const char *path, const sg_verify_options *options, sg_verify_report *report,
+                                        sg_error *err);
 
 /* ---- speed ------------------------------------------------------------------------------------------------------- */
 

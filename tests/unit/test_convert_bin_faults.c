@@ -1,0 +1,205 @@
+/* sg_convert to model.bin when something goes wrong: what it says, and that nothing is left behind. */
+#include <sched.h>
+#include <signal.h>
+#include <sys/mount.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+
+#include "tests/unit/bin_fixture.h"
+
+static const shape usual = { 256, 3008, 2, SG_DTYPE_Q4_0, SG_DTYPE_Q4_0, SG_DTYPE_Q4_0 };
+
+static sg_convert_options usual_job(void) {
+    make_gguf("in.gguf", &usual);
+    sg_convert_options o = bin_options(in_dir("in.gguf"));
+    o.overwrite = false;
+    return o;
+}
+
+static bool exists(const char *name) { return access(in_dir(name), F_OK) == 0; }
+
+START_TEST(overwrite) {
+    sg_convert_options o = usual_job();
+    write_text(BIN, "mine");
+    fails(sg_convert(&o, err), SG_E_EXISTS, "exists already");
+    size_t n;
+    uint8_t *kept = temp_read(in_dir(BIN), &n);
+    ck_assert(n == 4 && memcmp(kept, "mine", 4) == 0);
+    free(kept);
+    o.overwrite = true;
+    ok(sg_convert(&o, err));
+    ok(sg_verify(in_dir(BIN), NULL, NULL, err));
+    ck_assert_uint_eq(temp_count(&dir), 2);
+    o.output = o.input;
+    o.format = SG_CONVERT_BIN;
+    fails(sg_convert(&o, err), SG_E_ARG, "same file");
+}
+END_TEST
+
+/* The share of the work, in percent, at which it is cancelled or killed. */
+static int stop_at;
+static bool cancel(void *user, uint64_t done, uint64_t total) { return done * 100 < total * (uint64_t)stop_at; }
+static bool die(void *user, uint64_t done, uint64_t total) {
+    if (done * 100 >= total * (uint64_t)stop_at) raise(SIGKILL);
+    return true;
+}
+
+START_TEST(cancelled) {
+    sg_convert_options o = usual_job();
+    stop_at = (int[]) { 0, 30, 70, 100 }[_i];
+    o.progress = cancel;
+    fails(sg_convert(&o, err), SG_E_CANCELLED, "cancelled");
+    ck_assert_uint_eq(temp_count(&dir), 1);
+}
+END_TEST
+
+START_TEST(killed) {
+    sg_convert_options o = usual_job();
+    stop_at = 50;
+    o.progress = die;
+    const pid_t child = fork();
+    if (child == 0) {
+        (void)!sg_convert(&o, NULL);
+        _exit(0);
+    }
+    int status;
+    ck_assert(waitpid(child, &status, 0) == child);
+    ck_assert(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+    ck_assert(!exists(BIN));
+    ck_assert_uint_eq(temp_count(&dir), 2); /* the input and the piece under its temporary name */
+}
+END_TEST
+
+/* The largest file that the process may write stands for a full drive, anywhere between header and end. */
+START_TEST(file_too_large) {
+    sg_convert_options o = usual_job();
+    signal(SIGXFSZ, SIG_IGN);
+    setrlimit(RLIMIT_FSIZE, &(struct rlimit) { (rlim_t[]) { 100, 100000, 1500000 }[_i], RLIM_INFINITY });
+    fails(sg_convert(&o, err), SG_E_IO, "out.bin: cannot write");
+    ck_assert_uint_eq(temp_count(&dir), 1);
+}
+END_TEST
+
+/* Mounting needs root and namespaces; without them file_too_large has to do. */
+START_TEST(full_disk) {
+    sg_convert_options o = usual_job();
+    char input[1024], mount_at[1024], out[1100];
+    snprintf(input, sizeof input, "%s", o.input);
+    snprintf(mount_at, sizeof mount_at, "%s", in_dir("small"));
+    snprintf(out, sizeof out, "%s/out.bin", mount_at);
+    ck_assert(mkdir(mount_at, 0700) == 0);
+    const bool mounted = unshare(CLONE_NEWNS) == 0 && mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0 &&
+                         mount("tmpfs", mount_at, "tmpfs", 0, "size=1m") == 0;
+    if (mounted) {
+        o.input = input;
+        o.output = out;
+        fails(sg_convert(&o, err), SG_E_IO, "No space left");
+        temp_dir small = { 0 };
+        snprintf(small.path, sizeof small.path, "%.500s", mount_at);
+        ck_assert_uint_eq(temp_count(&small), 0);
+        umount(mount_at);
+    } else {
+        printf("no small file system can be mounted, the test of a full one is left out\n");
+    }
+    rmdir(mount_at);
+}
+END_TEST
+
+START_TEST(refused) {
+    sg_convert_options o = usual_job();
+    static const struct {
+        shape s;
+        sg_status status;
+        const char *words;
+    } sources[] = {
+        { { 64, 32, 1, SG_DTYPE_F32, SG_DTYPE_F32, SG_DTYPE_F32, .powerinfer = "falcon" }, SG_E_UNSUPPORTED, "\"falcon\"" },
+        { { 64, 32, 2, SG_DTYPE_F32, SG_DTYPE_F32, SG_DTYPE_F32, .first = 2, .end = 2 }, SG_E_UNSUPPORTED, "no dense feed-forward" },
+    };
+    for (size_t i = 0; i < sizeof sources / sizeof *sources; i++) {
+        make_gguf("in.gguf", &sources[i].s);
+        fails(sg_convert(&o, err), sources[i].status, sources[i].words);
+    }
+    make_gguf("in.gguf", &usual);
+    o.type = "bf16";
+    fails(sg_convert(&o, err), SG_E_ARG, "no bf16");
+    o.type = "q4_k";
+    fails(sg_convert(&o, err), SG_E_ARG, "q4_k");
+    o.type = NULL;
+    o.cluster = 48;
+    fails(sg_convert(&o, err), SG_E_ARG, "48");
+    o.cluster = 0;
+    o.output = in_dir("out.gguf");
+    fails(sg_convert(&o, err), SG_E_UNSUPPORTED, "GGUF file already");
+    o.format = SG_CONVERT_BIN;
+    ok(sg_convert(&o, err));
+    o.input = in_dir("out.gguf");
+    o.output = in_dir(BIN);
+    fails(sg_convert(&o, err), SG_E_UNSUPPORTED, "model.bin already");
+    o.format = SG_CONVERT_GGUF;
+    o.down_type = "q8_0";
+    write_llama_folder();
+    o.input = dir.path;
+    fails(sg_convert(&o, err), SG_E_ARG, "only model.bin");
+    ck_assert(!exists(BIN));
+}
+END_TEST
+
+/* Tensors of a layer that do not belong together. */
+static void make_odd(const char *stem, unsigned ne0, unsigned ne1) {
+    static const char *const stems[] = { "ffn_gate", "ffn_up", "ffn_down" };
+    sg_gguf_writer *w;
+    ok(sg_gguf_writer_create(in_dir("in.gguf"), 32, true, &w, err));
+    sg_gguf_writer_str(w, "general.architecture", "llama");
+    sg_gguf_writer_u32(w, "llama.block_count", 1);
+    for (int pass = 0; pass < 2; pass++) {
+        if (pass) ok(sg_gguf_writer_begin_data(w, err));
+        for (int i = 0; i < 3; i++) {
+            char name[64];
+            const bool odd = strcmp(stems[i], stem) == 0;
+            snprintf(name, sizeof name, "blk.0.%s.weight", stems[i]);
+            if (odd && ne0 == 0) continue;
+            put_tensor(w, name, SG_DTYPE_F32, 1, odd ? ne0 : i < 2 ? 32 : 64, odd ? ne1 : i < 2 ? 64 : 32, pass == 1);
+        }
+    }
+    ok(sg_gguf_writer_finish(w, err));
+    sg_gguf_writer_abort(&w);
+}
+
+START_TEST(odd_layers) {
+    sg_convert_options o = bin_options(in_dir("in.gguf"));
+    make_odd("", 0, 0);
+    ok(sg_convert(&o, err));
+    unlink(in_dir(BIN));
+    make_odd("ffn_gate", 32, 65);
+    fails(sg_convert(&o, err), SG_E_FORMAT, "blk.0.ffn_gate.weight is 32 x 65, expected 32 x 64");
+    make_odd("ffn_down", 32, 64);
+    fails(sg_convert(&o, err), SG_E_FORMAT, "blk.0.ffn_down.weight is 32 x 64, expected 64 x 32");
+    make_odd("ffn_down", 0, 0);
+    fails(sg_convert(&o, err), SG_E_FORMAT, "blk.0.ffn_down.weight is missing");
+    make_odd("ffn_up", 0, 0);
+    fails(sg_convert(&o, err), SG_E_FORMAT, "blk.0.ffn_up.weight is missing");
+    make_odd("ffn_up", 2000000, 1);
+    fails(sg_convert(&o, err), SG_E_FORMAT, "no matrix");
+    ck_assert(!exists(BIN));
+}
+END_TEST
+
+int main(void) {
+    Suite *s = suite_create("convert_bin_faults");
+    TCase *c = tcase_create("convert_bin_faults");
+    tcase_set_timeout(c, 60);
+    tcase_add_checked_fixture(c, fixture_setup, fixture_teardown);
+    tcase_add_test(c, overwrite);
+    tcase_add_loop_test(c, cancelled, 0, 4);
+    tcase_add_test(c, killed);
+    tcase_add_loop_test(c, file_too_large, 0, 3);
+    tcase_add_test(c, full_disk);
+    tcase_add_test(c, refused);
+    tcase_add_test(c, odd_layers);
+    suite_add_tcase(s, c);
+    SRunner *r = srunner_create(s);
+    srunner_run_all(r, CK_NORMAL);
+    const int failed = srunner_ntests_failed(r);
+    srunner_free(r);
+    return failed ? 1 : 0;
+}
