@@ -13,7 +13,8 @@
  *
  * Down: y = sum over neurons n of h[n] * (down row of n). F32, F16: y[i] = fmaf(w[i], h[n], y[i]) in the order of the neurons.
  * Quantised types: integers, whose sum has no order, so that neurons may be shared out among threads and come in any order:
- *   a = the integer nearest (ties to even) to hs * d, d the scale of the block, hs = h * unit rounded to F32: |a| <= 32767
+ *   a = the integer nearest (ties to even) to hs * d rounded to F32, d the scale of the block, hs = h * unit rounded to F32;
+ *   |a| <= 32767
  *   sum[i] += a * q, mod 2^32; y[i] = (float)sum[i] * (1 / unit)
  * The caller chooses `unit` so that nothing overflows (sg_down_unit in bundle.h).
  *
@@ -45,7 +46,8 @@ typedef struct sg_lane_acts {
 /* Fills token t of `to` from the 8-bit form of `from`, whose k is the same. */
 void sg_lane_acts_fill(sg_lane_acts *to, const struct sg_acts *from, uint32_t t);
 
-/* One weight type in one tier. Pointers to rows need no alignment. Nothing here allocates, fails or keeps state.
+/* One weight type in one tier. Pointers to rows need no alignment. Lists of rows may be empty, in any order and name a row
+ * twice; NULL stands for rows 0 .. n-1. Nothing here allocates, fails or keeps state.
  *
  * Form of a dot row (gate, up) of k values, `dot_bytes` long; quantised types in groups of eight blocks, each group like a tile
  * of eight rows in tile.h: Q4_0: 8 halves d; then 4 x 8 words, word g of block j holding the nibbles of the values 4g .. 4g + 3
@@ -57,18 +59,19 @@ typedef struct sg_neuron_kernel {
     sg_dtype type;
     bool quantised;
 
-    /* y[i] = row rows[i] (row i when rows is NULL) times token t, i < n. Row r lies at w + r * stride. */
+    /* y[i] = row rows[i] times token t, i < n. Row r lies at w + r * stride. */
     void (*dot)(float *restrict y, const uint8_t *restrict w, size_t stride, const uint32_t *restrict rows, uint32_t n,
                 const sg_lane_acts *restrict a, uint32_t t);
     /* y[t * ldy + i] = row i times token t for all tokens of a and i < n. */
     void (*dot_tokens)(float *restrict y, size_t ldy, const uint8_t *restrict w, size_t stride, uint32_t n,
                        const sg_lane_acts *restrict a);
 
-    /* Quantised down rows of k values. max: the largest |d| of a row. add: the row rows[i] times hs[i], for i < n, into
-     * sum[k] and bias[k / 32] (+= a; what the codes are too large by is taken off at the end), which are in the tier's own
-     * order. end: y[k] = (sum - offset * bias) * scale in natural order, from the `parts` sums that lie `apart` words from each
-     * other (each sum[k], then bias[k / 32]), for blocks b0 .. b1 - 1 only, both even unless b1 is the last; so that threads can
-     * share it. k % 32 == 0; sum 64-byte aligned. Float types: NULL. */
+    /* Quantised down rows of k values. max: the largest |d| of a row; infinite or NaN when a d is. add: the row rows[i] times
+     * hs[i], for i < n, into sum[k] and bias[k / 32], all zero at first, whose order and meaning are the tier's own (bias: the
+     * sum of a, for tiers that take off at the end what their codes are too large by). end: y[k] of the rule in natural order,
+     * scale = 1 / unit, from the `parts` sums that lie `apart` words from each other (each sum[k], then bias[k / 32]), for blocks
+     * b0 .. b1 - 1 only, both even unless b1 is the last; so that threads can share it: the rest of y stays. k % 32 == 0; sum
+     * 64-byte aligned. Float types: NULL. */
     float (*down_max)(const uint8_t *row, uint32_t k);
     void (*down_add)(int32_t *restrict sum, const uint8_t *restrict w, size_t stride, const uint32_t *restrict rows,
                      const float *restrict hs, uint32_t n, uint32_t k);

@@ -293,4 +293,5 @@ void sg_kernels_ref(sg_kernels *out) {
     out->tier = "ref";
     out->vec = sg_vec_ref;
     memcpy(out->mat, sg_mat_ref, sizeof out->mat);
+    memcpy(out->neuron, sg_neuron_ref, sizeof out->neuron);
 }
