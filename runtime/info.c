@@ -63,7 +63,7 @@ static sg_info_part part_of(const char *name) {
     return begins(rest, "attn_") ? SG_PART_ATTENTION : SG_PART_OTHER;
 }
 
-static sg_status get_int(const sg_gguf *g, const char *key, sg_info_int *out, sg_error *err) {
+sg_status sg_info_int_of(const sg_gguf *g, const char *key, sg_info_int *out, sg_error *err) {
     const sg_gguf_kv *kv = sg_gguf_find(g, key);
     if (!kv || kv->n == 0) return SG_OK;
     if (!kv->is_array) {
@@ -114,7 +114,7 @@ static sg_status gather_hyper(sg_file_info *info, sg_error *err) {
     };
     char key[160];
     for (size_t i = 0; i < sizeof ints / sizeof ints[0]; i++)
-        if (arch_key(info, ints[i].suffix, key)) SG_TRY(get_int(info->g, key, ints[i].out, err));
+        if (arch_key(info, ints[i].suffix, key)) SG_TRY(sg_info_int_of(info->g, key, ints[i].out, err));
     if (arch_key(info, "rope.freq_base", key)) {
         info->has_rope_base = sg_gguf_find(info->g, key) != NULL;
         SG_TRY(sg_gguf_get_f32(info->g, key, &info->rope_base, err));
@@ -136,8 +136,8 @@ static sg_status gather_texts(sg_file_info *info, sg_error *err) {
     SG_TRY(sg_gguf_get_str(g, "tokenizer.ggml.pre", &info->pre, err));
     SG_TRY(sg_gguf_get_str(g, "tokenizer.chat_template", &info->chat_template, err));
     info->chat_family = sg_chat_family_name(sg_chat_recognise(info->chat_template));
-    SG_TRY(get_int(g, "tokenizer.ggml.bos_token_id", &info->bos, err));
-    SG_TRY(get_int(g, "tokenizer.ggml.eos_token_id", &info->eos, err));
+    SG_TRY(sg_info_int_of(g, "tokenizer.ggml.bos_token_id", &info->bos, err));
+    SG_TRY(sg_info_int_of(g, "tokenizer.ggml.eos_token_id", &info->eos, err));
     const sg_gguf_kv *tokens = sg_gguf_find(g, "tokenizer.ggml.tokens");
     info->has_vocab = tokens && tokens->is_array && tokens->strings;
     info->n_vocab = info->has_vocab ? tokens->n : 0;
@@ -184,9 +184,9 @@ static void add_kv_cache(sg_file_info *info, uint64_t layer) {
 }
 
 /* Every tensor has bytes of its own inside a file, so only sparse files of exabytes could make a sum wrap around. */
-static void add_to(sg_info_sum *s, const sg_tensor_info *t) {
+static void add_to(sg_info_sum *s, const sg_tensor_info *t, uint64_t weights) {
     s->n++;
-    s->values += t->n_values;
+    s->values += weights;
     s->bytes += t->n_bytes;
 }
 
@@ -200,9 +200,10 @@ static void gather_tensors(sg_file_info *info) {
         uint64_t layer = 0;
         const char *rest;
         const bool block = split_name(t->name, &layer, &rest);
-        add_to(&info->total, t);
-        add_to(&info->by_type[t->type], t);
-        add_to(&info->by_part[part], t);
+        const uint64_t weights = sg_info_weights(info, t);
+        add_to(&info->total, t, weights);
+        add_to(&info->by_type[t->type], t, weights);
+        add_to(&info->by_part[part], t, weights);
         if (block && is_extra_layer(info, layer)) continue;
         if (block && marks_attention(info, layer, rest)) add_kv_cache(info, layer);
         if (block && strcmp(rest, "ffn_gate_inp.weight") == 0) info->n_moe++;
@@ -215,7 +216,7 @@ static void gather_tensors(sg_file_info *info) {
                 single ? (uint64_t)((double)t->n_bytes * (double)used / (double)experts) : t->n_bytes / experts * used;
             all_experts += t->n_bytes;
         } else {
-            info->active_values += t->n_values;
+            info->active_values += weights;
         }
     }
     if (info->n_moe && experts) info->expert_bytes = all_experts / experts / info->n_moe;
@@ -231,6 +232,7 @@ sg_status sg_file_info_from_gguf(sg_gguf *g, sg_file_info **out, sg_error *err) 
     info->g = g;
     sg_status status = gather_texts(info, err);
     if (status == SG_OK) status = gather_hyper(info, err);
+    if (status == SG_OK) status = sg_info_gather_bin(info, err);
     if (status == SG_OK) {
         gather_tensors(info);
         *out = info;

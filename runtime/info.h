@@ -53,12 +53,26 @@ struct sg_file_info {
     uint64_t n_moe;         /* layers with a router */
     uint64_t expert_bytes;  /* one expert, mean over the layers */
     uint64_t routed_bytes;  /* experts that one token touches, all layers */
+    /* model.bin (docs/model_bin.md): */
+    sg_info_int bin_version; /* not present: an ordinary file, and all below is 0 */
+    sg_info_int cluster, gate_type, up_type, down_type, calibrated;
+    uint64_t n_bundles; /* layers cut into neurons */
+    const char *activation, *predictor; /* "" when the file does not say; the predictor of the first layer that has one */
 };
 
 extern const char *const sg_info_part_names[SG_PART_COUNT]; /* "embedding" */
 
 /* Takes g, also on failure. */
 SG_NODISCARD sg_status sg_file_info_from_gguf(sg_gguf *g, sg_file_info **out, sg_error *err);
+
+/* A number or an array of them; an absent key leaves *out as it is. */
+SG_NODISCARD sg_status sg_info_int_of(const sg_gguf *g, const char *key, sg_info_int *out, sg_error *err);
+/* Weights in a tensor: its values, but what a bundle was cut from, and none in predictors, orders, counts and checksums. */
+uint64_t sg_info_weights(const sg_file_info *info, const sg_tensor_info *t);
+/* The members for model.bin. */
+SG_NODISCARD sg_status sg_info_gather_bin(sg_file_info *info, sg_error *err);
+/* "Q4_0", "mixed" when the layers differ, "" when there is none. */
+const char *sg_info_bundle_type(const sg_info_int *type);
 
 /* Both append; memory failures show in out->failed. */
 void sg_file_info_write_text(const sg_file_info *info, sg_str *out);

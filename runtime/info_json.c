@@ -119,6 +119,23 @@ static void put_experts(json j, const sg_file_info *info) {
     put_number(e, "routed_bytes_per_token", (double)info->routed_bytes);
 }
 
+static void put_bin(json j, const sg_file_info *info) {
+    if (!info->bin_version.present) {
+        put_null(j, "bundles");
+        return;
+    }
+    const json b = put_object(j, "bundles");
+    put_number(b, "format_version", info->bin_version.hi);
+    put_number(b, "layers", (double)info->n_bundles);
+    put_int(b, "neurons_per_cluster", &info->cluster);
+    put_text(b, "gate_type", info->up_type.present ? sg_info_bundle_type(&info->gate_type) : NULL);
+    put_text(b, "up_type", sg_info_bundle_type(info->up_type.present ? &info->up_type : &info->gate_type));
+    put_text(b, "down_type", sg_info_bundle_type(&info->down_type));
+    put_text(b, "activation", *info->activation ? info->activation : NULL);
+    put_text(b, "predictor", *info->predictor ? info->predictor : NULL);
+    put_int(b, "calibration_tokens", &info->calibrated);
+}
+
 static void put_tokenizer(json j, const sg_file_info *info) {
     const json t = put_object(j, "tokenizer");
     put_text(t, "model", *info->tokenizer ? info->tokenizer : NULL);
@@ -153,6 +170,7 @@ static void put_all(json j, const sg_file_info *info) {
     put_number(j, "attention_layers", (double)info->n_attention);
     put_hyper(j, info);
     put_experts(j, info);
+    put_bin(j, info);
     put_tokenizer(j, info);
     const json types = put_object(j, "tensors_by_type");
     for (uint32_t i = 0; i < SG_DTYPE_LIMIT; i++)

@@ -38,7 +38,8 @@ static void write_files(const sg_file_info *info, sg_str *s) {
         sg_info_put_clean(s, sg_gguf_path(g, i), 4096);
         sg_str_printf(s, " (%.2f MiB)\n", (double)sg_gguf_file_size(g, i) / MIB);
     }
-    sg_str_printf(s, LABEL "GGUF v%" PRIu32 ", alignment %" PRIu64 "\n", "format", sg_gguf_version(g),
+    sg_str_printf(s, LABEL "%s v%" PRIu32 ", alignment %" PRIu64 "\n", "format",
+                  sg_gguf_is_powerinfer(g) ? "PowerInfer's GGUF (convert it to model.bin)" : "GGUF", sg_gguf_version(g),
                   sg_gguf_alignment(g));
     line_text(s, "architecture", info->architecture);
     line_text(s, "name", info->name);
@@ -93,6 +94,20 @@ static void write_experts(const sg_file_info *info, sg_str *s) {
                   (double)info->expert_bytes / MIB);
 }
 
+static void write_bin(const sg_file_info *info, sg_str *s) {
+    if (!info->bin_version.present) return;
+    sg_str_printf(s, "\nneurons (model.bin version %" PRIu32 ")\n", info->bin_version.hi);
+    sg_str_printf(s, LABEL "%" PRIu64 "\n", "  layers", info->n_bundles);
+    line_int(s, "  per cluster", &info->cluster);
+    sg_str_printf(s, LABEL "%s %s, ", "  types", info->up_type.present ? "gate" : "up", sg_info_bundle_type(&info->gate_type));
+    if (info->up_type.present) sg_str_printf(s, "up %s, ", sg_info_bundle_type(&info->up_type));
+    sg_str_printf(s, "down %s\n", sg_info_bundle_type(&info->down_type));
+    line_text(s, "  activation", info->activation);
+    line_text(s, "  predictor", info->predictor);
+    if (info->calibrated.present) sg_str_printf(s, LABEL "over %" PRIu32 " tokens\n", "  calibrated", info->calibrated.hi);
+    else sg_str_printf(s, LABEL "no\n", "  calibrated");
+}
+
 static void put_token(const sg_file_info *info, sg_str *s, const char *label, const sg_info_int *id) {
     if (!id->present) return;
     sg_str_printf(s, LABEL "%" PRIu32, label, id->lo);
@@ -132,6 +147,7 @@ void sg_file_info_write_text(const sg_file_info *info, sg_str *s) {
     write_size(info, s);
     write_hyper(info, s);
     write_experts(info, s);
+    write_bin(info, s);
     write_tokenizer(info, s);
     if (info->total.n == 0) {
         sg_str_puts(s, "\nno tensors\n");

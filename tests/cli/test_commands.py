@@ -13,7 +13,7 @@ import struct
 import subprocess
 import sys
 
-from cli_case import EXE, GOLDEN, GOLDENS, MODEL, MODEL_F32, TIMEOUT, Case, main
+from cli_case import EXE, GOLDEN, GOLDENS, MODEL, MODEL_F32, ROOT, TIMEOUT, Case, main, run
 
 
 class Tokenize(Case):
@@ -281,6 +281,56 @@ class Convert(Case):
         self.fails(1, str(out), 'convert', source, '-o', out)  # is there already
         self.ok('convert', source, '-o', out, '-f', '--type', 'q8_0')
         self.assertEqual(sorted(p.name for p in self.tmp.iterdir()), ['out.gguf', 'tiny.bin', 'tokenizer.bin'])
+
+    def test_bin_and_verify(self):
+        demo = ROOT / 'models/demo/stories-drelu-5M.gguf'
+        out = self.tmp / 'model.bin'
+        r = self.ok('convert', demo, '-o', out, '--ram', '2M')
+        self.assertEqual(r.stdout, b'')
+        info = json.loads(self.ok('info', out, '--json').stdout)
+        source = json.loads(self.ok('info', demo, '--json').stdout)
+        self.assertEqual(info['bundles']['layers'], 5)
+        self.assertEqual([info['bundles'][t + '_type'] for t in ('gate', 'up', 'down')], ['Q4_0', 'Q4_0', 'Q8_0'])
+        self.assertEqual(info['bundles']['activation'], 'drelu')
+        self.assertIsNone(source['bundles'])
+        self.assertEqual(info['parameters'], source['parameters'])
+        self.assertEqual(info['tensors_by_part']['ffn']['parameters'], source['tensors_by_part']['ffn']['parameters'])
+        self.assertIn(b'model.bin version 1', self.ok('info', out).stdout)
+        n = out.stat().st_size
+        self.assertRegex(self.ok('verify', out).stdout.decode(), rf'^{re.escape(str(out))}: good, \d+ checksums over {n} bytes\n$')
+        self.assertEqual(self.ok('verify', out, '-q').stdout, b'')
+        with open(out, 'r+b') as f:  # every cluster is damaged: only the first are named
+            for at in range(n - 4096 * 600, n - 8192, 4096):
+                f.seek(at)
+                byte = f.read(1)
+                f.seek(at)
+                f.write(bytes([byte[0] ^ 4]))
+        r = run('verify', out)
+        self.assertEqual(r.returncode, 1)
+        self.assertRegex(r.stderr.decode(), r'^sparsegen: .* is damaged: \d+ of \d+ parts do not match their checksums\n$')
+        lines = r.stdout.decode().splitlines()
+        self.assertRegex(lines[0], r'^damaged: layer \d, cluster \d \(bytes \d+ to \d+\)$')
+        self.assertLessEqual(len(lines), 21)
+        self.fails(1, 'no checksums', 'verify', demo)
+        self.fails(2, 'FILE', 'verify')
+
+    def test_bin_options(self):
+        demo = ROOT / 'models/demo/stories-drelu-5M.gguf'
+        out = self.tmp / 'model.bin'
+        self.ok('convert', demo, '-o', out, '--type', 'q4_0', '--down-type', 'f16', '--cluster', '96')
+        bundles = json.loads(self.ok('info', out, '--json').stdout)['bundles']
+        self.assertEqual((bundles['gate_type'], bundles['down_type'], bundles['neurons_per_cluster']), ('Q4_0', 'F16', 96))
+        self.fails(1, 'exists already', 'convert', demo, '-o', out)
+        self.fails(1, 'already', 'convert', out, '-o', self.tmp / 'again.bin')
+        self.fails(1, 'too little', 'convert', demo, '-o', out, '-f', '--ram', '1K')
+        self.fails(1, 'multiples of 32', 'convert', demo, '-o', out, '-f', '--cluster', '33')
+        self.fails(1, 'GGUF', 'convert', demo, '-o', self.tmp / 'x.gguf')
+        self.ok('convert', demo, '-o', self.tmp / 'x.gguf', '--format', 'bin')
+        self.ok('verify', self.tmp / 'x.gguf')
+        source, tokens = self.checkpoint()
+        self.ok('convert', source, '-o', self.tmp / 'tiny', '--format', 'gguf', '--tokenizer', tokens)
+        self.fails(1, 'no checksums', 'verify', self.tmp / 'tiny')
+        self.assertEqual([p.name for p in self.tmp.iterdir() if '.part' in p.name], [])
 
     def test_failures(self):
         source, _ = self.checkpoint()
