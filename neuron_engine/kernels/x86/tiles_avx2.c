@@ -7,4 +7,5 @@ void sg_kernels_avx2(sg_kernels *out) {
     out->tier = "avx2";
     out->vec = sg_vec_avx2;
     set_tile_kernels(out->mat);
+    sg_neuron_kernels_avx2(out);
 }
