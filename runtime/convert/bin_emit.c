@@ -169,7 +169,10 @@ static sg_status write_tensor(sg_bin_pump *p, const sg_bin_tensor *t, sg_error *
     copy_job c = { t, p->buffer_bytes < COPY_BYTES ? p->buffer_bytes : COPY_BYTES };
     const uint64_t n = (t->from->n_bytes + c.piece - 1) / c.piece, last = t->from->n_bytes - (n - 1) * c.piece;
     if (n > UINT32_MAX) return sg_fail(err, SG_E_UNSUPPORTED, "%s: tensor %s is too large", t->path, t->name);
-    return sg_bin_pump_write(p, 0, (uint32_t)n, c.piece, (size_t)last, make_copy, &c, err);
+    SG_TRY(sg_bin_pump_write(p, 0, (uint32_t)n, c.piece, (size_t)last, make_copy, &c, err));
+    /* the page cache keeps large folios that a piece covered in part only, and what was read ahead */
+    if (t->from->n_bytes >= COPY_BYTES) posix_fadvise(t->fd, 0, 0, POSIX_FADV_DONTNEED);
+    return SG_OK;
 }
 
 sg_status sg_bin_write(const sg_conv_job *job, sg_bin_model *m, sg_bin_keys_fn keys, void *arg, sg_error *err) {

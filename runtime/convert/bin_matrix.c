@@ -57,10 +57,7 @@ void sg_bin_matrix_values(const sg_bin_matrix *m, const uint8_t *raw, uint64_t f
     }
 }
 
-void sg_bin_matrix_drop(const sg_bin_matrix *m) {
-    const uint64_t n = m->is_int8 ? (uint64_t)m->rows * m->cols : m->rows * (uint64_t)sg_bin_matrix_bytes(m, m->cols);
-    posix_fadvise(m->fd, (off_t)m->offset, (off_t)n, POSIX_FADV_DONTNEED);
-}
+void sg_bin_matrix_drop(const sg_bin_matrix *m) { posix_fadvise(m->fd, 0, 0, POSIX_FADV_DONTNEED); }
 
 sg_status sg_bin_matrix_check(const sg_bin_matrix *m, const float *values, size_t n, sg_dtype type, sg_error *err) {
     return sg_conv_check(m->path, m->name, values, n, type, err);

@@ -25,7 +25,7 @@ SG_NODISCARD sg_status sg_bin_matrix_load(const sg_bin_matrix *m, uint32_t row, 
                                           uint8_t *raw, sg_error *err);
 /* The values of one loaded row. `first` = row * cols + col, the number of the first value in the matrix. */
 void sg_bin_matrix_values(const sg_bin_matrix *m, const uint8_t *raw, uint64_t first, uint32_t n_cols, float *out);
-/* Lets the page cache forget the matrix. */
+/* Lets the page cache forget the file: the matrix, and what was read ahead of it. */
 void sg_bin_matrix_drop(const sg_bin_matrix *m);
 
 /* Refuses values that are no finite numbers, or too large for `type` (sg_conv_check). */

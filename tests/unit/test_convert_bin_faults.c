@@ -184,6 +184,42 @@ START_TEST(odd_layers) {
 }
 END_TEST
 
+/* Any byte of the header changed: converted or refused with a sentence, never a crash, and never half a file. */
+START_TEST(damaged_source) {
+    const shape s = { 64, 96, 2, SG_DTYPE_Q4_0, SG_DTYPE_F16, SG_DTYPE_Q8_0, .rank = 24, .powerinfer = _i ? "bamboo" : NULL };
+    make_gguf("in.gguf", &s);
+    sg_convert_options o = bin_options(in_dir("in.gguf"));
+    size_t n = 0;
+    uint8_t *file = temp_read(in_dir("in.gguf"), &n);
+    uint64_t state = 88172645463325252u;
+    unsigned converted_too = 0, refused_too = 0;
+    for (unsigned i = 0; i < 150; i++) {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        const size_t at = 4 + state % 1200;
+        const uint8_t was = file[at];
+        file[at] ^= (uint8_t)(1u << (state >> 40) % 8);
+        ck_assert(temp_write(in_dir("in.gguf"), file, n));
+        sg_error e = { 0 };
+        unlink(in_dir(BIN));
+        const sg_status status = sg_convert(&o, &e);
+        ck_assert_msg((status == SG_OK) == exists(BIN), "byte %zu: %s", at, e.message);
+        if (status == SG_OK) {
+            converted_too++;
+            ok(sg_verify(in_dir(BIN), NULL, NULL, err));
+        } else {
+            refused_too++;
+            ck_assert_msg(e.message[0] != 0 && status != SG_E_INTERNAL && status != SG_E_NOMEM, "byte %zu: %s", at, e.message);
+        }
+        file[at] = was;
+    }
+    free(file);
+    ck_assert_uint_le(temp_count(&dir), 2);
+    ck_assert(converted_too > 5 && refused_too > 20);
+}
+END_TEST
+
 int main(void) {
     Suite *s = suite_create("convert_bin_faults");
     TCase *c = tcase_create("convert_bin_faults");
@@ -196,6 +232,7 @@ int main(void) {
     tcase_add_test(c, full_disk);
     tcase_add_test(c, refused);
     tcase_add_test(c, odd_layers);
+    tcase_add_loop_test(c, damaged_source, 0, 2);
     suite_add_tcase(s, c);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_NORMAL);
