@@ -182,7 +182,7 @@ int cmd_generate(int argc, char **argv) {
         .name = "sparsegen",
         .synopsis = "-m FILE (-p TEXT | -f FILE | - | -i) [options]",
         .about = "Continues a text with a language model. Only the new text goes to standard output.\n"
-                 "Other commands: info, tokenize, logits, perplexity, convert, bench, gpu (each with --help).",
+                 "Other commands: info, tokenize, logits, perplexity, convert, calibrate, verify, bench, gpu (each with --help).",
         .opts = opts,
         .n_opts = sizeof opts / sizeof opts[0],
         .max_args = 1,

@@ -16,6 +16,7 @@ static const struct {
     { "logits", cmd_logits, "logits of each position, to a file" },
     { "perplexity", cmd_perplexity, "perplexity of a model on a text" },
     { "convert", cmd_convert, "make a model.bin, or a GGUF file, from other formats" },
+    { "calibrate", cmd_calibrate, "learn from text which neurons of a model.bin are active" },
     { "verify", cmd_verify, "check a model.bin against its checksums" },
     { "bench", cmd_bench, "speed of prompt and decode" },
     { "gpu", cmd_gpu, "GPUs that OpenCL and Vulkan report" },

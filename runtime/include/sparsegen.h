@@ -7,7 +7,7 @@
  * From simple to detailed:
  *   sg_model_open, sg_session_create, sg_session_feed_text, sg_generate      text in, text out
  *   sg_tokenize, sg_session_feed, sg_session_logits, sg_sampler_*            one token at a time
- *   sg_file_info_*, sg_convert, sg_verify                                    files
+ *   sg_file_info_*, sg_convert, sg_calibrate, sg_verify                      files
  *   sg_limits_measure, sg_model_get_work                                     what speed is measured against
  *
  * Rules that hold everywhere:
@@ -356,6 +356,39 @@ typedef struct sg_verify_report {
  * which has no checksums, or a later version. `report` may be NULL and is filled in any case. */
 SG_API SG_NODISCARD sg_status sg_verify(const char *path, const sg_verify_options *options, sg_verify_report *report,
                                         sg_error *err);
+
+/* ---- calibration ------------------------------------------------------------------------------------------------ */
+
+typedef struct sg_calibrate_options {
+    size_t struct_size;
+    const char *model;  /* a model.bin */
+    const char *output; /* written under a temporary name, renamed when complete; NULL: takes the place of `model` */
+    const char *text;   /* UTF-8, text[0..len): what the model is meant to be used for */
+    size_t len;
+    bool overwrite;      /* `output` may be there already */
+    bool dry_run;        /* write no model */
+    bool no_predictors;  /* counts, order and thresholds only */
+    bool mlp;            /* predictors of kind mlp also for layers where training one takes minutes */
+    uint32_t n_ctx;      /* tokens of a window; 0: 512, or what the model was trained for if that is less */
+    uint64_t max_tokens; /* of the text; 0: all */
+    uint32_t n_threads;  /* 0: one per usable core */
+    double budget;       /* bytes of the predictors at most, as a share of the bytes of the neurons; 0: 0.05 */
+    uint64_t ram_bytes;  /* for samples and fits, besides the model; 0: 1 GiB, or half of what is available if that is less */
+    sg_io_engine io;
+    const char *cpu_mask; /* as in sg_model_options */
+    sg_log_fn log;
+    sg_progress_fn progress;
+    void *user;
+} sg_calibrate_options;
+#define SG_CALIBRATE_OPTIONS_INIT                                                                                      \
+    { sizeof(sg_calibrate_options), NULL, NULL, NULL, 0, false, false, false, false, 0, 0, 0, 0, 0, SG_IO_AUTO, NULL, NULL, NULL, NULL }
+
+/* Runs a model.bin over a text and writes it anew: neurons sorted by how often they were active, counts, thresholds, and for each
+ * layer the predictor that was measured to be the best within the budget (docs/model_bin.md). What the model computes without a
+ * lossy choice stays the same, see docs/cli.md. report: the figures as text for people; plot: an SVG picture; both sg_free, or
+ * NULL when not wanted. Errors: SG_E_UNSUPPORTED for a file without neurons; SG_E_ARG also when ram_bytes is too little, the message
+ * says how much is needed; SG_E_EXISTS. */
+SG_API SG_NODISCARD sg_status sg_calibrate(const sg_calibrate_options *options, char **report, char **plot, sg_error *err);
 
 /* ---- speed ------------------------------------------------------------------------------------------------------- */
 

@@ -1,0 +1,165 @@
+/* Candidates of one layer: each kind in the forms that the budget allows. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "neuron_engine/quant.h"
+#include "runtime/calibrate/calibrate.h"
+#include "runtime/convert/file.h"
+
+/* Samples that a candidate is measured with, of the text for fitting and of the other: enough for recalls within a percent. */
+#define MEASURED 2048u
+/* A predictor is good enough when it finds so many of the active neurons while it names twice as many as there are. */
+#define GOOD_RECALL 0.95
+/* Layers with more active neurons than this have nothing to predict. */
+#define MOST_ACTIVE 0.5
+
+size_t sg_cal_budget(const sg_cal *c, uint32_t layer) {
+    const sg_bundle_layout *l = &c->layouts[layer];
+    return (size_t)(c->budget * (double)l->n_clusters * (double)l->cluster_bytes);
+}
+
+static size_t row_bytes(sg_dtype type, uint32_t n) { return sg_dtype_bytes(sg_dtype_get((uint32_t)type), n); }
+
+static size_t pair_bytes(uint32_t k, uint32_t n, sg_dtype type, uint32_t rank) {
+    return rank * row_bytes(type, k) + n * row_bytes(type, rank);
+}
+
+uint32_t sg_cal_rank(uint32_t k, uint32_t n, sg_dtype type, size_t bytes) {
+    uint32_t rank = 0;
+    while (rank + 32 <= k && pair_bytes(k, n, type, rank + 32) <= bytes) rank += 32;
+    return rank;
+}
+
+sg_status sg_cal_gate_rows(const sg_cal *c, uint32_t layer, float **out, sg_error *err) {
+    const sg_bundle_layout *l = &c->layouts[layer];
+    char name[64];
+    snprintf(name, sizeof name, "blk.%" PRIu32 ".ffn_bundle", layer);
+    const sg_tensor_info *t = sg_gguf_tensor(c->gguf, name);
+    const size_t gates = l->per_cluster * l->gate_row;
+    uint8_t *rows = malloc(gates);
+    float *v = malloc((size_t)l->n_neurons * l->k * sizeof *v);
+    int fd = -1;
+    uint64_t size;
+    sg_status s = t ? SG_OK : sg_fail(err, SG_E_FORMAT, "%s: tensor %s is missing", c->path, name);
+    if (s == SG_OK && (!rows || !v)) s = sg_fail(err, SG_E_NOMEM, "%s: out of memory for the gates of layer %u", c->path, layer);
+    if (s == SG_OK) s = sg_file_open(c->path, &fd, &size, err);
+    for (uint32_t i = 0; s == SG_OK && i < l->n_neurons; i++) {
+        const uint32_t in = i % l->per_cluster;
+        if (in == 0) s = sg_file_read_at(fd, c->path, rows, gates, t->offset + i / l->per_cluster * (uint64_t)l->cluster_bytes, err);
+        if (s == SG_OK) sg_dot_row_unpack(l->gate_type, v + (size_t)i * l->k, rows + in * l->gate_row, l->k);
+    }
+    if (fd >= 0) close(fd);
+    free(rows);
+    if (s != SG_OK) {
+        free(v);
+        v = NULL;
+    }
+    *out = v;
+    return s;
+}
+
+/* The first `rank` components of a pair as rows of `type`. */
+static bool store(const sg_cal *c, const sg_cal_factors *f, uint32_t rank, sg_cal_pred *p) {
+    p->a_bytes = rank * row_bytes(p->type, c->k);
+    p->b_bytes = c->n_ff * row_bytes(p->type, rank);
+    p->rank = rank;
+    p->a = malloc(p->a_bytes);
+    p->b = malloc(p->b_bytes);
+    if (!p->a || !p->b) return false;
+    sg_quantize(p->type, f->a, p->a, (size_t)rank * c->k);
+    for (uint32_t i = 0; i < c->n_ff; i++)
+        sg_quantize(p->type, f->b + (size_t)i * f->rank, p->b + i * row_bytes(p->type, rank), rank);
+    return true;
+}
+
+/* Measures p, notes the result, and keeps p when it is the best so far; takes p in any case. */
+static sg_status consider(sg_cal *c, uint32_t layer, sg_cal_pred *p, sg_error *err) {
+    sg_cal_layer *l = &c->layers[layer];
+    sg_cal_hist *train = malloc(2 * sizeof *train), *test = train + 1;
+    sg_cal_score s = { .kind = p->kind, .type = p->type, .rank = p->rank, .bytes = p->a_bytes + p->b_bytes };
+    s.fits = s.bytes <= sg_cal_budget(c, layer);
+    const uint32_t from = l->n_train > MEASURED ? l->n_train - MEASURED : 0;
+    const uint32_t to = l->n_samples - l->n_train > MEASURED ? l->n_train + MEASURED : l->n_samples;
+    sg_status status = train ? SG_OK : sg_fail(err, SG_E_NOMEM, "%s: out of memory to measure predictors", c->path);
+    if (status == SG_OK) status = sg_cal_measure(c, l, p, from, l->n_train, train, &s.micros, err);
+    if (status == SG_OK) status = sg_cal_measure(c, l, p, l->n_train, to, test, &s.micros, err);
+    if (status == SG_OK) {
+        sg_cal_judge(train, test, &s);
+        if (l->n_scores < SG_CAL_CANDIDATES) l->scores[l->n_scores++] = s;
+        const sg_cal_score *best = &l->chosen;
+        const bool good = s.recall_twice >= GOOD_RECALL, best_good = best->recall_twice >= GOOD_RECALL;
+        const bool better = best->kind == SG_PRED_NONE || (good && best_good ? s.bytes < best->bytes : s.recall_twice > best->recall_twice);
+        if (s.fits && better) {
+            sg_cal_pred_finish(&l->pred);
+            l->pred = *p;
+            l->chosen = s;
+            *p = (sg_cal_pred){ 0 };
+        }
+    }
+    free(train);
+    sg_cal_pred_finish(p);
+    return status;
+}
+
+/* The ranks of the two types that the budget allows; where not even the least one fits, that of the smaller type is measured all
+ * the same, so that the report can say what a larger budget would bring. */
+typedef struct pair_form {
+    sg_dtype type;
+    uint32_t rank;
+} pair_form;
+
+static uint32_t forms(const sg_cal *c, uint32_t layer, pair_form *out) {
+    const size_t bytes = sg_cal_budget(c, layer);
+    const sg_dtype types[2] = { c->k % 32 ? SG_DTYPE_F16 : SG_DTYPE_Q8_0, SG_DTYPE_Q4_0 };
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < (c->k % 32 ? 1 : 2); i++) {
+        const uint32_t rank = sg_cal_rank(c->k, c->n_ff, types[i], bytes);
+        out[n++] = (pair_form){ types[i], rank ? rank : 32 };
+    }
+    return c->k < 32 ? 0 : n;
+}
+
+static sg_status consider_pair(sg_cal *c, uint32_t layer, sg_predictor_kind kind, const sg_cal_factors *f, pair_form form, sg_error *err) {
+    sg_cal_pred p = { .kind = kind, .type = form.type };
+    if (store(c, f, form.rank, &p)) return consider(c, layer, &p, err);
+    sg_cal_pred_finish(&p);
+    return sg_fail(err, SG_E_NOMEM, "%s: out of memory for a predictor of layer %u", c->path, layer);
+}
+
+static sg_status consider_sign(sg_cal *c, uint32_t layer, const float *g, sg_error *err) {
+    sg_cal_pred p = { .kind = SG_PRED_SIGN, .type = SG_DTYPE_I8, .a_bytes = (size_t)c->n_ff * (c->k / 8) };
+    if (!(p.a = malloc(p.a_bytes))) return sg_fail(err, SG_E_NOMEM, "%s: out of memory for a predictor of layer %u", c->path, layer);
+    sg_cal_fit_sign(g, c->n_ff, c->k, p.a);
+    return consider(c, layer, &p, err);
+}
+
+static sg_status consider_lowrank(sg_cal *c, uint32_t layer, float *g, const sg_linalg *la, sg_error *err) {
+    const sg_cal_layer *l = &c->layers[layer];
+    sg_cal_factors f = { 0 };
+    pair_form form[2];
+    uint32_t n = forms(c, layer, form), most = 0;
+    for (uint32_t i = 0; i < n; i++) most = form[i].rank > most ? form[i].rank : most;
+    if (n == 0) return SG_OK;
+    SG_TRY(sg_cal_fit_lowrank(la, g, c->n_ff, c->k, l->x, l->n_train, most, &f, err));
+    sg_status s = SG_OK;
+    for (uint32_t i = 0; s == SG_OK && i < n; i++) s = consider_pair(c, layer, SG_PRED_LOWRANK, &f, form[i], err);
+    sg_cal_factors_finish(&f);
+    return s;
+}
+
+sg_status sg_cal_choose(sg_cal *c, uint32_t layer, const sg_linalg *la, sg_error *err) {
+    const sg_cal_layer *l = &c->layers[layer];
+    if (l->n_train == 0 || l->n_samples == l->n_train || l->active == 0 ||
+        (double)l->active > MOST_ACTIVE * (double)l->tokens * c->n_ff)
+        return SG_OK;
+    float *g = NULL;
+    SG_TRY(sg_cal_gate_rows(c, layer, &g, err));
+    sg_status s = SG_OK;
+    if (c->k % 32 == 0) s = consider_sign(c, layer, g, err);
+    if (s == SG_OK && la) s = consider_lowrank(c, layer, g, la, err);
+    free(g);
+    return s;
+}

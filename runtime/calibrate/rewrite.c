@@ -1,0 +1,219 @@
+/* The new file: everything as it was, except for the order of the neurons and what was learned. A row is copied as it is; only its
+ * place changes. One layer is in memory at a time. */
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "runtime/calibrate/calibrate.h"
+#include "runtime/convert/bin_writer.h"
+#include "runtime/convert/file.h"
+
+#define COPY_BYTES ((size_t)1 << 20)
+
+typedef struct rewrite {
+    const sg_cal *c;
+    sg_bin_writer *w;
+    int fd;
+    uint8_t *chunk;  /* COPY_BYTES */
+    uint8_t *layer;  /* the largest layer */
+    uint8_t *cluster;
+} rewrite;
+
+static bool begins(const char *s, const char *prefix) { return strncmp(s, prefix, strlen(prefix)) == 0; }
+
+/* A tensor that is made anew, or left out: blk.N.ffn_order, ffn_counts, ffn_pred_*; the checksums. */
+static bool is_ours(const char *name) {
+    if (strcmp(name, SG_BIN_CHECKSUMS) == 0) return true;
+    const char *dot = strrchr(name, '.');
+    return begins(name, "blk.") && dot && (strcmp(dot, ".ffn_order") == 0 || strcmp(dot, ".ffn_counts") == 0 || begins(dot, ".ffn_pred_"));
+}
+
+/* ---- keys --------------------------------------------------------------------------------------------------------- */
+
+/* values[n_layer][n] from the member of each layer that `get` returns. */
+static sg_status grid(const sg_cal *c, sg_gguf_writer *w, const char *x_key, const char *key, const float *x, uint32_t n,
+                      const float *(*get)(const sg_cal_layer *), sg_error *err) {
+    float *v = malloc((size_t)c->n_layer * n * sizeof *v);
+    if (!v) return sg_fail(err, SG_E_NOMEM, "%s: no memory for the keys", c->path);
+    for (uint32_t i = 0; i < c->n_layer; i++) memcpy(v + (size_t)i * n, get(&c->layers[i]), n * sizeof *v);
+    sg_gguf_writer_array(w, x_key, SG_GGUF_F32, x, n);
+    sg_gguf_writer_array(w, key, SG_GGUF_F32, v, (uint64_t)c->n_layer * n);
+    free(v);
+    return SG_OK;
+}
+
+static const float *shares_of(const sg_cal_layer *l) { return l->shares; }
+static const float *thresholds_of(const sg_cal_layer *l) { return l->chosen.threshold; }
+
+static sg_status write_keys(const rewrite *r, sg_error *err) {
+    const sg_cal *c = r->c;
+    sg_gguf_writer *w = sg_bin_writer_gguf(r->w);
+    for (size_t i = 0; i < sg_gguf_n_kv(c->gguf); i++) {
+        const sg_gguf_kv *kv = sg_gguf_kv_at(c->gguf, i);
+        if (strcmp(kv->key, SG_BIN_VERSION_KEY) == 0 || begins(kv->key, "sparsegen.calibration.") || begins(kv->key, "sparsegen.predictor."))
+            continue;
+        sg_gguf_writer_copy(w, kv);
+    }
+    sg_gguf_writer_u64(w, "sparsegen.calibration.tokens", c->n_tokens);
+    SG_TRY(grid(c, w, "sparsegen.calibration.threshold_shares", "sparsegen.calibration.thresholds", sg_cal_shares, SG_CAL_SHARES, shares_of,
+                err));
+    bool any = false;
+    for (uint32_t i = 0; i < c->n_layer; i++) any = any || c->layers[i].pred.kind != SG_PRED_NONE;
+    if (!any) return SG_OK;
+    sg_gguf_string *kinds = calloc(c->n_layer, sizeof *kinds);
+    if (!kinds) return sg_fail(err, SG_E_NOMEM, "%s: no memory for the keys", c->path);
+    for (uint32_t i = 0; i < c->n_layer; i++) {
+        const char *name = sg_predictor_names[c->layers[i].pred.kind];
+        kinds[i] = (sg_gguf_string){ name, strlen(name) };
+    }
+    sg_gguf_writer_strings(w, "sparsegen.predictor.kind", kinds, c->n_layer);
+    free(kinds);
+    return grid(c, w, "sparsegen.predictor.recalls", "sparsegen.predictor.thresholds", sg_cal_recalls, SG_CAL_RECALLS, thresholds_of, err);
+}
+
+/* ---- tensors ------------------------------------------------------------------------------------------------------ */
+
+static sg_status declare(const rewrite *r, uint32_t layer, const char *stem, sg_dtype type, uint64_t ne0, uint64_t ne1, sg_error *err) {
+    char name[64];
+    const uint64_t ne[2] = { ne0, ne1 };
+    snprintf(name, sizeof name, "blk.%" PRIu32 ".%s", layer, stem);
+    return sg_bin_writer_tensor(r->w, name, type, ne1 ? 2 : 1, ne, err);
+}
+
+static sg_status declare_learned(const rewrite *r, uint32_t i, sg_error *err) {
+    const sg_cal *c = r->c;
+    const sg_cal_pred *p = &c->layers[i].pred;
+    SG_TRY(declare(r, i, "ffn_order", SG_DTYPE_I32, c->n_ff, 0, err));
+    SG_TRY(declare(r, i, "ffn_counts", SG_DTYPE_I32, c->n_ff, 0, err));
+    if (p->kind == SG_PRED_SIGN) return declare(r, i, "ffn_pred_a", SG_DTYPE_I8, c->k / 8, c->n_ff, err);
+    if (p->kind == SG_PRED_NONE) return SG_OK;
+    SG_TRY(declare(r, i, "ffn_pred_a", p->type, c->k, p->rank, err));
+    return declare(r, i, "ffn_pred_b", p->type, p->rank, c->n_ff, err);
+}
+
+/* Order of the file: what is not cut, what was learned, the bundles. */
+static sg_status declare_all(const rewrite *r, sg_error *err) {
+    const sg_cal *c = r->c;
+    for (int bundles = 0; bundles < 2; bundles++) {
+        for (size_t i = 0; i < sg_gguf_n_tensors(c->gguf); i++) {
+            const sg_tensor_info *t = sg_gguf_tensor_at(c->gguf, i);
+            if (!is_ours(t->name) && sg_bin_is_bundle(t->name, NULL) == bundles)
+                SG_TRY(sg_bin_writer_tensor(r->w, t->name, t->type, t->n_dims, t->ne, err));
+        }
+        for (uint32_t i = 0; !bundles && i < c->n_layer; i++) SG_TRY(declare_learned(r, i, err));
+    }
+    return SG_OK;
+}
+
+static sg_status copy(const rewrite *r, const sg_tensor_info *t, sg_error *err) {
+    for (uint64_t at = 0; at < t->n_bytes;) {
+        const size_t n = t->n_bytes - at < COPY_BYTES ? (size_t)(t->n_bytes - at) : COPY_BYTES;
+        SG_TRY(sg_file_read_at(r->fd, r->c->path, r->chunk, n, t->offset + at, err));
+        posix_fadvise(r->fd, (off_t)(t->offset + at), (off_t)n, POSIX_FADV_DONTNEED);
+        SG_TRY(sg_bin_writer_data(r->w, r->chunk, n, err));
+        at += n;
+    }
+    return SG_OK;
+}
+
+/* rows[n_ff] of `bytes` in the new order. */
+static sg_status write_rows(const rewrite *r, uint32_t layer, const uint8_t *rows, size_t bytes, sg_error *err) {
+    const uint32_t *order = r->c->layers[layer].order;
+    for (uint32_t i = 0; i < r->c->n_ff; i++) SG_TRY(sg_bin_writer_data(r->w, rows + order[i] * bytes, bytes, err));
+    return SG_OK;
+}
+
+/* The neurons of the source: through the order that the file has already. */
+static sg_status write_order(const rewrite *r, uint32_t layer, sg_error *err) {
+    const sg_cal *c = r->c;
+    char name[64];
+    snprintf(name, sizeof name, "blk.%" PRIu32 ".ffn_order", layer);
+    const sg_tensor_info *t = sg_gguf_tensor(c->gguf, name);
+    if (t && (t->type != SG_DTYPE_I32 || t->n_values != c->n_ff))
+        return sg_fail(err, SG_E_FORMAT, "%s: tensor %s is not %u numbers", c->path, name, c->n_ff);
+    uint32_t *old = malloc(c->n_ff * sizeof *old);
+    if (!old) return sg_fail(err, SG_E_NOMEM, "%s: no memory for the order of the neurons", c->path);
+    for (uint32_t i = 0; i < c->n_ff; i++) old[i] = i;
+    sg_status s = t ? sg_file_read_at(r->fd, c->path, old, c->n_ff * sizeof *old, t->offset, err) : SG_OK;
+    if (s == SG_OK) s = write_rows(r, layer, (const uint8_t *)old, sizeof *old, err);
+    free(old);
+    return s;
+}
+
+static sg_status write_learned(const rewrite *r, uint32_t i, sg_error *err) {
+    const sg_cal *c = r->c;
+    const sg_cal_layer *l = &c->layers[i];
+    SG_TRY(write_order(r, i, err));
+    SG_TRY(write_rows(r, i, (const uint8_t *)l->counts, sizeof *l->counts, err));
+    if (l->pred.kind == SG_PRED_NONE) return SG_OK;
+    if (l->pred.kind == SG_PRED_SIGN) return write_rows(r, i, l->pred.a, c->k / 8, err);
+    SG_TRY(sg_bin_writer_data(r->w, l->pred.a, l->pred.a_bytes, err));
+    return write_rows(r, i, l->pred.b, l->pred.b_bytes / c->n_ff, err);
+}
+
+static sg_status write_bundle(const rewrite *r, const sg_tensor_info *t, uint32_t layer, sg_error *err) {
+    const sg_bundle_layout *b = &r->c->layouts[layer];
+    const uint32_t *order = r->c->layers[layer].order;
+    SG_TRY(sg_file_read_at(r->fd, r->c->path, r->layer, (size_t)t->n_bytes, t->offset, err));
+    posix_fadvise(r->fd, (off_t)t->offset, (off_t)t->n_bytes, POSIX_FADV_DONTNEED);
+    for (uint32_t c = 0; c < b->n_clusters; c++) {
+        memset(r->cluster, 0, b->cluster_bytes);
+        for (uint32_t i = 0; i < b->per_cluster && c * b->per_cluster + i < b->n_neurons; i++) {
+            const uint32_t from = order[c * b->per_cluster + i], j = from % b->per_cluster;
+            const uint8_t *old = r->layer + from / b->per_cluster * b->cluster_bytes;
+            memcpy(r->cluster + i * b->gate_row, old + j * b->gate_row, b->gate_row);
+            memcpy(r->cluster + b->records_at + i * b->record, old + b->records_at + j * b->record, b->record);
+        }
+        SG_TRY(sg_bin_writer_data(r->w, r->cluster, b->cluster_bytes, err));
+    }
+    return SG_OK;
+}
+
+static sg_status write_all(const rewrite *r, sg_error *err) {
+    const sg_cal *c = r->c;
+    uint32_t layer;
+    for (size_t i = 0; i < sg_gguf_n_tensors(c->gguf); i++) {
+        const sg_tensor_info *t = sg_gguf_tensor_at(c->gguf, i);
+        if (!is_ours(t->name) && !sg_bin_is_bundle(t->name, NULL)) SG_TRY(copy(r, t, err));
+    }
+    for (uint32_t i = 0; i < c->n_layer; i++) SG_TRY(write_learned(r, i, err));
+    for (size_t i = 0; i < sg_gguf_n_tensors(c->gguf); i++) {
+        const sg_tensor_info *t = sg_gguf_tensor_at(c->gguf, i);
+        if (!sg_bin_is_bundle(t->name, &layer)) continue;
+        SG_TRY(write_bundle(r, t, layer, err));
+        if (c->step && !c->step(c->step_user, (double)c->n_tokens / 8 / c->n_layer))
+            return sg_fail(err, SG_E_CANCELLED, "%s: the calibration was cancelled", c->path);
+    }
+    return SG_OK;
+}
+
+sg_status sg_cal_rewrite(const sg_cal *c, const char *output, bool overwrite, sg_error *err) {
+    rewrite r = { .c = c, .fd = -1 };
+    size_t layer = 0, cluster = 0;
+    uint64_t size;
+    for (uint32_t i = 0; i < c->n_layer; i++) {
+        const sg_bundle_layout *b = &c->layouts[i];
+        if (b->n_clusters * b->cluster_bytes > layer) layer = b->n_clusters * b->cluster_bytes;
+        if (b->cluster_bytes > cluster) cluster = b->cluster_bytes;
+    }
+    r.chunk = malloc(COPY_BYTES);
+    r.layer = malloc(layer);
+    r.cluster = malloc(cluster);
+    sg_status s = r.chunk && r.layer && r.cluster ? SG_OK : sg_fail(err, SG_E_NOMEM, "%s: no memory to write the model", output);
+    if (s == SG_OK) s = sg_file_open(c->path, &r.fd, &size, err);
+    if (s == SG_OK) s = sg_bin_writer_create(output, overwrite, &r.w, err);
+    if (s == SG_OK) s = write_keys(&r, err);
+    if (s == SG_OK) s = declare_all(&r, err);
+    if (s == SG_OK) s = sg_bin_writer_begin_data(r.w, err);
+    if (s == SG_OK) s = write_all(&r, err);
+    if (s == SG_OK) s = sg_bin_writer_finish(r.w, err);
+    sg_bin_writer_abort(&r.w);
+    if (r.fd >= 0) close(r.fd);
+    free(r.chunk);
+    free(r.layer);
+    free(r.cluster);
+    return s;
+}

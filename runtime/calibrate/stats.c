@@ -1,0 +1,138 @@
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "neuron_engine/quant.h"
+#include "runtime/calibrate/calibrate.h"
+
+const float sg_cal_shares[SG_CAL_SHARES] = { 0.05f, 0.1f,  0.15f, 0.2f,  0.25f, 0.3f,  0.35f, 0.4f,  0.45f, 0.5f,  0.55f,
+                                             0.6f,  0.65f, 0.7f,  0.75f, 0.8f,  0.85f, 0.9f,  0.95f, 0.97f, 0.98f, 0.99f };
+const float sg_cal_recalls[SG_CAL_RECALLS] = { 0.80f, 0.90f, 0.95f, 0.98f, 0.99f };
+
+size_t sg_cal_sample_bytes(const sg_cal *c) {
+    const size_t one = c->k * sizeof(uint16_t) + c->words * sizeof(uint64_t);
+    return c->most_samples * one + SG_CAL_BINS * sizeof(uint64_t);
+}
+
+sg_status sg_cal_begin(sg_cal *c, uint32_t first, uint32_t end, sg_error *err) {
+    c->first = first;
+    c->end = end;
+    for (uint32_t i = first; i < end; i++) {
+        sg_cal_layer *l = &c->layers[i];
+        l->counts = calloc(c->n_ff, sizeof *l->counts);
+        l->order = calloc(c->n_ff, sizeof *l->order);
+        l->magnitudes = calloc(SG_CAL_BINS, sizeof *l->magnitudes);
+        l->x = malloc((size_t)c->most_samples * c->k * sizeof *l->x);
+        l->bits = malloc((size_t)c->most_samples * c->words * sizeof *l->bits);
+        if (!l->counts || !l->order || !l->magnitudes || !l->x || !l->bits)
+            return sg_fail(err, SG_E_NOMEM, "%s: out of memory for the samples of layer %u", c->path, i);
+    }
+    return SG_OK;
+}
+
+void sg_cal_end_samples(sg_cal *c) {
+    for (uint32_t i = c->first; i < c->end; i++) {
+        sg_cal_layer *l = &c->layers[i];
+        free(l->x);
+        free(l->bits);
+        free(l->magnitudes);
+        l->x = NULL;
+        l->bits = NULL;
+        l->magnitudes = NULL;
+    }
+}
+
+/* |act(g)| of n values, n at most SG_CLUSTER_MAX: what --lossy threshold compares (ffn_up.c, choose). */
+static void magnitudes(const sg_cal *c, uint32_t layer, const float *g, float *out, uint32_t n) {
+    if (c->act == SG_ACT_SILU) {
+        float ones[SG_CLUSTER_MAX];
+        for (uint32_t i = 0; i < n; i++) ones[i] = 1;
+        c->kernels->vec.silu_mul(out, g, ones, n);
+        for (uint32_t i = 0; i < n; i++) out[i] = fabsf(out[i]);
+        return;
+    }
+    const float least = c->act == SG_ACT_FATRELU && c->fat_threshold ? c->fat_threshold[layer] : 0;
+    for (uint32_t i = 0; i < n; i++) {
+        const float a = g[i] <= least ? 0 : g[i];
+        out[i] = fabsf(c->act == SG_ACT_RELU2 ? a * a : a);
+    }
+}
+
+static void count_token(const sg_cal *c, sg_cal_layer *l, const sg_ffn_sample *s, uint32_t t) {
+    const float *gate = s->gate + (size_t)t * s->ld, *h = s->h + (size_t)t * s->ld;
+    for (uint32_t i = 0; i < c->n_ff; i += SG_CLUSTER_MAX) {
+        const uint32_t n = c->n_ff - i < SG_CLUSTER_MAX ? c->n_ff - i : SG_CLUSTER_MAX;
+        float a[SG_CLUSTER_MAX];
+        magnitudes(c, s->layer, gate + i, a, n);
+        for (uint32_t j = 0; j < n; j++) {
+            uint32_t bits, is_active = h[i + j] != 0;
+            memcpy(&bits, &a[j], sizeof bits);
+            const uint32_t bin = bits >> SG_CAL_SHIFT;
+            l->magnitudes[bin < SG_CAL_BINS ? bin : SG_CAL_BINS - 1]++;
+            l->counts[i + j] += is_active;
+            l->active += is_active;
+            l->positive += gate[i + j] > 0;
+        }
+    }
+}
+
+static void keep_token(const sg_cal *c, sg_cal_layer *l, const sg_ffn_sample *s, uint32_t t) {
+    uint64_t *bits = l->bits + (size_t)l->n_samples * c->words;
+    const float *h = s->h + (size_t)t * s->ld;
+    c->kernels->vec.f32_to_f16(l->x + (size_t)l->n_samples * c->k, s->x + (size_t)t * s->k, c->k);
+    memset(bits, 0, c->words * sizeof *bits);
+    for (uint32_t i = 0; i < c->n_ff; i++) bits[i / 64] |= (uint64_t)(h[i] != 0) << (i % 64);
+    l->n_samples++;
+    if (l->tokens < c->n_train) l->n_train = l->n_samples;
+}
+
+void sg_cal_observe(void *user, const sg_ffn_sample *s) {
+    const sg_cal *c = user;
+    if (s->layer < c->first || s->layer >= c->end) return;
+    sg_cal_layer *l = &c->layers[s->layer];
+    for (uint32_t t = 0; t < s->n; t++) {
+        count_token(c, l, s, t);
+        /* evenly over the text: sample number s is the first token at or after s / most_samples of it */
+        if (l->tokens * c->most_samples / c->n_tokens == l->n_samples && l->n_samples < c->most_samples) keep_token(c, l, s, t);
+        l->tokens++;
+    }
+}
+
+typedef struct ranked {
+    uint32_t count, place;
+} ranked;
+
+static int hotter(const void *a, const void *b) {
+    const ranked *x = a, *y = b;
+    if (x->count != y->count) return x->count < y->count ? 1 : -1;
+    return x->place < y->place ? -1 : x->place > y->place;
+}
+
+void sg_cal_order(const uint32_t *counts, uint32_t n, uint32_t *order) {
+    ranked *r = malloc(n * sizeof *r);
+    for (uint32_t i = 0; i < n; i++) order[i] = i; /* without memory the order stays, which is slower and not wrong */
+    if (!r) return;
+    for (uint32_t i = 0; i < n; i++) r[i] = (ranked){ counts[i], i };
+    qsort(r, n, sizeof *r, hotter);
+    for (uint32_t i = 0; i < n; i++) order[i] = r[i].place;
+    free(r);
+}
+
+static float value_of(uint32_t bits) {
+    float v;
+    memcpy(&v, &bits, sizeof v);
+    return v;
+}
+
+float sg_cal_quantile(const uint64_t *bins, double share) {
+    uint64_t total = 0, below = 0;
+    for (uint32_t i = 0; i < SG_CAL_BINS; i++) total += bins[i];
+    const double wanted = share * (double)total;
+    uint32_t b = 0;
+    while (b + 1 < SG_CAL_BINS && (double)(below + bins[b]) < wanted) below += bins[b++];
+    /* In bin 0 there are zeros, and what is next to nothing. */
+    if (b == 0 || bins[b] == 0) return 0;
+    if (b == SG_CAL_BINS - 1) return value_of((SG_CAL_BINS - 1) * (1u << SG_CAL_SHIFT) - 1);
+    const float lo = value_of(b << SG_CAL_SHIFT), hi = value_of(((b + 1) << SG_CAL_SHIFT) - 1);
+    return lo + (hi - lo) * (float)((wanted - (double)below) / (double)bins[b]);
+}
