@@ -126,21 +126,20 @@ static double now(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* Clusters at both ends of the layer, so that the second visit does not find them in a cache, hopefully; the best of a few
- * passes each, since others use the machine too. */
+/* Each pass in a layer of its own, a list in one half and whole clusters in the other, so that the rows come from memory. The best
+ * of the passes: others may be using the machine. */
 void sg_ffn_measure(sg_ffn *f) {
-    const sg_bundle *b = &f->layers[0].bundle;
-    if (!b->l.gated || b->l.n_clusters < 2) return;
-    const uint32_t n = b->l.per_cluster, half = b->l.n_clusters / 2 < 16 ? b->l.n_clusters / 2 : 16;
     double list = INFINITY, whole = INFINITY;
     float y[SG_CLUSTER_MAX];
     uint32_t rows[SG_CLUSTER_MAX];
-    for (uint32_t i = 0; i < n; i++) rows[i] = i;
     sg_lane_acts acts = f->x;
     acts.n = 1;
-    if (!acts.x) acts.x = f->gate; /* any values: f->gate holds at least as many */
-    for (int pass = 0; pass < 3; pass++) {
-        double t0 = now();
+    for (uint32_t i = 0; i < f->n_layer && i < 4; i++) {
+        const sg_bundle *b = &f->layers[i].bundle;
+        const uint32_t n = b->l.per_cluster, half = b->l.n_clusters / 2 < 64 ? b->l.n_clusters / 2 : 64;
+        if (!b->l.gated || half == 0) return;
+        for (uint32_t r = 0; r < n; r++) rows[r] = r;
+        const double t0 = now();
         for (uint32_t c = 0; c < half; c++) b->up->dot(y, sg_bundle_records(b, c), b->l.record, rows, n, &acts, 0);
         const double t1 = now();
         for (uint32_t c = 0; c < half; c++) b->up->dot_tokens(y, SG_CLUSTER_MAX, sg_bundle_records(b, half + c), b->l.record, n, &acts);
@@ -149,7 +148,7 @@ void sg_ffn_measure(sg_ffn *f) {
         if (t2 - t1 < whole) whole = t2 - t1;
     }
     const double share = whole / list;
-    f->dense_share = share > 1 ? 1 : share < 0.3 ? 0.3f : (float)share;
+    f->dense_share = share < 0.3 ? 0.3f : share < 1 ? (float)share : 1;
 }
 
 sg_ffn_count sg_ffn_total(const sg_ffn *f) {

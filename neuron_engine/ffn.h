@@ -82,7 +82,8 @@ typedef struct sg_ffn {
 /* Sizes of *f from its first members (kernels .. pred_residual, set by the caller), and its memory from `c`: call with a measuring
  * carver first. */
 void sg_ffn_lay_out(sg_ffn *f, sg_carver *c);
-/* Measures dense_share on layer 0: what a row costs in a list and in a row of rows. Changes speed, never results. */
+/* Measures dense_share: what an up row costs in a list and among all rows of its cluster. Changes speed, never results. f->x.x and
+ * the layers' weights must be there. */
 void sg_ffn_measure(sg_ffn *f);
 
 /* y[t][0 .. k) = the layer's output for tokens t of x (x->n tokens, x->x and, where a kernel reads it, the 8-bit form; f->x must

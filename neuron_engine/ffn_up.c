@@ -163,7 +163,8 @@ void sg_ffn_ups(sg_ffn *f, const sg_ffn_layer *l, uint32_t layer, uint32_t n, ui
         f->live[(size_t)t * f->ld_cluster + c] = m;
         live += m;
     }
-    const bool whole = b->l.gated && f->policy.mode != SG_FFN_SPARSE && (double)live > (double)f->dense_share * rows * n;
+    const bool often = (double)live >= (double)f->dense_share * rows * n;
+    const bool whole = b->l.gated && f->policy.mode != SG_FFN_SPARSE && (often || f->policy.mode == SG_FFN_DENSE);
     if (whole) {
         sg_lane_acts acts = f->x;
         acts.n = n;

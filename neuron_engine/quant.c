@@ -152,6 +152,8 @@ void sg_dequantize(sg_dtype type, const void *src, float *y, size_t n) {
     case SG_DTYPE_Q4_K: sg_dequantize_q4_k(src, y, n); break;
     case SG_DTYPE_Q5_K: sg_dequantize_q5_k(src, y, n); break;
     case SG_DTYPE_Q6_K: sg_dequantize_q6_k(src, y, n); break;
+    case SG_DTYPE_I8:
+    case SG_DTYPE_I32: break; /* no weights; nobody asks */
     }
 }
 
@@ -228,4 +230,42 @@ void sg_quantize(sg_dtype type, const float *x, void *dst, size_t n) {
     case SG_DTYPE_Q4_0: quantize_q4_0(x, dst, n); break;
     default: break; /* sg_can_quantize says no */
     }
+}
+
+/* The integer codes of a block; false when the scale is no half. */
+static bool block_codes(sg_dtype type, const uint8_t *block, uint16_t *d, int8_t q[SG_BLOCK]) {
+    uint32_t high = 0;
+    const uint8_t *qs = block + 2;
+    memcpy(d, block, sizeof *d);
+    if (type == SG_DTYPE_Q5_0) {
+        memcpy(&high, block + 2, sizeof high);
+        qs = block + 6;
+    } else if (type == SG_DTYPE_MXFP4) {
+        const float scale = sg_e8m0_half(block[0]);
+        *d = sg_f32_to_f16(scale);
+        if (sg_f16_to_f32(*d) != scale) return false;
+        qs = block + 1;
+    }
+    for (int j = 0; j < SG_BLOCK; j++) {
+        const int nibble = j < 16 ? qs[j] & 15 : qs[j - 16] >> 4;
+        q[j] = (int8_t)(type == SG_DTYPE_Q4_0     ? nibble - 8
+                        : type == SG_DTYPE_Q5_0   ? (nibble | (int)(high >> j & 1) << 4) - 16
+                        : type == SG_DTYPE_IQ4_NL ? sg_iq4_nl_values[nibble]
+                                                  : sg_mxfp4_values[nibble]);
+    }
+    return true;
+}
+
+bool sg_to_q8_0_exact(sg_dtype type, const void *src, void *dst, size_t n) {
+    if (type != SG_DTYPE_Q4_0 && type != SG_DTYPE_Q5_0 && type != SG_DTYPE_IQ4_NL && type != SG_DTYPE_MXFP4) return false;
+    const uint32_t size = sg_dtype_get((uint32_t)type)->block_bytes;
+    sg_q8_0 *out = dst;
+    for (size_t b = 0; b < n / SG_BLOCK; b++) {
+        uint16_t d;
+        int8_t q[SG_BLOCK];
+        if (!block_codes(type, (const uint8_t *)src + b * size, &d, q)) return false;
+        out[b].d = d;
+        memcpy(out[b].qs, q, sizeof q);
+    }
+    return true;
 }

@@ -17,6 +17,11 @@ bool sg_can_quantize(sg_dtype type);
  * from the value of largest magnitude, -8). n % block_values == 0. NaN becomes 0 in quantised types. */
 void sg_quantize(sg_dtype type, const float *x, void *dst, size_t n);
 
+/* Blocks of Q8_0 that stand for exactly the values of the blocks at src, for the types whose codes are integers of 8 bits and whose
+ * scales are halves: Q4_0, Q5_0, IQ4_NL, and MXFP4 as long as its scales are in the range of a half. False, and dst undefined,
+ * when that cannot be. n % 32 == 0. */
+bool sg_to_q8_0_exact(sg_dtype type, const void *src, void *dst, size_t n);
+
 float sg_f16_to_f32(uint16_t h);
 uint16_t sg_f32_to_f16(float f); /* round to nearest even */
 float sg_bf16_to_f32(uint16_t h);

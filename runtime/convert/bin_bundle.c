@@ -32,7 +32,8 @@ static sg_status pack_rows(const sg_bin_matrix *m, sg_dtype type, pack_fn pack, 
             }
             sg_bin_matrix_values(m, raw, (uint64_t)(row + i + r) * m->cols, m->cols, s->values);
             SG_TRY(sg_bin_matrix_check(m, s->values, m->cols, type, err));
-            sg_quantize(type, s->values, s->packed, m->cols);
+            if (type != SG_DTYPE_Q8_0 || m->is_int8 || !sg_to_q8_0_exact(m->type, raw, s->packed, m->cols))
+                sg_quantize(type, s->values, s->packed, m->cols);
             pack(type, dst, s->packed, m->cols);
         }
     }

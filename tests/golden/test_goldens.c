@@ -168,9 +168,9 @@ static void check_against_reference(sg_model *m, const golden *g) {
 
 /* Threads, batches and the way the prompt is cut must not change a bit; neither may the kernel tier. */
 static void check_bits(sg_model *m, const golden *g, float *want, bool first_tier) {
-    static const struct { uint32_t threads, batch; size_t chunk; } ways[] = {
-        { 1, 0, MAX_TOKENS }, { 2, 64, 1 }, { 2, 0, MAX_TOKENS }, { 3, 0, MAX_TOKENS }, { 8, 0, MAX_TOKENS },
-        { 2, 7, MAX_TOKENS }, { 3, 64, 5 },
+    static const struct { uint32_t threads, batch; size_t chunk; sg_ffn_mode ffn; } ways[] = {
+        { 1, 0, MAX_TOKENS, SG_FFN_AUTO }, { 2, 64, 1, SG_FFN_SPARSE },  { 2, 0, MAX_TOKENS, SG_FFN_DENSE }, { 3, 0, MAX_TOKENS, SG_FFN_SPARSE },
+        { 8, 0, MAX_TOKENS, SG_FFN_AUTO }, { 2, 7, MAX_TOKENS, SG_FFN_AUTO }, { 3, 64, 5, SG_FFN_AUTO },     { 1, 0, 1, SG_FFN_DENSE },
     };
     /* Other tiers: whole with one thread, token by token with two (GEMM and GEMV). */
     const size_t n_ways = first_tier ? sizeof ways / sizeof *ways : 2;
@@ -180,42 +180,64 @@ static void check_bits(sg_model *m, const golden *g, float *want, bool first_tie
         o.n_ctx = 256;
         o.n_threads = ways[i].threads;
         o.n_batch = ways[i].batch;
+        o.ffn = ways[i].ffn;
         evaluate(m, g, &o, ways[i].chunk, first_tier && i == 0 ? want : out);
         if (first_tier && i == 0) continue;
         ck_assert_msg(memcmp(out, want, ROWS * g->n_vocab * sizeof *out) == 0,
-                      "%s, tier %s: logits differ with %u threads, batch %u, chunks of %zu", g->name,
-                      sg_model_get_info(m)->kernel_tier, ways[i].threads, ways[i].batch, ways[i].chunk);
+                      "%s, tier %s: logits differ with %u threads, batch %u, chunks of %zu, feed-forward way %d", g->name,
+                      sg_model_get_info(m)->kernel_tier, ways[i].threads, ways[i].batch, ways[i].chunk, (int)ways[i].ffn);
     }
     free(out);
 }
 
-static void check_golden(const char *dir, const char *name) {
-    golden g;
-    golden_load(&g, dir, name);
-    sg_model *m = open_model(&g, NULL);
-    check_against_reference(m, &g);
-    float *want = malloc(ROWS * g.n_vocab * sizeof *want);
-    check_bits(m, &g, want, true);
+/* The file of a golden model in every way. */
+static void check_file(const golden *g) {
+    sg_model *m = open_model(g, NULL);
+    check_against_reference(m, g);
+    float *want = malloc(ROWS * g->n_vocab * sizeof *want);
+    check_bits(m, g, want, true);
     sg_model_close(&m);
-    printf("%-14s same bits in every tier:", g.name);
+    printf("%-14s same bits in every tier:", g->name);
     for (size_t i = 0; i < N_TIER_NAMES; i++) {
         uint32_t flags = sg_cpu_detect();
         if (sg_cpu_mask(&flags, tier_names[i], NULL) != SG_OK) continue; /* not on this machine */
-        m = open_model(&g, tier_names[i]);
+        m = open_model(g, tier_names[i]);
         if (strcmp(sg_model_get_info(m)->kernel_tier, tier_names[i]) == 0) { /* else: not in this build */
-            check_bits(m, &g, want, false);
+            check_bits(m, g, want, false);
             printf(" %s", tier_names[i]);
         }
         sg_model_close(&m);
     }
     printf("\n");
     free(want);
+}
+
+/* The GGUF file, and the model.bin made of it: the same bound, and the same bits sparse and dense. */
+static void check_golden(const char *dir, const char *name) {
+    golden g;
+    golden_load(&g, dir, name);
+    check_file(&g);
+    char source[1024], bin[] = "/tmp/sparsegen-golden-XXXXXX";
+    snprintf(source, sizeof source, "%s", g.path);
+    const int fd = mkstemp(bin);
+    ck_assert_int_ge(fd, 0);
+    close(fd);
+    sg_convert_options o = SG_CONVERT_OPTIONS_INIT;
+    o.input = source;
+    o.output = bin;
+    o.overwrite = true;
+    sg_error err = { 0 };
+    ck_assert_msg(sg_convert(&o, &err) == SG_OK, "%s", err.message);
+    snprintf(g.path, sizeof g.path, "%s", bin);
+    printf("  as model.bin: ");
+    check_file(&g);
+    unlink(bin);
     golden_free(&g);
 }
 
 /* Names of DIR/NAME.json that this version runs. */
 static bool wanted(const char *name) {
-    if (strcmp(name, "qwen2") == 0 || strcmp(name, "qwen3") == 0) return true;
+    if (strcmp(name, "qwen2") == 0 || strcmp(name, "qwen3") == 0 || strcmp(name, "arcee") == 0) return true;
     return strncmp(name, "llama-", 6) == 0 && strcmp(name, "llama-moe") != 0;
 }
 
@@ -253,7 +275,7 @@ START_TEST(shared) {
     snprintf(dir, sizeof dir, "%s/data/goldens", root ? root : "");
     const int n = check_folder(dir, committed_dir);
     if (n == 0) printf("no further golden models at hand\n");
-    else ck_assert_int_ge(n, 21);
+    else ck_assert_int_ge(n, 22);
 }
 END_TEST
 

@@ -130,6 +130,27 @@ static void round_trip(sg_dtype type, float steps, float half_step) {
     h_check(zero, "%s: subnormal values do not vanish", info->name);
 }
 
+/* Types whose blocks Q8_0 can hold without loss keep every value; others and scales that are no half say no. */
+static void exact_q8_0(void) {
+    static const sg_dtype types[] = { SG_DTYPE_Q4_0, SG_DTYPE_Q5_0, SG_DTYPE_IQ4_NL, SG_DTYPE_MXFP4 };
+    uint8_t src[4 * 64], dst[4 * 64];
+    float want[128], got[128];
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+        for (int mode = 0; mode < H_BLOCK_MODES; mode++) {
+            h_blocks(types[i], src, 128, mode);
+            if (types[i] == SG_DTYPE_MXFP4) /* scales of 2^-12 .. 2^11 */
+                for (int b = 0; b < 4; b++) src[17 * b] = (uint8_t)(116 + h_below(24));
+            sg_dequantize(types[i], src, want, 128);
+            const bool done = sg_to_q8_0_exact(types[i], src, dst, 128);
+            if (done) sg_dequantize(SG_DTYPE_Q8_0, dst, got, 128);
+            h_check(done && h_differ(want, got, 128) == 128, "%s as Q8_0 (mode %d)", sg_dtype_get((uint32_t)types[i])->name, mode);
+        }
+    }
+    src[0] = 200;
+    h_check(!sg_to_q8_0_exact(SG_DTYPE_MXFP4, src, dst, 32), "MXFP4 with a scale of 2^72 cannot be Q8_0");
+    h_check(!sg_to_q8_0_exact(SG_DTYPE_Q4_1, src, dst, 32), "Q4_1 cannot be Q8_0");
+}
+
 int main(int argc, char **argv) {
     h_init("quant");
     char path[4096];
@@ -139,6 +160,7 @@ int main(int argc, char **argv) {
     halves();
     round_trip(SG_DTYPE_Q8_0, 127, 0.5f);
     round_trip(SG_DTYPE_Q4_0, 8, 1);
+    exact_q8_0();
     h_check(sg_can_quantize(SG_DTYPE_Q4_0) && !sg_can_quantize(SG_DTYPE_Q6_K), "sg_can_quantize");
     return h_finish();
 }

@@ -32,7 +32,11 @@ static inline void put_tensor(sg_gguf_writer *w, const char *name, sg_dtype type
     float *v = malloc(n * sizeof *v);
     uint8_t *q = malloc(bytes);
     for (size_t i = 0; i < n; i++) v[i] = value(seed, i * 7 + i / ne0);
-    sg_quantize(type, v, q, n);
+    if (type == SG_DTYPE_Q2_K) { /* any bytes, but finite scales: the last two halves of 84 bytes */
+        for (size_t i = 0; i < bytes; i++) q[i] = i % 84 == 81 || i % 84 == 83 ? 0x2c : (uint8_t)(i * 151 + i / 256);
+    } else {
+        sg_quantize(type, v, q, n);
+    }
     ok(sg_gguf_writer_data(w, q, bytes, err));
     free(v);
     free(q);

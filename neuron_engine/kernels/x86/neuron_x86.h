@@ -97,7 +97,7 @@ INL void dot_blocks(sg_dtype type, int n, float *y, const uint8_t *const *row, c
         UNROLL for (int i = 0; i < n; i++) {
             __m256i c[8];
             if (ahead)
-                for (size_t line = 0; line < step; line += 64) _mm_prefetch((const char *)ahead[i] + off + line, _MM_HINT_T0);
+                for (size_t line = 0; line < step; line += 64) _mm_prefetch((const char *)ahead[i] + off + line, _MM_HINT_T1);
             decode(type, row[i] + off, c);
             acc[i] = add_group(type, acc[i], row[i] + off, c, a, at + g);
         }
@@ -231,7 +231,7 @@ INL __m256i madd_add(__m256i s, __m256i c, __m256i a) {
 #endif
 }
 
-/* 2 * pairs rows over n blocks; code[i]: their codes from the first block on, next[i] (or NULL): those of the rows to come. */
+/* 2 * pairs rows over n blocks; code[i]: their codes from the first block on, next[i] (or NULL): part of the rows to come. */
 INL void add_pairs(sg_dtype type, int pairs, int32_t *sum, const uint8_t *const *code, const uint8_t *const *next, uint32_t (*a)[PIECE],
                    uint32_t n) {
     const size_t size = sg_block_bytes(type) - 2;
@@ -245,8 +245,8 @@ INL void add_pairs(sg_dtype type, int pairs, int32_t *sum, const uint8_t *const 
             UNROLL for (int j = 0; j < 4; j++) s[j] = madd_add(s[j], p[j], factor);
         }
         UNROLL for (int j = 0; j < 4; j++) _mm256_store_si256((void *)(sum + 8 * j), s[j]);
-        if (!next || b * size % 64 >= size) continue; /* a line begins within this block */
-        UNROLL for (int i = 0; i < 2 * pairs; i++) _mm_prefetch((const char *)next[i] + b * size, _MM_HINT_T0);
+        if (!next || b * (size + 2) % 64 >= size + 2) continue; /* a line begins within this block's share of a row */
+        UNROLL for (int i = 0; i < 2 * pairs; i++) _mm_prefetch((const char *)next[i] + b * (size + 2), _MM_HINT_T1);
     }
 }
 
@@ -268,7 +268,7 @@ INL void down_add(sg_dtype type, int32_t *sum, const uint8_t *w, size_t stride, 
             uint32_t a[PAIRS][PIECE];
             for (uint32_t j = 0; j < 2 * PAIRS; j++) {
                 code[j] = row[j] + 2 * (size_t)blocks + b * size;
-                next[j] = more ? row_at(w, stride, rows, i + 2 * PAIRS + j) + 2 * (size_t)blocks + b * size : NULL;
+                next[j] = more ? row_at(w, stride, rows, i + 2 * PAIRS + j) + b * (size + 2) : NULL;
             }
             const uint32_t pairs = (here + 1) / 2;
             for (uint32_t j = 0; j < pairs; j++)
