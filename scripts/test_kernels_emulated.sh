@@ -33,6 +33,7 @@ tier_flags() {
 
 at=neuron_engine/kernels/x86
 tiers="avx2 avxvnni avx512 avx512vnni"
-build_tests "$tiers" $at/tiles_{avx512,avx512vnni,avxvnni,avx2}.c $at/vec_{avx512,avx2}.c tests/kernels/emulated_cpu.c
+build_tests "$tiers" $at/tiles_{avx512,avx512vnni,avxvnni,avx2}.c $at/vec_{avx512,avx2}.c \
+  $at/neuron_{avx512vnni,avxvnni,avx2}.c tests/kernels/emulated_cpu.c
 run_tests emulated "$tiers"
 echo "${tiers// /, } give the reference's bits"

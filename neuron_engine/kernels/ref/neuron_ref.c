@@ -76,11 +76,11 @@ static void down_row(sg_dtype type, int32_t *sum, const uint8_t *row, float hs, 
     const uint32_t n = k / SG_BLOCK, size = sg_block_bytes(type) - 2;
     const uint8_t *codes = row + 2 * (size_t)n;
     for (uint32_t b = 0; b < n; b++, codes += size, sum += SG_BLOCK) {
-        const int32_t a = (int32_t)lrintf(hs * half_at(row + 2 * (size_t)b));
+        const uint32_t a = (uint32_t)lrintf(hs * half_at(row + 2 * (size_t)b));
         for (uint32_t v = 0; v < SG_BLOCK; v++) {
             const int nibble = v < 16 ? codes[v % size] & 15 : codes[(v - 16) % size] >> 4;
             const int code = type == SG_DTYPE_Q8_0 ? (int8_t)codes[v] : nibble - 8;
-            sum[v] = (int32_t)((uint32_t)sum[v] + (uint32_t)(a * code));
+            sum[v] = (int32_t)((uint32_t)sum[v] + a * (uint32_t)code);
         }
     }
 }
