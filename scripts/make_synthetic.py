@@ -21,6 +21,9 @@ SHAPES = {  # layers, model width, FFN width, heads, KV heads, vocabulary, conte
     "tinyllama-1.1b": (22, 2048, 5632, 32, 4, 32000, 2048, 1e4, False),
     "llama-3.2-3b": (28, 3072, 8192, 24, 8, 128256, 131072, 5e5, True),
     "mistral-7b": (32, 4096, 14336, 32, 8, 32000, 32768, 1e6, False),
+    "llama-7b": (32, 4096, 11008, 32, 32, 32000, 4096, 1e4, False),
+    "llama-13b": (40, 5120, 13824, 40, 40, 32000, 4096, 1e4, False),
+    "tiny": (2, 256, 1024, 8, 4, 512, 512, 1e4, False),  # for tests
 }
 ALIGN = 32
 CHUNK = 1 << 22  # weights made at a time: bounds the memory used
@@ -154,27 +157,32 @@ def gguf_string(text):
     return struct.pack("<Q", len(data)) + data
 
 
-def gguf_metadata(shape, layers, kind, seed):
-    """The key-value part of the file, as a list of encoded pairs."""
-    _, width, ffn, heads, kv_heads, vocab, context, base, _ = SHAPES[shape]
+def gguf_pair(key, code, value):
+    """An encoded key-value pair; a list becomes an array."""
     codes = {"u32": (4, "<I"), "i32": (5, "<i"), "f32": (6, "<f"), "bool": (7, "<?"), "str": (8, None)}
-    pairs = []
 
-    def encode(code, value):
+    def encode(value):
         return gguf_string(value) if code == "str" else struct.pack(codes[code][1], value)
 
+    if isinstance(value, list):
+        body = struct.pack("<IIQ", 9, codes[code][0], len(value)) + b"".join(encode(v) for v in value)
+    else:
+        body = struct.pack("<I", codes[code][0]) + encode(value)
+    return gguf_string(key) + body
+
+
+def gguf_metadata(shape, layers, kind, name, description):
+    """The key-value part of the file, as a list of encoded pairs."""
+    _, width, ffn, heads, kv_heads, vocab, context, base, _ = SHAPES[shape]
+    pairs = []
+
     def put(key, code, value):
-        if isinstance(value, list):
-            body = struct.pack("<IIQ", 9, codes[code][0], len(value)) + b"".join(encode(code, v) for v in value)
-        else:
-            body = struct.pack("<I", codes[code][0]) + encode(code, value)
-        pairs.append(gguf_string(key) + body)
+        pairs.append(gguf_pair(key, code, value))
 
     pieces, scores, kinds = make_vocabulary(vocab)
     put("general.architecture", "str", "llama")
-    put("general.name", "str", f"synthetic {shape} {kind}")
-    put("general.description", "str", "Random weights in a real shape: for measuring speed only, the text it makes "
-        f"means nothing. Made by sparsegen's make_synthetic.py, seed {seed}.")
+    put("general.name", "str", name)
+    put("general.description", "str", description)
     put("general.file_type", "u32", FILE_TYPE[kind])
     put("general.quantization_version", "u32", 2)
     put("llama.block_count", "u32", layers)
@@ -221,22 +229,49 @@ def write_tensor(f, rng, dims, quant, spread):
     f.write(padding(tensor_bytes(dims, quant)))
 
 
+def write_header(f, tensors, pairs):
+    """Write everything that comes before the data of the first tensor."""
+    f.write(b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(pairs)) + b"".join(pairs))
+    offset = 0
+    for name, dims, quant, _ in tensors:
+        f.write(gguf_string(name) + struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, QUANTS[quant][0], offset))
+        size = tensor_bytes(dims, quant)
+        offset += size + len(padding(size))
+    f.write(padding(f.tell()))
+
+
+def count_weights(tensors):
+    """The number of parameters of all tensors."""
+    return sum(int(np.prod(t[1], dtype=np.int64)) for t in tensors)
+
+
 def write_model(path, shape, kind, layers, seed):
     """Write the model to `path`; returns the number of parameters and of bytes."""
     rng = np.random.Generator(np.random.SFC64(seed))
     tensors = list_tensors(shape, layers, kind)
-    pairs = gguf_metadata(shape, layers, kind, seed)
+    pairs = gguf_metadata(shape, layers, kind, f"synthetic {shape} {kind}",
+                          "Random weights in a real shape: for measuring speed only, the text it makes means nothing. "
+                          f"Made by sparsegen's make_synthetic.py, seed {seed}.")
     with open(path, "wb") as f:
-        f.write(b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(pairs)) + b"".join(pairs))
-        offset = 0
-        for name, dims, quant, _ in tensors:
-            f.write(gguf_string(name) + struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, QUANTS[quant][0], offset))
-            size = tensor_bytes(dims, quant)
-            offset += size + len(padding(size))
-        f.write(padding(f.tell()))
+        write_header(f, tensors, pairs)
         for _, dims, quant, spread in tensors:
             write_tensor(f, rng, dims, quant, spread)
-        return sum(int(np.prod(t[1], dtype=np.int64)) for t in tensors), f.tell()
+        return count_weights(tensors), f.tell()
+
+
+def write_whole(out, write):
+    """Call write(temporary name), which returns parameters and bytes, rename the file when complete, say what it is."""
+    start, part = time.monotonic(), out + ".part"
+    try:
+        params, size = write(part)
+        os.replace(part, out)
+    except OSError as error:
+        program = os.path.splitext(os.path.basename(sys.argv[0]))[0]
+        sys.exit(f"{program}: cannot write {out}: {error.strerror}")
+    finally:
+        if os.path.exists(part):
+            os.unlink(part)
+    print(f"{out}: {params / 1e9:.3f} billion parameters, {size} bytes, {time.monotonic() - start:.1f} s")
 
 
 def main():
@@ -253,16 +288,7 @@ def main():
         parser.error("--layers must be at least 1")
     if args.seed < 0:
         parser.error("--seed must not be negative")
-    start, part = time.monotonic(), args.out + ".part"
-    try:
-        params, size = write_model(part, args.shape, args.type, layers, args.seed)
-        os.replace(part, args.out)
-    except OSError as error:
-        sys.exit(f"make_synthetic: cannot write {args.out}: {error.strerror}")
-    finally:
-        if os.path.exists(part):
-            os.unlink(part)
-    print(f"{args.out}: {params / 1e9:.3f} billion parameters, {size} bytes, {time.monotonic() - start:.1f} s")
+    write_whole(args.out, lambda path: write_model(path, args.shape, args.type, layers, args.seed))
 
 
 if __name__ == "__main__":
