@@ -16,7 +16,7 @@ Rates: neuron n is active (its activation is not 0) with probability p_n = cdf(a
 is such that --skew of the activations come from the hottest 26 % of the neurons (0.80: PowerInfer's figure for OPT-30B, arXiv
 2312.12456) where --active is at most 0.1; the same s is kept above, where the hottest cannot fire that much more often. The
 neurons lie in random order. relu: the gate decides. drelu: gate and up products must both be positive; as in
-models/demo/stories-drelu-5M.gguf the gate is positive with probability p_n ** 0.52 (measured over 300 tokens with
+models/demo/stories-drelu-5M.gguf the gate is positive with probability p_n ** --gate-power (0.52 was measured over 300 tokens with
 gguf_forward.py: 0.45 to 0.54), and gate and up products have a correlation of 0.26 (0.23 to 0.32).
 
 Tokens have topics, topic = id modulo sparsegen.synthetic.topics: z = sqrt(--persistence) * topic + sqrt(1 - --persistence) * own.
@@ -37,7 +37,7 @@ BIAS = 32           # values of the stream that stay 1: one quantisation block
 HOTTEST = 0.26      # share of the neurons that --skew speaks of
 SKEW_AT = 0.1       # --active from which on the spread of the rates stays as it is
 MOST = 0.9999       # no product is positive more often: the bias stays finite
-GATE_POWER = 0.52   # of the demo model, see above
+GATE_POWER = 0.52   # default of --gate-power, the demo model's, see above
 CORRELATION = 0.26
 NOISE = 0.02        # share of the variance of an embedding that is white noise
 WRITTEN = 0.02      # variance that all layers together add to the stream, whose own is 1
@@ -143,7 +143,7 @@ class Maker:
         self.kind, self.act, self.layers = args.type, args.act, layers
         self.rng = np.random.Generator(np.random.SFC64(args.seed))
         _, self.width, self.ffn, _, _, self.vocab, _, _, _ = base.SHAPES[args.shape]
-        self.active, self.persistence = args.active, args.persistence
+        self.active, self.persistence, self.gate_power = args.active, args.persistence, args.gate_power
         self.spread = spread_for(args.active, args.skew)
         self.topics = min(TOPICS, self.vocab // 8)
         normal = self.rng.standard_normal((self.width - BIAS, args.rank), np.float32)
@@ -204,7 +204,7 @@ class Maker:
         """The gate rows of a layer; its up rows are kept for `write`."""
         noise = self.noise + WRITTEN * (2 * layer + 1) / (2 * self.layers)
         rate = self.rng.permutation(rates_of(self.ffn, self.active, self.spread))
-        gate_rate = np.minimum(rate ** GATE_POWER if self.act == "drelu" else rate, MOST)
+        gate_rate = np.minimum(rate ** self.gate_power if self.act == "drelu" else rate, MOST)
         up_rate = np.minimum(rate / gate_rate, MOST) if self.act == "drelu" else None
         ups, h_variance = [], 0.0
         for first, n in self.chunks(self.ffn, self.width):
@@ -259,7 +259,7 @@ def metadata(args, layers, maker):
                                f"Synthetic: random weights in a real shape, made so that {args.active:g} of the {args.act} neurons are "
                                "active. For measuring speed only, the text it makes means nothing. Made by sparsegen's "
                                f"make_sparse.py, seed {args.seed}.")
-    made = {"active": args.active, "skew": args.skew, "persistence": args.persistence, "noise": NOISE}
+    made = {"gate_power": args.gate_power, "active": args.active, "skew": args.skew, "persistence": args.persistence, "noise": NOISE}
     counts = {"rank": args.rank, "topics": maker.topics, "bias_values": BIAS}
     return (pairs + [base.gguf_pair("sparsegen.ffn_activation", "str", args.act)]
             + [base.gguf_pair("sparsegen.synthetic." + key, "f32", value) for key, value in made.items()]
@@ -323,6 +323,9 @@ def main():
     add("--skew", type=float, default=0.80, metavar="S",
         help="share of the activations that the hottest 26 %% of the neurons give (default %(default)s)")
     add("--persistence", type=float, default=0.5, metavar="P", help="what tokens of a topic share, 0 to 1 (default %(default)s)")
+    add("--gate-power", type=float, default=GATE_POWER, metavar="E",
+        help="drelu: a neuron of rate p has a positive gate at the rate p ** E; 1: whenever the gate is, the neuron is active "
+             "(default %(default)s, as in the demo model)")
     add("--rank", type=int, default=128, metavar="R", help="dimensions of the layers' inputs (default %(default)s)")
     add("--act", choices=["drelu", "relu"], default="drelu", help="activation of the gate (default %(default)s)")
     add("--layers", type=int, metavar="N", help="write only N layers (default: all of the shape)")
@@ -334,6 +337,8 @@ def main():
         parser.error("--layers must be at least 1, --seed and --check not negative")
     if not 0 < args.active <= 1 or not HOTTEST <= args.skew <= 0.99 or not 0 <= args.persistence <= 1:
         parser.error(f"--active must be above 0 and at most 1, --skew {HOTTEST:g} to 0.99, --persistence 0 to 1")
+    if not 0 < args.gate_power <= 1:
+        parser.error("--gate-power must be above 0 and at most 1")
     if not 1 <= args.rank <= base.SHAPES[args.shape][1] - BIAS:
         parser.error(f"--rank must be 1 to {base.SHAPES[args.shape][1] - BIAS}")
     base.write_whole(args.out, lambda path: write_model(path, args, layers))
