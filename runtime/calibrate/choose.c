@@ -181,6 +181,8 @@ static sg_status consider_lowrank(sg_cal *c, uint32_t layer, float *g, const sg_
     return s;
 }
 
+static bool wanted(const sg_cal *c, sg_predictor_kind kind) { return c->only == SG_PRED_NONE || c->only == kind; }
+
 sg_status sg_cal_choose(sg_cal *c, uint32_t layer, const sg_linalg *la, sg_error *err) {
     const sg_cal_layer *l = &c->layers[layer];
     if (l->n_train == 0 || l->n_samples == l->n_train || l->active == 0 ||
@@ -189,8 +191,8 @@ sg_status sg_cal_choose(sg_cal *c, uint32_t layer, const sg_linalg *la, sg_error
     float *g = NULL;
     SG_TRY(sg_cal_gate_rows(c, layer, &g, err));
     sg_status s = SG_OK;
-    if (c->k % 32 == 0) s = consider_sign(c, layer, g, err);
-    if (s == SG_OK && la) s = consider_lowrank(c, layer, g, la, err);
+    if (c->k % 32 == 0 && wanted(c, SG_PRED_SIGN)) s = consider_sign(c, layer, g, err);
+    if (s == SG_OK && la && wanted(c, SG_PRED_LOWRANK)) s = consider_lowrank(c, layer, g, la, err);
     free(g);
     return s;
 }
