@@ -31,6 +31,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 SPARSEGEN = os.path.normpath(os.path.join(HERE, "..", "build", "runtime", "cli", "sparsegen"))
 LLAMA_BENCH = os.path.join(HERE, "llama_cpp_bench.py")
 PEERS = ("sparsegen", "llama.cpp")
+PROGRAM = os.path.splitext(os.path.basename(sys.argv[0]))[0]  # bench_sparse.py uses these functions too
 
 LIMITS = ("read", "read_plain", "int8", "int8_sum", "f32")
 
@@ -45,14 +46,14 @@ def run_child(command):
         try:
             child = subprocess.Popen(command, stdout=out, stderr=err, stdin=subprocess.DEVNULL)
         except OSError as error:
-            sys.exit(f"bench_peers: cannot run {command[0]}: {error.strerror}")
+            sys.exit(f"{PROGRAM}: cannot run {command[0]}: {error.strerror}")
         _, status, usage = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)
         others = (busy_seconds() - busy - usage.ru_utime - usage.ru_stime) / (time.monotonic() - start)
         out.seek(0), err.seek(0)
         if child.returncode:
             detail = err.read().decode(errors="replace").strip().splitlines()[-5:]
-            sys.exit(f"bench_peers: {' '.join(command)}\nended with {child.returncode}:\n" + "\n".join(detail))
+            sys.exit(f"{PROGRAM}: {' '.join(command)}\nended with {child.returncode}:\n" + "\n".join(detail))
         return out.read().decode(), usage.ru_maxrss * 1024, max(0.0, others)
 
 
@@ -69,7 +70,7 @@ def parse_rows(command, out):
         rows = json.loads(out)
         return {row["test"]: row for row in rows}
     except (ValueError, KeyError, TypeError) as error:
-        sys.exit(f"bench_peers: {' '.join(command)}\nprinted no usable results ({error!r})")
+        sys.exit(f"{PROGRAM}: {' '.join(command)}\nprinted no usable results ({error!r})")
 
 
 def measure_limits(args, threads, best):
@@ -89,7 +90,7 @@ def run_peer(args, peer, model, threads, depth):
     out, peak, others = run_child(command)
     rows = parse_rows(command, out)
     if set(tests_of(args)) - set(rows) or not all(row["seconds"] > 0 for row in rows.values()):
-        sys.exit(f"bench_peers: {' '.join(command)}\nprinted no usable results")
+        sys.exit(f"{PROGRAM}: {' '.join(command)}\nprinted no usable results")
     return rows, peak, others
 
 
@@ -120,13 +121,14 @@ def compiler_of(path):
     return found.group().decode() if found else "?"
 
 
-def describe(args):
-    """Where it was measured, and with which versions."""
+def describe(args, peer=True):
+    """Where it was measured, and with which versions; without llama.cpp's when it is no peer."""
     with open("/proc/cpuinfo") as f:
         names = re.findall(r"model name\s*:\s*(.*)", f.read())
     info = {"cpu": names[0] if names else platform.machine(), "cores": os.cpu_count(),
             "kernel": f"{platform.system()} {platform.release()}", "load average": round(os.getloadavg()[0], 2)}
-    info.update(json.loads(run_child([args.python, LLAMA_BENCH, "--versions"])[0]))
+    if peer:
+        info.update(json.loads(run_child([args.python, LLAMA_BENCH, "--versions"])[0]))
     info["sparsegen"] = run_child([args.sparsegen, "--version"])[0].strip()
     info["sparsegen compiler"] = compiler_of(args.sparsegen)
     info["repeats"] = args.repeat
@@ -258,7 +260,7 @@ def main():
             try:
                 results += measure_model(args, name, path)
             except OSError as error:
-                sys.exit(f"bench_peers: cannot read {path}: {error.strerror}")
+                sys.exit(f"{PROGRAM}: cannot read {path}: {error.strerror}")
             if args.json:  # what there is so far, since a whole run may take hours
                 with open(args.json, "w") as f:
                     json.dump({"info": info, "results": results}, f, indent=1)

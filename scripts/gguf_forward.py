@@ -9,14 +9,14 @@ must be positive too), and the correlation of a neuron's gate and up products. T
 rounded, unlike in sparsegen. make_sparse.py checks with it what it made. Needs numpy.
 """
 import argparse
-import mmap
 import struct
 import sys
 
 import numpy as np
 
-SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
-BLOCKS = {0: (1, 4), 1: (1, 2), 2: (32, 18), 8: (32, 34)}  # number of the type: values in a block, bytes of a block
+from gguf_file import BLOCKS, GgufFile
+
+UNPACKED = (0, 1, 2, 8)  # types that `unpack` knows
 ROWS = 1024  # of a matrix, unpacked at a time: bounds the memory used
 
 
@@ -38,48 +38,13 @@ def unpack(raw, kind):
     return values.reshape(-1)
 
 
-class Gguf:
-    """A GGUF v3 file that a program of ours wrote: `keys` (name to value) and `tensors` (name to dimensions, type, offset)."""
-
-    def __init__(self, path):
-        with open(path, "rb") as f:
-            self.map = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
-        self.at = 8
-        if self.map[:8] != b"GGUF\3\0\0\0":
-            raise ValueError(f"{path} is no GGUF v3 file")
-        count, pairs = self.scalar("<Q"), self.scalar("<Q")
-        self.keys = {}
-        for _ in range(pairs):
-            name = self.text()
-            self.keys[name] = self.value(self.scalar("<I"))
-        self.tensors = {}
-        for _ in range(count):
-            name = self.text()
-            dims = [self.scalar("<Q") for _ in range(self.scalar("<I"))]
-            self.tensors[name] = dims, self.scalar("<I"), self.scalar("<Q")
-        align = self.keys.get("general.alignment", 32)
-        self.data = (self.at + align - 1) // align * align
-
-    def scalar(self, form):
-        value, = struct.unpack_from(form, self.map, self.at)
-        self.at += struct.calcsize(form)
-        return value
-
-    def text(self):
-        size = self.scalar("<Q")
-        self.at += size
-        return self.map[self.at - size:self.at].decode()
-
-    def value(self, code):
-        if code == 9:
-            kind = self.scalar("<I")
-            return [self.value(kind) for _ in range(self.scalar("<Q"))]
-        return self.text() if code == 8 else self.scalar(SCALARS[code])
+class Gguf(GgufFile):
+    """A GGUF file whose tensors are read as float32."""
 
     def rows(self, name, first, count):
         """Rows first .. first + count - 1 of a tensor as float32 [count, values of a row]."""
         dims, kind, offset = self.tensors[name]
-        if kind not in BLOCKS:
+        if kind not in UNPACKED:
             raise ValueError(f"{name} has type {kind}; only F32, F16, Q8_0 and Q4_0 can be unpacked")
         values, size = BLOCKS[kind]
         row = dims[0] // values * size
@@ -128,13 +93,7 @@ class Forward:
         self.act = keys.get("sparsegen.ffn_activation", "silu")
 
     def norm(self, name, x):
-        weight = self.g.rows(name, 0, 1)[0] if len(self.g.tensors[name][0]) > 1 else self.vector(name)
-        return x / np.sqrt((x * x).mean(-1, keepdims=True) + self.eps) * weight
-
-    def vector(self, name):
-        dims, kind, offset = self.g.tensors[name]
-        raw = np.frombuffer(self.g.map, np.uint8, dims[0] * BLOCKS[kind][1], self.g.data + offset)
-        return unpack(raw, kind)
+        return x / np.sqrt((x * x).mean(-1, keepdims=True) + self.eps) * self.g.rows(name, 0, 1)[0]
 
     def attention(self, i, x):
         x = self.norm(f"blk.{i}.attn_norm.weight", x)

@@ -149,7 +149,7 @@ class Maker:
         normal = self.rng.standard_normal((self.width - BIAS, args.rank), np.float32)
         self.mix = normal * np.float32(math.sqrt((1 - NOISE) / args.rank))  # B; z has variance 1
         self.noise = 0.0  # variance of an embedding's values apart from B z, quantisation included
-        self.gate_rate = self.rate = self.hottest = 0.0  # of the last layer: means, share
+        self.rates = rates_of(self.ffn, self.active, self.spread)  # of every layer, which has them in an order of its own
         self.up = self.h_spread = None
 
     def write(self, f, name, dims, quant, spread):
@@ -168,6 +168,10 @@ class Maker:
         else:
             return base.write_tensor(f, self.rng, dims, quant, spread)
         return f.write(base.padding(base.tensor_bytes(dims, quant)))
+
+    def gate_rates(self, rate):
+        """How often the gates of neurons of these rates are positive."""
+        return np.minimum(rate ** self.gate_power if self.act == "drelu" else rate, MOST)
 
     def chunks(self, rows, width):
         """Ranges of rows that are made at a time."""
@@ -203,8 +207,8 @@ class Maker:
     def write_neurons(self, f, layer, spread):
         """The gate rows of a layer; its up rows are kept for `write`."""
         noise = self.noise + WRITTEN * (2 * layer + 1) / (2 * self.layers)
-        rate = self.rng.permutation(rates_of(self.ffn, self.active, self.spread))
-        gate_rate = np.minimum(rate ** self.gate_power if self.act == "drelu" else rate, MOST)
+        rate = self.rng.permutation(self.rates)
+        gate_rate = self.gate_rates(rate)
         up_rate = np.minimum(rate / gate_rate, MOST) if self.act == "drelu" else None
         ups, h_variance = [], 0.0
         for first, n in self.chunks(self.ffn, self.width):
@@ -221,7 +225,6 @@ class Maker:
             ups.append(up)
         self.up = np.concatenate(ups)
         self.h_spread = math.sqrt(h_variance / self.ffn)
-        self.rate, self.gate_rate, self.hottest = float(rate.mean()), float(gate_rate.mean()), share_of_hottest(rate)
 
     def spreads(self, gate, up, noise):
         """Standard deviations over the tokens of the gate and up products of rows, and their correlations; [n] each."""
@@ -259,7 +262,8 @@ def metadata(args, layers, maker):
                                f"Synthetic: random weights in a real shape, made so that {args.active:g} of the {args.act} neurons are "
                                "active. For measuring speed only, the text it makes means nothing. Made by sparsegen's "
                                f"make_sparse.py, seed {args.seed}.")
-    made = {"gate_power": args.gate_power, "active": args.active, "skew": args.skew, "persistence": args.persistence, "noise": NOISE}
+    made = {"active": args.active, "gate_power": args.gate_power, "gate_positive": float(maker.gate_rates(maker.rates).mean()), "skew": args.skew,
+            "persistence": args.persistence, "noise": NOISE}
     counts = {"rank": args.rank, "topics": maker.topics, "bias_values": BIAS}
     return (pairs + [base.gguf_pair("sparsegen.ffn_activation", "str", args.act)]
             + [base.gguf_pair("sparsegen.synthetic." + key, "f32", value) for key, value in made.items()]
@@ -276,8 +280,8 @@ def write_model(path, args, layers):
         base.write_header(f, tensors, metadata(args, layers, maker))
         for tensor in tensors:
             maker.write(f, *tensor)
-        print(f"intended: active {maker.rate:.2%}, gate fires {maker.gate_rate:.2%}, {maker.hottest:.0%} of the activations from "
-              f"{HOTTEST:.0%} of the neurons")
+        print(f"intended: active {maker.rates.mean():.2%}, gate fires {maker.gate_rates(maker.rates).mean():.2%}, "
+              f"{share_of_hottest(maker.rates):.0%} of the activations from {HOTTEST:.0%} of the neurons")
         return base.count_weights(tensors), f.tell()
 
 
