@@ -144,13 +144,19 @@ typedef struct sg_cal_factors {
 } sg_cal_factors;
 void sg_cal_factors_finish(sg_cal_factors *f);
 
-/* The gate rows of a layer as values, [n_ff][k] by place; free(). */
-SG_NODISCARD sg_status sg_cal_gate_rows(const sg_cal *c, uint32_t layer, float **out, sg_error *err);
+/* The gate rows of a layer, or its up rows, as values, [n_ff][k] by place; free(). */
+SG_NODISCARD sg_status sg_cal_rows(const sg_cal *c, uint32_t layer, bool up, float **out, sg_error *err);
 
 /* The pair of this rank with the least E |G x - B A x|^2, the rows of G scaled such that each product has the mean square 1; G [n][k] (destroyed), x[n_x][k] (F16) the inputs. With C = E[x x^T] = L L^T,
  * the error is |G L - B A L|^2, so B A L is the truncated singular value decomposition of G L (Eckart-Young): B = G L V, A = V^T L^-1 with
- * V the first eigenvectors of (G L)^T (G L). Components come in falling order, so any first ones are the best pair of their rank. */
-SG_NODISCARD sg_status sg_cal_fit_lowrank(const sg_linalg *la, float *g, uint32_t n, uint32_t k, const uint16_t *x, uint32_t n_x,
+ * V the first eigenvectors of (G L)^T (G L). Components come in falling order, so any first ones are the best pair of their rank.
+ *
+ * u[n][k] (destroyed), NULL: nothing else matters; else the rows of up, which must be above 0 as well for a neuron to fire (dReLU). Then G is
+ * replaced by what best tells both linearly: for normally distributed inputs the best linear guess at a function f(g, u) has the weights
+ * E[df/dg] and E[df/du] (Stein's lemma). With f = 1 where both are above 0, m and s their means and deviations, phi and Phi the normal
+ * density and distribution, and g and u taken as independent, these are phi(m_g / s_g) / s_g * Phi(m_u / s_u), and the same with g and u
+ * changed. */
+SG_NODISCARD sg_status sg_cal_fit_lowrank(const sg_linalg *la, float *g, float *u, uint32_t n, uint32_t k, const uint16_t *x, uint32_t n_x,
                                           uint32_t rank, sg_cal_factors *out, sg_error *err);
 /* Bytes that it needs besides its input. */
 size_t sg_cal_lowrank_bytes(uint32_t k, uint32_t n, uint32_t rank);

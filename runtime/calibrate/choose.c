@@ -33,23 +33,26 @@ uint32_t sg_cal_rank(uint32_t k, uint32_t n, sg_dtype type, size_t bytes) {
     return rank;
 }
 
-sg_status sg_cal_gate_rows(const sg_cal *c, uint32_t layer, float **out, sg_error *err) {
+sg_status sg_cal_rows(const sg_cal *c, uint32_t layer, bool up, float **out, sg_error *err) {
     const sg_bundle_layout *l = &c->layouts[layer];
     char name[64];
     snprintf(name, sizeof name, "blk.%" PRIu32 ".ffn_bundle", layer);
     const sg_tensor_info *t = sg_gguf_tensor(c->gguf, name);
-    const size_t gates = l->per_cluster * l->gate_row;
-    uint8_t *rows = malloc(gates);
+    /* gate rows lie one behind the other, up rows each before a down row */
+    const size_t stride = up ? l->record : l->gate_row, begin = up ? l->records_at : 0;
+    const sg_dtype type = up ? l->up_type : l->gate_type;
+    uint8_t *rows = malloc(l->per_cluster * stride);
     float *v = malloc((size_t)l->n_neurons * l->k * sizeof *v);
     int fd = -1;
     uint64_t size;
     sg_status s = t ? SG_OK : sg_fail(err, SG_E_FORMAT, "%s: tensor %s is missing", c->path, name);
-    if (s == SG_OK && (!rows || !v)) s = sg_fail(err, SG_E_NOMEM, "%s: out of memory for the gates of layer %u", c->path, layer);
+    if (s == SG_OK && (!rows || !v)) s = sg_fail(err, SG_E_NOMEM, "%s: out of memory for the rows of layer %u", c->path, layer);
     if (s == SG_OK) s = sg_file_open(c->path, &fd, &size, err);
     for (uint32_t i = 0; s == SG_OK && i < l->n_neurons; i++) {
         const uint32_t in = i % l->per_cluster;
-        if (in == 0) s = sg_file_read_at(fd, c->path, rows, gates, t->offset + i / l->per_cluster * (uint64_t)l->cluster_bytes, err);
-        if (s == SG_OK) sg_dot_row_unpack(l->gate_type, v + (size_t)i * l->k, rows + in * l->gate_row, l->k);
+        const uint64_t at = t->offset + i / l->per_cluster * (uint64_t)l->cluster_bytes + begin;
+        if (in == 0) s = sg_file_read_at(fd, c->path, rows, l->per_cluster * stride, at, err);
+        if (s == SG_OK) sg_dot_row_unpack(type, v + (size_t)i * l->k, rows + in * stride, l->k);
     }
     if (fd >= 0) close(fd);
     free(rows);
@@ -167,14 +170,14 @@ static sg_status consider_sign(sg_cal *c, uint32_t layer, const float *g, sg_err
     return s;
 }
 
-static sg_status consider_lowrank(sg_cal *c, uint32_t layer, float *g, const sg_linalg *la, sg_error *err) {
+static sg_status consider_lowrank(sg_cal *c, uint32_t layer, float *g, float *u, const sg_linalg *la, sg_error *err) {
     const sg_cal_layer *l = &c->layers[layer];
     sg_cal_factors f = { 0 };
     pair_form form[2];
     uint32_t n = forms(c, layer, form), most = 0;
     for (uint32_t i = 0; i < n; i++) most = form[i].rank > most ? form[i].rank : most;
     if (n == 0) return SG_OK;
-    SG_TRY(sg_cal_fit_lowrank(la, g, c->n_ff, c->k, l->x, l->n_train, most, &f, err));
+    SG_TRY(sg_cal_fit_lowrank(la, g, u, c->n_ff, c->k, l->x, l->n_train, most, &f, err));
     sg_status s = SG_OK;
     for (uint32_t i = 0; s == SG_OK && i < n; i++) s = consider_pair(c, layer, SG_PRED_LOWRANK, &f, form[i], err);
     sg_cal_factors_finish(&f);
@@ -188,11 +191,12 @@ sg_status sg_cal_choose(sg_cal *c, uint32_t layer, const sg_linalg *la, sg_error
     if (l->n_train == 0 || l->n_samples == l->n_train || l->active == 0 ||
         (double)l->active > MOST_ACTIVE * (double)l->tokens * c->n_ff)
         return SG_OK;
-    float *g = NULL;
-    SG_TRY(sg_cal_gate_rows(c, layer, &g, err));
-    sg_status s = SG_OK;
-    if (c->k % 32 == 0 && wanted(c, SG_PRED_SIGN)) s = consider_sign(c, layer, g, err);
-    if (s == SG_OK && la && wanted(c, SG_PRED_LOWRANK)) s = consider_lowrank(c, layer, g, la, err);
+    float *g = NULL, *u = NULL;
+    sg_status s = sg_cal_rows(c, layer, false, &g, err);
+    if (s == SG_OK && c->act == SG_ACT_DRELU && la) s = sg_cal_rows(c, layer, true, &u, err);
+    if (s == SG_OK && c->k % 32 == 0 && wanted(c, SG_PRED_SIGN)) s = consider_sign(c, layer, g, err);
+    if (s == SG_OK && la && wanted(c, SG_PRED_LOWRANK)) s = consider_lowrank(c, layer, g, u, la, err);
     free(g);
+    free(u);
     return s;
 }

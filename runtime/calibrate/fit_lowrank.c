@@ -21,8 +21,8 @@ size_t sg_cal_lowrank_bytes(uint32_t k, uint32_t n, uint32_t rank) {
     return (2 * square + 64u * k + (size_t)k * rank + (size_t)n * k + (size_t)rank * (k + n) + (size_t)CHUNK * k) * sizeof(float);
 }
 
-/* c[k][k] = lower half of E[x x^T] + ridge. */
-static sg_status covariance(const sg_linalg *la, const uint16_t *x, uint32_t n_x, int k, float *c, sg_error *err) {
+/* c[k][k] = lower half of E[x x^T] + ridge; mean[k], zeroed before, = E[x]. */
+static sg_status covariance(const sg_linalg *la, const uint16_t *x, uint32_t n_x, int k, float *c, float *mean, sg_error *err) {
     float *wide = malloc((size_t)CHUNK * k * sizeof *wide);
     if (!wide) return sg_fail(err, SG_E_NOMEM, "out of memory to fit predictors");
     const float alpha = 1.0f / (float)n_x;
@@ -30,6 +30,7 @@ static sg_status covariance(const sg_linalg *la, const uint16_t *x, uint32_t n_x
         const int n = (int)(n_x - at < CHUNK ? n_x - at : CHUNK);
         const float beta = at == 0 ? 0 : 1;
         for (size_t i = 0; i < (size_t)n * k; i++) wide[i] = sg_f16_to_f32(x[(size_t)at * k + i]);
+        for (size_t i = 0; i < (size_t)n * k; i++) mean[i % k] += alpha * wide[i];
         la->ssyrk("L", "N", &k, &n, &alpha, wide, &k, &beta, c, &k, 1, 1);
     }
     free(wide);
@@ -79,14 +80,58 @@ static void normalise(float *g, uint32_t n, uint32_t k) {
     }
 }
 
+/* Mean of every product with an input; before g becomes G L. */
+static void means(const float *g, uint32_t n, uint32_t k, const float *mean_x, double *out) {
+    for (uint32_t i = 0; i < n; i++) {
+        out[i] = 0;
+        for (uint32_t j = 0; j < k; j++) out[i] += (double)g[(size_t)i * k + j] * (double)mean_x[j];
+    }
+}
+
+/* Mean over deviation; the mean square of the products of a row of G L is its length squared. */
+static double standardised(const float *row, uint32_t k, double mean, double *deviation) {
+    double sum = 0;
+    for (uint32_t j = 0; j < k; j++) sum += (double)row[j] * (double)row[j];
+    *deviation = sqrt(fmax(sum - mean * mean, 1e-3 * sum) + 1e-30);
+    return mean / *deviation;
+}
+
+/* Rows of G L and U L, which have the means mg and mu, to the weights that tell whether both are above 0, in g. */
+static void combine(float *g, const float *u, uint32_t n, uint32_t k, const double *mg, const double *mu) {
+    for (uint32_t i = 0; i < n; i++) {
+        float *row = g + (size_t)i * k;
+        const float *other = u + (size_t)i * k;
+        double sg, su;
+        const double tg = standardised(row, k, mg[i], &sg), tu = standardised(other, k, mu[i], &su);
+        const float wg = (float)(exp(-0.5 * tg * tg) * 0.5 * erfc(-tu / sqrt(2)) / sg), wu = (float)(exp(-0.5 * tu * tu) * 0.5 * erfc(-tg / sqrt(2)) / su);
+        for (uint32_t j = 0; j < k; j++) row[j] = wg * row[j] + wu * other[j];
+    }
+}
+
+/* The products with the transposed Cholesky factor c, which weigh a direction as much as inputs go into it: g becomes G L, with u as well
+ * what tells of both. */
+static sg_status weigh(const sg_linalg *la, float *g, float *u, int n, int k, const float *c, const float *mean_x, sg_error *err) {
+    const float one = 1;
+    double *m = u ? malloc(2 * (size_t)n * sizeof *m) : NULL;
+    if (u && !m) return sg_fail(err, SG_E_NOMEM, "out of memory to fit predictors");
+    if (u) means(g, (uint32_t)n, (uint32_t)k, mean_x, m);
+    if (u) means(u, (uint32_t)n, (uint32_t)k, mean_x, m + n);
+    la->strmm("L", "L", "T", "N", &k, &n, &one, c, &k, g, &k, 1, 1, 1, 1); /* (G L)^T = L^T G^T */
+    if (u) la->strmm("L", "L", "T", "N", &k, &n, &one, c, &k, u, &k, 1, 1, 1, 1);
+    if (u) combine(g, u, (uint32_t)n, (uint32_t)k, m, m + n);
+    free(m);
+    return SG_OK;
+}
+
 /* Row-major rows of k values are Fortran's columns: what is [n][k] here is its matrix of k rows and n columns, the transpose. */
-static sg_status solve(const sg_linalg *la, float *g, int n, int k, float *c, float *w, float *v, sg_cal_factors *out, sg_error *err) {
+static sg_status solve(const sg_linalg *la, float *g, float *u, int n, int k, float *c, const float *mean_x, float *w, float *v,
+                       sg_cal_factors *out, sg_error *err) {
     const float one = 1, zero = 0;
     const int rank = (int)out->rank;
     int info = 0;
     la->spotrf("L", &k, c, &k, &info, 1);
     if (info != 0) return sg_fail(err, SG_E_FORMAT, "the inputs of a layer have no covariance that can be used (spotrf: %d)", info);
-    la->strmm("L", "L", "T", "N", &k, &n, &one, c, &k, g, &k, 1, 1, 1, 1); /* (G L)^T = L^T G^T */
+    SG_TRY(weigh(la, g, u, n, k, c, mean_x, err));
     normalise(g, (uint32_t)n, (uint32_t)k);
     la->ssyrk("L", "N", &k, &n, &one, g, &k, &zero, w, &k, 1, 1);
     SG_TRY(eigenvectors(la, w, k, rank, v, err));
@@ -99,18 +144,20 @@ static sg_status solve(const sg_linalg *la, float *g, int n, int k, float *c, fl
     return SG_OK;
 }
 
-sg_status sg_cal_fit_lowrank(const sg_linalg *la, float *g, uint32_t n, uint32_t k, const uint16_t *x, uint32_t n_x, uint32_t rank,
+sg_status sg_cal_fit_lowrank(const sg_linalg *la, float *g, float *u, uint32_t n, uint32_t k, const uint16_t *x, uint32_t n_x, uint32_t rank,
                              sg_cal_factors *out, sg_error *err) {
     *out = (sg_cal_factors){ .rank = rank };
     if (n_x == 0 || rank == 0 || rank > k) return sg_fail(err, SG_E_INTERNAL, "no samples or an impossible rank to fit");
     const size_t square = (size_t)k * k;
     float *c = malloc(square * sizeof *c), *w = malloc(square * sizeof *w), *v = malloc((size_t)k * rank * sizeof *v);
+    float *mean_x = calloc(k, sizeof *mean_x);
     out->a = malloc((size_t)k * rank * sizeof *out->a);
     out->b = malloc((size_t)n * rank * sizeof *out->b);
     sg_status s = SG_OK;
-    if (!c || !w || !v || !out->a || !out->b) s = sg_fail(err, SG_E_NOMEM, "out of memory to fit predictors");
-    if (s == SG_OK) s = covariance(la, x, n_x, (int)k, c, err);
-    if (s == SG_OK) s = solve(la, g, (int)n, (int)k, c, w, v, out, err);
+    if (!c || !w || !v || !mean_x || !out->a || !out->b) s = sg_fail(err, SG_E_NOMEM, "out of memory to fit predictors");
+    if (s == SG_OK) s = covariance(la, x, n_x, (int)k, c, mean_x, err);
+    if (s == SG_OK) s = solve(la, g, u, (int)n, (int)k, c, mean_x, w, v, out, err);
+    free(mean_x);
     free(c);
     free(w);
     free(v);

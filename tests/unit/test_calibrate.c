@@ -228,7 +228,7 @@ START_TEST(lowrank) {
     for (int rank = 4; rank <= RANK; rank += 4) {
         sg_cal_factors f;
         memcpy(g, kept, NFF * K * sizeof *g);
-        ok(sg_cal_fit_lowrank(&la, g, NFF, K, x, INPUTS, (uint32_t)rank, &f, err));
+        ok(sg_cal_fit_lowrank(&la, g, NULL, NFF, K, x, INPUTS, (uint32_t)rank, &f, err));
         double wrong = 0;
         for (uint32_t s = 0; s < INPUTS; s++) {
             double z[RANK] = { 0 };
