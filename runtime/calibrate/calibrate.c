@@ -227,7 +227,7 @@ sg_status sg_calibrate(const sg_calibrate_options *options, char **report, char 
     if (!o.model || !o.text) return sg_fail(err, SG_E_ARG, "sg_calibrate: no model or no text");
     if (!(o.budget >= 0 && o.budget <= 1)) return sg_fail(err, SG_E_ARG, "the budget of the predictors is %g, not between 0 and 1", o.budget);
     calibration k = { .o = &o };
-    k.c = (sg_cal){ .path = o.model, .predictors = !o.no_predictors, .budget = o.budget > 0 ? o.budget : DEFAULT_BUDGET,
+    k.c = (sg_cal){ .path = o.model, .predictors = !o.no_predictors, .mlp = o.mlp, .budget = o.budget > 0 ? o.budget : DEFAULT_BUDGET,
                     .log = { o.log, o.user }, .step = step, .step_user = &k };
     const sg_status s = run(&k, report, plot, err);
     finish(&k);

@@ -60,6 +60,7 @@ int cmd_calibrate(int argc, char **argv) {
         { "tokens", 0, CLI_INT, &tokens, "N", "use only the first N tokens of the text", 1, 1e12 },
         { "ctx-size", 'c', CLI_INT, &n_ctx, "N", "tokens of a window (default 512, or what the model was trained for)", 4, 1 << 24 },
         { "no-predictors", 0, CLI_FLAG, &o.no_predictors, NULL, "counts, order and thresholds only" },
+        { "mlp", 0, CLI_FLAG, &o.mlp, NULL, "train predictors also for layers where that takes minutes" },
         { "budget", 0, CLI_REAL, &share, "PERCENT", "what predictors may take, of the bytes of the neurons (default 5)", 0.01, 100 },
         { "ram", 0, CLI_SIZE, &o.ram_bytes, "SIZE", "memory for samples, besides the model (default 1G)" },
         { "threads", 't', CLI_INT, &threads, "N", "threads (default: one per usable core)", 0, 1024 },
