@@ -11,8 +11,9 @@
 #define NAME_SIZE 64
 
 /* What belongs to a layer besides; `order` and `counts` are for people and for calibration. */
-static const char *const layer_names[] = { "ffn_bundle", "ffn_order", "ffn_counts", "ffn_pred_a", "ffn_pred_b" };
-enum { BUNDLE, ORDER, COUNTS, PRED_A, PRED_B, LAYER_NAMES };
+static const char *const layer_names[] = { "ffn_bundle", "ffn_order", "ffn_counts", "ffn_pred_a", "ffn_pred_b",
+                                          "ffn_pred_scale", "ffn_pred_bias" };
+enum { BUNDLE, ORDER, COUNTS, PRED_A, PRED_B, PRED_SCALE, PRED_BIAS, LAYER_NAMES };
 
 /* A number per layer; an absent key leaves `out` alone. */
 static sg_status per_layer_u32(const sg_gguf *g, const char *key, uint32_t n, const sg_gguf_kv **out, sg_error *err) {
@@ -93,6 +94,8 @@ static sg_status layer(const sg_gguf *g, const sg_model_desc *d, uint32_t l, siz
     (void)find(g, COUNTS, l, n_bound);
     b->pred_a = find(g, PRED_A, l, n_bound);
     b->pred_b = find(g, PRED_B, l, n_bound);
+    b->pred_scale = find(g, PRED_SCALE, l, n_bound);
+    b->pred_bias = find(g, PRED_BIAS, l, n_bound);
     return SG_OK;
 }
 

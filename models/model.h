@@ -85,6 +85,7 @@ const char *sg_arch_names(void);
 /* The feed-forward part of one layer of a model.bin (docs/model_bin.md). Pointers reach into the gguf handle. */
 typedef struct sg_bundle_desc {
     const sg_tensor_info *clusters, *pred_a, *pred_b; /* the latter two NULL without a predictor, pred_b with `sign` */
+    const sg_tensor_info *pred_scale, *pred_bias;     /* NULL: ones, zeros */
     const char *predictor;                            /* its kind, "none" without one */
     uint32_t per_cluster;
     bool gated;

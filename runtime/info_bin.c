@@ -33,7 +33,8 @@ static bool ends_with(const char *s, const char *end) {
 
 uint64_t sg_info_weights(const sg_file_info *info, const sg_tensor_info *t) {
     if (!info->bin_version.present) return t->n_values;
-    static const char *const others[] = { SG_BIN_CHECKSUMS, ".ffn_order", ".ffn_counts", ".ffn_pred_a", ".ffn_pred_b" };
+    static const char *const others[] = { SG_BIN_CHECKSUMS, ".ffn_order", ".ffn_counts", ".ffn_pred_a", ".ffn_pred_b",
+                                         ".ffn_pred_scale", ".ffn_pred_bias" };
     for (size_t i = 0; i < sizeof others / sizeof *others; i++)
         if (ends_with(t->name, others[i])) return 0;
     if (!sg_bin_is_bundle(t->name, NULL)) return t->n_values;

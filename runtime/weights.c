@@ -94,7 +94,15 @@ static sg_predictor_kind kind_of(const char *name) {
     return (sg_predictor_kind)k;
 }
 
-static sg_status predictor(loader *l, const sg_model_desc *d, uint32_t layer, sg_predictor *p, sg_weight w[2], sg_error *err) {
+/* A value per neuron, if there is such a tensor. */
+static sg_status per_neuron(loader *l, const sg_tensor_info *t, uint64_t n, sg_weight *out, sg_error *err) {
+    if (!t) return SG_OK;
+    if (t->type != SG_DTYPE_F32 || t->n_dims != 1 || t->ne[0] != n)
+        return sg_fail(err, SG_E_FORMAT, "%s: tensor %s is not %" PRIu64 " values of type F32", sg_gguf_path(l->g, t->file), t->name, n);
+    return add_job(l, t, out, true, err);
+}
+
+static sg_status predictor(loader *l, const sg_model_desc *d, uint32_t layer, sg_predictor *p, sg_weight w[4], sg_error *err) {
     const sg_bundle_desc *b = &d->bundles[layer];
     const sg_tensor_info *ta = b->pred_a, *tb = b->pred_b;
     const char *path = sg_gguf_path(l->g, 0);
@@ -103,6 +111,8 @@ static sg_status predictor(loader *l, const sg_model_desc *d, uint32_t layer, sg
     if (p->kind == SG_PRED_KINDS)
         return sg_fail(err, SG_E_UNSUPPORTED, "%s: layer %u has a predictor of the unknown kind \"%s\"", path, layer, b->predictor);
     if (p->kind == SG_PRED_NONE) return SG_OK;
+    SG_TRY(per_neuron(l, b->pred_scale, n, &w[2], err));
+    SG_TRY(per_neuron(l, b->pred_bias, n, &w[3], err));
     bool good;
     if (p->kind == SG_PRED_SIGN) {
         good = ta->type == SG_DTYPE_I8 && k % 32 == 0 && ta->ne[0] == k / 8 && ta->ne[1] == n && ta->ne[2] * ta->ne[3] == 1;
@@ -121,7 +131,7 @@ static sg_status predictor(loader *l, const sg_model_desc *d, uint32_t layer, sg
 }
 
 static sg_status plan_jobs(loader *l, sg_weights *w, const sg_model_desc *d, sg_error *err) {
-    const size_t most = SG_T_GLOBALS + (size_t)d->hp.n_layer * (SG_L_SLOTS + 3);
+    const size_t most = SG_T_GLOBALS + (size_t)d->hp.n_layer * (SG_L_SLOTS + 5);
     l->jobs = calloc(most, sizeof *l->jobs);
     w->layers = calloc(d->hp.n_layer, sizeof *w->layers);
     if (!l->jobs || !w->layers) return sg_fail(err, SG_E_NOMEM, "out of memory for the table of weights");
@@ -251,6 +261,8 @@ sg_status sg_weights_load(sg_weights *w, const sg_gguf *g, const sg_model_desc *
     for (uint32_t i = 0; s == SG_OK && w->ffn && i < d->hp.n_layer; i++) {
         w->ffn[i].predictor.a = w->predictors[i][0].m;
         w->ffn[i].predictor.b = w->predictors[i][1].m;
+        w->ffn[i].predictor.scale = w->predictors[i][2].v;
+        w->ffn[i].predictor.bias = w->predictors[i][3].v;
     }
     free(l.jobs);
     if (s != SG_OK) sg_weights_finish(w);

@@ -30,14 +30,16 @@
 #define SG_CAL_CANDIDATES 8u /* sign; pairs of two types: closed form, trained, MLP */
 extern const float sg_cal_shares[SG_CAL_SHARES], sg_cal_recalls[SG_CAL_RECALLS];
 
-/* A predictor as it is stored: GGUF rows of `type` (SIGN: bytes, no b), rows of b and signs by place. */
+/* A predictor as it is stored: GGUF rows of `type` (SIGN: bytes, no b), rows of b, signs, scales and biases by place. */
 typedef struct sg_cal_pred {
     sg_predictor_kind kind;
     sg_dtype type;
     uint32_t rank;
     uint8_t *a, *b; /* owned */
     size_t a_bytes, b_bytes;
+    float *scale, *bias; /* [n_ff], owned; NULL: 1, 0 */
 } sg_cal_pred;
+size_t sg_cal_pred_bytes(const sg_cal_pred *p, uint32_t n_ff);
 void sg_cal_pred_finish(sg_cal_pred *p);
 
 /* What a candidate was measured to do. */
@@ -140,13 +142,14 @@ void sg_linalg_close(sg_linalg *l);
 typedef struct sg_cal_factors {
     uint32_t rank;
     float *a, *b; /* [rank][k], [n_ff][rank]; owned */
+    float *bias;  /* [n_ff], added to the scores; owned; NULL: none */
 } sg_cal_factors;
 void sg_cal_factors_finish(sg_cal_factors *f);
 
 /* The gate rows of a layer as values, [n_ff][k] by place; free(). */
 SG_NODISCARD sg_status sg_cal_gate_rows(const sg_cal *c, uint32_t layer, float **out, sg_error *err);
 
-/* The pair of this rank with the least E |G x - B A x|^2, G [n][k] (destroyed), x[n_x][k] (F16) the inputs. With C = E[x x^T] = L L^T,
+/* The pair of this rank with the least E |G x - B A x|^2, the rows of G scaled such that each product has the mean square 1; G [n][k] (destroyed), x[n_x][k] (F16) the inputs. With C = E[x x^T] = L L^T,
  * the error is |G L - B A L|^2, so B A L is the truncated singular value decomposition of G L (Eckart-Young): B = G L V, A = V^T L^-1 with
  * V the first eigenvectors of (G L)^T (G L). Components come in falling order, so any first ones are the best pair of their rank. */
 SG_NODISCARD sg_status sg_cal_fit_lowrank(const sg_linalg *la, float *g, uint32_t n, uint32_t k, const uint16_t *x, uint32_t n_x,
@@ -155,7 +158,7 @@ SG_NODISCARD sg_status sg_cal_fit_lowrank(const sg_linalg *la, float *g, uint32_
 size_t sg_cal_lowrank_bytes(uint32_t k, uint32_t n, uint32_t rank);
 /* A pair of `rank`, with max(A x, 0) when `relu`, trained to score active neurons high: bits[n_x][(n + 63) / 64] says which are active for
  * which of x[n_x][k] (F16). Starts from the closed form `from`, of at least that rank (relu: half of it). Repeatable: the same input
- * gives the same result with the same library. Scores are log odds up to a bias per neuron, which is not kept. */
+ * gives the same result with the same library. Scores are log odds (of a loss that weights active neurons more). */
 SG_NODISCARD sg_status sg_cal_train(const sg_linalg *la, const sg_cal_factors *from, uint32_t n, uint32_t k, const uint16_t *x,
                                     const uint64_t *bits, uint32_t n_x, uint32_t rank, bool relu, sg_cal_factors *out, sg_error *err);
 double sg_cal_train_flops(uint32_t n, uint32_t k, uint32_t n_x, uint32_t rank); /* floating-point operations of that */
@@ -169,12 +172,23 @@ typedef struct sg_cal_hist {
     uint64_t all[SG_CAL_SCORE_BINS], active[SG_CAL_SCORE_BINS];
 } sg_cal_hist;
 
+/* Scores of one neuron: how many of them, their sum and sum of squares, while it is inactive [0] and active [1]. */
+typedef struct sg_cal_moments {
+    double n[2], sum[2], squares[2];
+} sg_cal_moments;
+
 /* The bin of a score, and the largest score below a bin: a score is in bin b or higher just when it is above that. */
 uint32_t sg_cal_score_bin(float score);
 float sg_cal_bin_threshold(uint32_t bin);
-/* Scores of `p` for the samples s0 .. s1 - 1 of a layer, by all threads of the team. *micros: a token on one thread. */
+/* Scores of `p` for the samples s0 .. s1 - 1 of a layer, by all threads of the team: into *out, or (out NULL) into moments[n_ff].
+ * *micros: a token on one thread. */
 SG_NODISCARD sg_status sg_cal_measure(const sg_cal *c, const sg_cal_layer *l, const sg_cal_pred *p, uint32_t s0, uint32_t s1,
-                                      sg_cal_hist *out, double *micros, sg_error *err);
+                                      sg_cal_hist *out, sg_cal_moments *moments, double *micros, sg_error *err);
+/* scale[n], bias[n] that make log odds of the scores of each neuron: linear discriminant analysis in one dimension. With p the share
+ * of the tokens in which it fires, m1 and m0 the mean scores of those tokens and of the others, and v the variance around them, the odds
+ * are p / (1 - p) times the ratio of two normal densities, whose logarithm is (m1 - m0) / v * (score - (m1 + m0) / 2). What a neuron that
+ * hardly ever fires lacks in observations comes from the mean over all neurons. */
+void sg_cal_log_odds(const sg_cal_moments *m, uint32_t n, float *scale, float *bias);
 /* Thresholds from `train`, and what they give in `test`. */
 void sg_cal_judge(const sg_cal_hist *train, const sg_cal_hist *test, sg_cal_score *out);
 

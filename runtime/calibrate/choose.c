@@ -26,7 +26,7 @@ size_t sg_cal_budget(const sg_cal *c, uint32_t layer) {
 static size_t row_bytes(sg_dtype type, uint32_t n) { return sg_dtype_bytes(sg_dtype_get((uint32_t)type), n); }
 
 static size_t pair_bytes(uint32_t k, uint32_t n, sg_dtype type, uint32_t rank) {
-    return rank * row_bytes(type, k) + n * row_bytes(type, rank);
+    return rank * row_bytes(type, k) + n * (row_bytes(type, rank) + sizeof(float)); /* and a bias */
 }
 
 uint32_t sg_cal_rank(uint32_t k, uint32_t n, sg_dtype type, size_t bytes) {
@@ -70,25 +70,52 @@ static bool store(const sg_cal *c, const sg_cal_factors *f, uint32_t rank, sg_ca
     p->rank = rank;
     p->a = malloc(p->a_bytes);
     p->b = malloc(p->b_bytes);
+    if (f->bias && !(p->bias = malloc(c->n_ff * sizeof *p->bias))) return false;
     if (!p->a || !p->b) return false;
+    if (f->bias) memcpy(p->bias, f->bias, c->n_ff * sizeof *p->bias);
     sg_quantize(p->type, f->a, p->a, (size_t)rank * c->k);
     for (uint32_t i = 0; i < c->n_ff; i++)
         sg_quantize(p->type, f->b + (size_t)i * f->rank, p->b + i * row_bytes(p->type, rank), rank);
     return true;
 }
 
+/* Makes log odds of the scores of p: a scale, which the rows of b take into themselves where there are some, and a bias. */
+static sg_status make_comparable(const sg_cal *c, uint32_t layer, const sg_cal_factors *f, sg_cal_pred *p, sg_error *err) {
+    const sg_cal_layer *l = &c->layers[layer];
+    double micros;
+    sg_cal_moments *m = malloc(c->n_ff * sizeof *m);
+    float *scale = malloc(c->n_ff * sizeof *scale), *bias = malloc(c->n_ff * sizeof *bias);
+    float *row = f ? malloc(p->rank * sizeof *row) : NULL;
+    sg_status s = m && scale && bias && (row || !f) ? SG_OK : sg_fail(err, SG_E_NOMEM, "%s: out of memory to measure predictors", c->path);
+    if (s == SG_OK) s = sg_cal_measure(c, l, p, 0, l->n_train, NULL, m, &micros, err);
+    if (s == SG_OK) {
+        sg_cal_log_odds(m, c->n_ff, scale, bias);
+        for (uint32_t i = 0; f && i < c->n_ff; i++) {
+            for (uint32_t r = 0; r < p->rank; r++) row[r] = f->b[(size_t)i * f->rank + r] * scale[i];
+            sg_quantize(p->type, row, p->b + i * row_bytes(p->type, p->rank), p->rank);
+        }
+        if (!f) p->scale = scale;
+        p->bias = bias;
+    }
+    if (s != SG_OK || f) free(scale);
+    if (s != SG_OK) free(bias);
+    free(row);
+    free(m);
+    return s;
+}
+
 /* Measures p, notes the result, and keeps p when it is the best so far; takes p in any case. */
 static sg_status consider(sg_cal *c, uint32_t layer, sg_cal_pred *p, bool trained, sg_error *err) {
     sg_cal_layer *l = &c->layers[layer];
     sg_cal_hist *train = malloc(2 * sizeof *train), *test = train + 1;
-    sg_cal_score s = { .kind = p->kind, .type = p->type, .rank = p->rank, .trained = trained, .bytes = p->a_bytes + p->b_bytes };
+    sg_cal_score s = { .kind = p->kind, .type = p->type, .rank = p->rank, .trained = trained, .bytes = sg_cal_pred_bytes(p, c->n_ff) };
     s.fits = s.bytes <= sg_cal_budget(c, layer);
     /* Scores of the samples that it was fitted to are too good for a threshold: the others give it, one half for the other. */
     const uint32_t half = (l->n_samples - l->n_train) / 2, from = half > MEASURED ? l->n_train + half - MEASURED : l->n_train;
     const uint32_t mid = l->n_train + half, to = l->n_samples - mid > MEASURED ? mid + MEASURED : l->n_samples;
     sg_status status = train ? SG_OK : sg_fail(err, SG_E_NOMEM, "%s: out of memory to measure predictors", c->path);
-    if (status == SG_OK) status = sg_cal_measure(c, l, p, from, mid, train, &s.micros, err);
-    if (status == SG_OK) status = sg_cal_measure(c, l, p, mid, to, test, &s.micros, err);
+    if (status == SG_OK) status = sg_cal_measure(c, l, p, from, mid, train, NULL, &s.micros, err);
+    if (status == SG_OK) status = sg_cal_measure(c, l, p, mid, to, test, NULL, &s.micros, err);
     if (status == SG_OK) {
         sg_cal_judge(train, test, &s);
         if (l->n_scores < SG_CAL_CANDIDATES) l->scores[l->n_scores++] = s;
@@ -128,16 +155,22 @@ static uint32_t forms(const sg_cal *c, uint32_t layer, pair_form *out) {
 static sg_status consider_pair(sg_cal *c, uint32_t layer, sg_predictor_kind kind, const sg_cal_factors *f, pair_form form, bool trained,
                                sg_error *err) {
     sg_cal_pred p = { .kind = kind, .type = form.type };
-    if (store(c, f, form.rank, &p)) return consider(c, layer, &p, trained, err);
+    sg_status s = SG_OK;
+    if (!store(c, f, form.rank, &p)) s = sg_fail(err, SG_E_NOMEM, "%s: out of memory for a predictor of layer %u", c->path, layer);
+    if (s == SG_OK && !trained) s = make_comparable(c, layer, f, &p, err);
+    if (s == SG_OK) return consider(c, layer, &p, trained, err);
     sg_cal_pred_finish(&p);
-    return sg_fail(err, SG_E_NOMEM, "%s: out of memory for a predictor of layer %u", c->path, layer);
+    return s;
 }
 
 static sg_status consider_sign(sg_cal *c, uint32_t layer, const float *g, sg_error *err) {
     sg_cal_pred p = { .kind = SG_PRED_SIGN, .type = SG_DTYPE_I8, .a_bytes = (size_t)c->n_ff * (c->k / 8) };
     if (!(p.a = malloc(p.a_bytes))) return sg_fail(err, SG_E_NOMEM, "%s: out of memory for a predictor of layer %u", c->path, layer);
     sg_cal_fit_sign(g, c->n_ff, c->k, p.a);
-    return consider(c, layer, &p, false, err);
+    const sg_status s = make_comparable(c, layer, NULL, &p, err);
+    if (s == SG_OK) return consider(c, layer, &p, false, err);
+    sg_cal_pred_finish(&p);
+    return s;
 }
 
 /* Trained pairs, with max(z, 0) and without; forms of the same rank share them. */

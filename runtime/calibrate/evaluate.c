@@ -8,7 +8,13 @@
 void sg_cal_pred_finish(sg_cal_pred *p) {
     free(p->a);
     free(p->b);
+    free(p->scale);
+    free(p->bias);
     *p = (sg_cal_pred){ 0 };
+}
+
+size_t sg_cal_pred_bytes(const sg_cal_pred *p, uint32_t n_ff) {
+    return p->a_bytes + p->b_bytes + (p->scale ? n_ff * sizeof *p->scale : 0) + (p->bias ? n_ff * sizeof *p->bias : 0);
 }
 
 uint32_t sg_cal_score_bin(float score) {
@@ -35,7 +41,8 @@ typedef struct worker {
     sg_acts x, z;
     float *scores;
     void *memory;
-    sg_cal_hist *hist;
+    sg_cal_hist *hist;       /* one of these */
+    sg_cal_moments *moments;
     double seconds;
     uint64_t tokens;
 } worker;
@@ -46,6 +53,7 @@ typedef struct measure {
     sg_predictor p;
     void *packed[2];
     uint32_t s0, s1;
+    bool want_moments;
     worker *workers;
 } measure;
 
@@ -72,8 +80,9 @@ static bool init_worker(worker *w, const measure *m) {
         w->scores = sg_carve(&c, m->c->n_ff, sizeof *w->scores);
         if (turn == 0 && !(w->memory = sg_aligned_calloc(SG_CACHE_LINE, c.used, 1))) return false;
     }
-    w->hist = calloc(1, sizeof *w->hist);
-    return w->hist != NULL;
+    if (m->want_moments) w->moments = calloc(m->c->n_ff, sizeof *w->moments);
+    else w->hist = calloc(1, sizeof *w->hist);
+    return w->hist || w->moments;
 }
 
 static bool pack(const sg_cal *c, const uint8_t *rows, sg_dtype type, uint32_t n, uint32_t k, sg_matrix *out, void **memory) {
@@ -88,12 +97,29 @@ static bool pack(const sg_cal *c, const uint8_t *rows, sg_dtype type, uint32_t n
 
 static bool make_predictor(measure *m, const sg_cal_pred *p) {
     const sg_cal *c = m->c;
-    m->p = (sg_predictor){ .kind = p->kind, .k = c->k, .rank = p->rank, .n_neurons = c->n_ff };
+    m->p = (sg_predictor){ .kind = p->kind, .k = c->k, .rank = p->rank, .n_neurons = c->n_ff, .scale = p->scale, .bias = p->bias };
     if (p->kind == SG_PRED_SIGN) {
         m->p.signs = p->a;
         return true;
     }
     return pack(c, p->a, p->type, p->rank, c->k, &m->p.a, &m->packed[0]) && pack(c, p->b, p->type, c->n_ff, p->rank, &m->p.b, &m->packed[1]);
+}
+
+static void note_scores(const measure *m, worker *w, uint32_t s) {
+    const uint64_t *bits = m->l->bits + (size_t)s * m->c->words;
+    for (uint32_t i = 0; i < m->c->n_ff; i++) {
+        const uint32_t is_active = bits[i / 64] >> (i % 64) & 1;
+        if (m->want_moments) {
+            sg_cal_moments *o = &w->moments[i];
+            o->n[is_active]++;
+            o->sum[is_active] += (double)w->scores[i];
+            o->squares[is_active] += (double)w->scores[i] * (double)w->scores[i];
+        } else {
+            const uint32_t bin = sg_cal_score_bin(w->scores[i]);
+            w->hist->all[bin]++;
+            w->hist->active[bin] += is_active;
+        }
+    }
 }
 
 static void score_sample(const measure *m, worker *w, uint32_t s) {
@@ -111,12 +137,7 @@ static void score_sample(const measure *m, worker *w, uint32_t s) {
     sg_predictor_scores(&m->p, &w->x, &w->z, w->scores, 0, c->n_ff);
     w->seconds += now() - start;
     w->tokens++;
-    const uint64_t *bits = m->l->bits + (size_t)s * c->words;
-    for (uint32_t i = 0; i < c->n_ff; i++) {
-        const uint32_t bin = sg_cal_score_bin(w->scores[i]);
-        w->hist->all[bin]++;
-        w->hist->active[bin] += bits[i / 64] >> (i % 64) & 1;
-    }
+    note_scores(m, w, s);
 }
 
 static void run(void *arg, uint32_t thread) {
@@ -127,11 +148,26 @@ static void run(void *arg, uint32_t thread) {
     sg_team_barrier(m->c->team); /* all is taken: the next run begins anew */
 }
 
+/* What one thread has noted joins the result. */
+static void join(const measure *m, const worker *w, sg_cal_hist *out, sg_cal_moments *moments) {
+    for (uint32_t i = 0; out && i < SG_CAL_SCORE_BINS; i++) {
+        out->all[i] += w->hist->all[i];
+        out->active[i] += w->hist->active[i];
+    }
+    for (uint32_t i = 0; !out && i < m->c->n_ff; i++)
+        for (int a = 0; a < 2; a++) {
+            moments[i].n[a] += w->moments[i].n[a];
+            moments[i].sum[a] += w->moments[i].sum[a];
+            moments[i].squares[a] += w->moments[i].squares[a];
+        }
+}
+
 sg_status sg_cal_measure(const sg_cal *c, const sg_cal_layer *l, const sg_cal_pred *p, uint32_t s0, uint32_t s1, sg_cal_hist *out,
-                         double *micros, sg_error *err) {
-    measure m = { .c = c, .l = l, .s0 = s0, .s1 = s1 };
+                         sg_cal_moments *moments, double *micros, sg_error *err) {
+    measure m = { .c = c, .l = l, .s0 = s0, .s1 = s1, .want_moments = !out };
     const uint32_t threads = sg_team_size(c->team);
-    memset(out, 0, sizeof *out);
+    if (out) memset(out, 0, sizeof *out);
+    else memset(moments, 0, c->n_ff * sizeof *moments);
     m.workers = calloc(threads, sizeof *m.workers);
     bool ok = m.workers && make_predictor(&m, p);
     for (uint32_t t = 0; ok && t < threads; t++) ok = init_worker(&m.workers[t], &m);
@@ -140,13 +176,11 @@ sg_status sg_cal_measure(const sg_cal *c, const sg_cal_layer *l, const sg_cal_pr
     uint64_t tokens = 0;
     for (uint32_t t = 0; m.workers && t < threads; t++) {
         worker *w = &m.workers[t];
-        for (uint32_t i = 0; ok && i < SG_CAL_SCORE_BINS; i++) {
-            out->all[i] += w->hist->all[i];
-            out->active[i] += w->hist->active[i];
-        }
+        if (ok) join(&m, w, out, moments);
         seconds += w->seconds;
         tokens += w->tokens;
         free(w->hist);
+        free(w->moments);
         free(w->memory);
     }
     *micros = tokens ? 1e6 * seconds / (double)tokens : 0;
@@ -154,6 +188,35 @@ sg_status sg_cal_measure(const sg_cal *c, const sg_cal_layer *l, const sg_cal_pr
     free(m.packed[0]);
     free(m.packed[1]);
     return ok ? SG_OK : sg_fail(err, SG_E_NOMEM, "%s: out of memory to measure predictors", c->path);
+}
+
+/* Observations that a neuron borrows from all. */
+#define PRIOR 8.0
+
+void sg_cal_log_odds(const sg_cal_moments *m, uint32_t n, float *scale, float *bias) {
+    double all = 0, fired = 0, distance = 0, weight = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        all += m[i].n[0] + m[i].n[1];
+        fired += m[i].n[1];
+    }
+    const double share = all > 0 && fired > 0 ? fired / all : 0.5;
+    for (int turn = 0; turn < 2; turn++) /* first the mean distance of the two means, in standard deviations */
+        for (uint32_t i = 0; i < n; i++) {
+            const double n0 = m[i].n[0], n1 = m[i].n[1], sum = n0 + n1, p = (n1 + PRIOR * share) / (sum + PRIOR);
+            const double m0 = n0 > 0 ? m[i].sum[0] / n0 : 0, m1 = n1 > 0 ? m[i].sum[1] / n1 : 0;
+            double v = sum > 0 ? (m[i].squares[0] + m[i].squares[1] - n0 * m0 * m0 - n1 * m1 * m1) / sum : 0;
+            if (!(v > 1e-30)) v = 1e-30;
+            const double d = n0 > 0 && n1 > 0 ? (m1 - m0) / sqrt(v) : 0, w = n1 < n0 ? n1 : n0;
+            if (turn == 0) {
+                distance += w * d;
+                weight += w;
+                continue;
+            }
+            const double mean = weight > 0 ? distance / weight : 0, used = fmax((w * d + PRIOR * mean) / (w + PRIOR), 0);
+            const double slope = used / sqrt(v), base = n0 > 0 ? m0 : m1 - used * sqrt(v);
+            scale[i] = (float)slope;
+            bias[i] = (float)(log(p / (1 - p)) - slope * (base + 0.5 * used * sqrt(v)));
+        }
 }
 
 /* ---- judging ------------------------------------------------------------------------------------------------------ */

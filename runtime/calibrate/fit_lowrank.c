@@ -12,6 +12,7 @@
 void sg_cal_factors_finish(sg_cal_factors *f) {
     free(f->a);
     free(f->b);
+    free(f->bias);
     *f = (sg_cal_factors){ 0 };
 }
 
@@ -68,6 +69,17 @@ static sg_status eigenvectors(const sg_linalg *la, float *w, int k, int rank, fl
     return s;
 }
 
+/* Every row to length 1, which is that of its product with an input on the average: all neurons count the same. */
+static void normalise(float *g, uint32_t n, uint32_t k) {
+    for (uint32_t i = 0; i < n; i++) {
+        float *row = g + (size_t)i * k;
+        double sum = 0;
+        for (uint32_t j = 0; j < k; j++) sum += (double)row[j] * (double)row[j];
+        const float factor = sum > 0 ? (float)(1 / sqrt(sum)) : 0;
+        for (uint32_t j = 0; j < k; j++) row[j] *= factor;
+    }
+}
+
 /* Row-major rows of k values are Fortran's columns: what is [n][k] here is its matrix of k rows and n columns, the transpose. */
 static sg_status solve(const sg_linalg *la, float *g, int n, int k, float *c, float *w, float *v, sg_cal_factors *out, sg_error *err) {
     const float one = 1, zero = 0;
@@ -76,6 +88,7 @@ static sg_status solve(const sg_linalg *la, float *g, int n, int k, float *c, fl
     la->spotrf("L", &k, c, &k, &info, 1);
     if (info != 0) return sg_fail(err, SG_E_FORMAT, "the inputs of a layer have no covariance that can be used (spotrf: %d)", info);
     la->strmm("L", "L", "T", "N", &k, &n, &one, c, &k, g, &k, 1, 1, 1, 1); /* (G L)^T = L^T G^T */
+    normalise(g, (uint32_t)n, (uint32_t)k);
     la->ssyrk("L", "N", &k, &n, &one, g, &k, &zero, w, &k, 1, 1);
     SG_TRY(eigenvectors(la, w, k, rank, v, err));
     /* the largest first */

@@ -174,7 +174,8 @@ sg_status sg_cal_train(const sg_linalg *la, const sg_cal_factors *from, uint32_t
         train(&t);
         out->a = t.a.v;
         out->b = t.b.v;
-        t.a.v = t.b.v = NULL;
+        out->bias = t.bias.v;
+        t.a.v = t.b.v = t.bias.v = NULL;
     }
     finish_param(&t.a);
     finish_param(&t.b);

@@ -79,7 +79,7 @@ void sg_cal_report(const sg_cal *c, sg_str *out) {
         const sg_cal_layer *l = &c->layers[i];
         all += (uint64_t)c->layouts[i].n_clusters * c->layouts[i].cluster_bytes;
         with += l->pred.kind != SG_PRED_NONE;
-        bytes += l->pred.a_bytes + l->pred.b_bytes;
+        bytes += sg_cal_pred_bytes(&l->pred, c->n_ff);
     }
     sg_str_printf(out, "\n%u of %u layers have a predictor, %.2f MiB together: %.1f %% of the neurons' bytes\n", with, c->n_layer,
                   (double)bytes / (1 << 20), 100.0 * (double)bytes / (double)all);

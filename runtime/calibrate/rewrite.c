@@ -88,6 +88,8 @@ static sg_status declare_learned(const rewrite *r, uint32_t i, sg_error *err) {
     const sg_cal_pred *p = &c->layers[i].pred;
     SG_TRY(declare(r, i, "ffn_order", SG_DTYPE_I32, c->n_ff, 0, err));
     SG_TRY(declare(r, i, "ffn_counts", SG_DTYPE_I32, c->n_ff, 0, err));
+    if (p->scale) SG_TRY(declare(r, i, "ffn_pred_scale", SG_DTYPE_F32, c->n_ff, 0, err));
+    if (p->bias) SG_TRY(declare(r, i, "ffn_pred_bias", SG_DTYPE_F32, c->n_ff, 0, err));
     if (p->kind == SG_PRED_SIGN) return declare(r, i, "ffn_pred_a", SG_DTYPE_I8, c->k / 8, c->n_ff, err);
     if (p->kind == SG_PRED_NONE) return SG_OK;
     SG_TRY(declare(r, i, "ffn_pred_a", p->type, c->k, p->rank, err));
@@ -148,6 +150,8 @@ static sg_status write_learned(const rewrite *r, uint32_t i, sg_error *err) {
     const sg_cal_layer *l = &c->layers[i];
     SG_TRY(write_order(r, i, err));
     SG_TRY(write_rows(r, i, (const uint8_t *)l->counts, sizeof *l->counts, err));
+    if (l->pred.scale) SG_TRY(write_rows(r, i, (const uint8_t *)l->pred.scale, sizeof *l->pred.scale, err));
+    if (l->pred.bias) SG_TRY(write_rows(r, i, (const uint8_t *)l->pred.bias, sizeof *l->pred.bias, err));
     if (l->pred.kind == SG_PRED_NONE) return SG_OK;
     if (l->pred.kind == SG_PRED_SIGN) return write_rows(r, i, l->pred.a, c->k / 8, err);
     SG_TRY(sg_bin_writer_data(r->w, l->pred.a, l->pred.a_bytes, err));
