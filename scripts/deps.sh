@@ -14,6 +14,11 @@ die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
 has() { command -v "$1" >/dev/null 2>&1; }
 has_lib() { has pkg-config && pkg-config --exists "$1"; }
 
+# A shared library that programs open by its name.
+has_so() {
+  { ldconfig -p 2>/dev/null || /sbin/ldconfig -p 2>/dev/null || ls "${PREFIX:-/usr}/lib" 2>/dev/null; } | grep -q "$1\.so"
+}
+
 # Compiles and runs an OpenMP program with the given compiler and flags.
 try_cc() {
   local dir ok=1
@@ -61,6 +66,7 @@ missing() {
     has meson || pick meson ''
     has_lib libpcre2-8 || pick libpcre2-dev pcre2
     has_lib libcjson || pick libcjson-dev cjson
+    has_so libopenblas || pick libopenblas0 libopenblas # opened at run time by calibrate
     has_lib libxxhash || pick libxxhash-dev xxhash
     has_lib libedit || pick libedit-dev libedit
     has_lib liburing || pick liburing-dev ''

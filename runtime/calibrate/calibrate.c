@@ -151,7 +151,7 @@ static sg_status walk_layers(calibration *k, sg_error *err) {
     sg_cal *c = &k->c;
     const uint64_t ram = k->o->ram_bytes ? k->o->ram_bytes : DEFAULT_RAM;
     uint64_t at_once = ram / sg_cal_sample_bytes(c);
-    if (at_once == 0) {
+    if (at_once == 0) { /* fewer samples, then */
         c->most_samples = (uint32_t)(c->most_samples * (double)ram / (double)sg_cal_sample_bytes(c));
         if (c->most_samples < LEAST_TOKENS)
             return sg_fail(err, SG_E_ARG, "%s: samples of a layer need more than %llu bytes of memory", c->path, (unsigned long long)ram);
@@ -226,8 +226,12 @@ sg_status sg_calibrate(const sg_calibrate_options *options, char **report, char 
     if (options) memcpy(&o, options, options->struct_size < sizeof o ? options->struct_size : sizeof o);
     if (!o.model || !o.text) return sg_fail(err, SG_E_ARG, "sg_calibrate: no model or no text");
     if (!(o.budget >= 0 && o.budget <= 1)) return sg_fail(err, SG_E_ARG, "the budget of the predictors is %g, not between 0 and 1", o.budget);
+    sg_predictor_kind only = SG_PRED_NONE;
+    while (o.only && only < SG_PRED_KINDS && strcmp(o.only, sg_predictor_names[only]) != 0) only++;
+    if (only == SG_PRED_KINDS || (o.only && only == SG_PRED_NONE))
+        return sg_fail(err, SG_E_ARG, "\"%s\" is no kind of predictor (mlp, sign, lowrank)", o.only);
     calibration k = { .o = &o };
-    k.c = (sg_cal){ .path = o.model, .predictors = !o.no_predictors, .mlp = o.mlp, .budget = o.budget > 0 ? o.budget : DEFAULT_BUDGET,
+    k.c = (sg_cal){ .path = o.model, .predictors = !o.no_predictors, .only = only, .budget = o.budget > 0 ? o.budget : DEFAULT_BUDGET,
                     .log = { o.log, o.user }, .step = step, .step_user = &k };
     const sg_status s = run(&k, report, plot, err);
     finish(&k);

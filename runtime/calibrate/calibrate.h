@@ -87,7 +87,7 @@ typedef struct sg_cal {
     uint32_t most_samples;            /* of a layer */
     double budget;                    /* share of the bytes of the bundles that predictors may have */
     bool predictors;
-    bool mlp; /* train predictors also where it takes long */
+    sg_predictor_kind only; /* NONE: all kinds */
     uint32_t first, end; /* the layers that this pass collects */
     sg_cal_layer *layers; /* [n_layer] */
     const sg_bundle_layout *layouts; /* [n_layer] */

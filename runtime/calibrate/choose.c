@@ -15,7 +15,7 @@
 #define GOOD_RECALL 0.95
 /* Layers with more active neurons than this have nothing to predict. */
 #define MOST_ACTIVE 0.5
-/* Training with more operations than this takes minutes and is only done when asked for. */
+/* Training with more operations than this takes half a minute or more, and is only done when one kind is asked for. */
 #define MOST_FLOPS 2e11
 
 size_t sg_cal_budget(const sg_cal *c, uint32_t layer) {
@@ -173,15 +173,18 @@ static sg_status consider_sign(sg_cal *c, uint32_t layer, const float *g, sg_err
     return s;
 }
 
+static bool wanted(const sg_cal *c, sg_predictor_kind kind) { return c->only == SG_PRED_NONE || c->only == kind; }
+
 /* Trained pairs, with max(z, 0) and without; forms of the same rank share them. */
 static sg_status consider_trained(sg_cal *c, uint32_t layer, const sg_cal_factors *from, const pair_form *form, uint32_t n,
                                   const sg_linalg *la, sg_error *err) {
     const sg_cal_layer *l = &c->layers[layer];
     for (uint32_t i = 0; i < n; i++) {
         if (i > 0 && form[i].rank == form[i - 1].rank) continue;
-        if (!c->mlp && sg_cal_train_flops(c->n_ff, c->k, l->n_train, form[i].rank) > MOST_FLOPS) continue;
+        if (c->only == SG_PRED_NONE && sg_cal_train_flops(c->n_ff, c->k, l->n_train, form[i].rank) > MOST_FLOPS) continue;
         for (int relu = 0; relu < 2; relu++) {
             sg_cal_factors f = { 0 };
+            if (!wanted(c, relu ? SG_PRED_MLP : SG_PRED_LOWRANK)) continue;
             SG_TRY(sg_cal_train(la, from, c->n_ff, c->k, l->x, l->bits, l->n_train, form[i].rank, relu, &f, err));
             sg_status s = SG_OK;
             for (uint32_t j = i; s == SG_OK && j < n && form[j].rank == form[i].rank; j++)
@@ -193,7 +196,8 @@ static sg_status consider_trained(sg_cal *c, uint32_t layer, const sg_cal_factor
     return SG_OK;
 }
 
-static sg_status consider_lowrank(sg_cal *c, uint32_t layer, float *g, const sg_linalg *la, sg_error *err) {
+/* Pairs of matrices: the closed form, and what training makes of it. */
+static sg_status consider_pairs(sg_cal *c, uint32_t layer, float *g, const sg_linalg *la, sg_error *err) {
     const sg_cal_layer *l = &c->layers[layer];
     sg_cal_factors f = { 0 };
     pair_form form[2];
@@ -202,7 +206,8 @@ static sg_status consider_lowrank(sg_cal *c, uint32_t layer, float *g, const sg_
     if (n == 0) return SG_OK;
     SG_TRY(sg_cal_fit_lowrank(la, g, c->n_ff, c->k, l->x, l->n_train, most, &f, err));
     sg_status s = SG_OK;
-    for (uint32_t i = 0; s == SG_OK && i < n; i++) s = consider_pair(c, layer, SG_PRED_LOWRANK, &f, form[i], false, err);
+    for (uint32_t i = 0; s == SG_OK && i < n && wanted(c, SG_PRED_LOWRANK); i++)
+        s = consider_pair(c, layer, SG_PRED_LOWRANK, &f, form[i], false, err);
     if (s == SG_OK) s = consider_trained(c, layer, &f, form, n, la, err);
     sg_cal_factors_finish(&f);
     return s;
@@ -216,8 +221,8 @@ sg_status sg_cal_choose(sg_cal *c, uint32_t layer, const sg_linalg *la, sg_error
     float *g = NULL;
     SG_TRY(sg_cal_gate_rows(c, layer, &g, err));
     sg_status s = SG_OK;
-    if (c->k % 32 == 0) s = consider_sign(c, layer, g, err);
-    if (s == SG_OK && la) s = consider_lowrank(c, layer, g, la, err);
+    if (c->k % 32 == 0 && wanted(c, SG_PRED_SIGN)) s = consider_sign(c, layer, g, err);
+    if (s == SG_OK && la && c->only != SG_PRED_SIGN) s = consider_pairs(c, layer, g, la, err);
     free(g);
     return s;
 }

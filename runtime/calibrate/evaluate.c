@@ -19,6 +19,7 @@ size_t sg_cal_pred_bytes(const sg_cal_pred *p, uint32_t n_ff) {
 
 uint32_t sg_cal_score_bin(float score) {
     uint32_t u;
+    score += 0.0f; /* one zero */
     memcpy(&u, &score, sizeof u);
     u = u >> 31 ? ~u : u | 0x80000000u; /* now ordered as the values are */
     return u >> 16;
@@ -28,7 +29,7 @@ float sg_cal_bin_threshold(uint32_t bin) {
     uint32_t u = (bin << 16) - 1; /* the last key of the bin below */
     if (bin <= 0x0080) return -3.402823466e38f; /* below are minus infinity and NaN */
     if (bin > 0xff80) u = 0xff7fffffu;          /* the largest finite value */
-    if (bin == 0x8000) u = 0x7ffffffeu;         /* below both zeros, which compare as equal */
+    if (bin == 0x8000) u = 0x7ffffffeu;         /* below zero */
     u = u >> 31 ? u & 0x7fffffffu : ~u;
     float v;
     memcpy(&v, &u, sizeof v);

@@ -46,7 +46,8 @@ int cmd_calibrate(int argc, char **argv) {
     calibrate_state state = { 0 };
     const char *file = NULL, *plot = NULL;
     int64_t tokens = 0, threads = 0, n_ctx = 0;
-    int io = 0, cpu_mask = 0;
+    int io = 0, cpu_mask = 0, kind = 0;
+    static const char *const kinds[] = { "auto", "sign", "lowrank", "mlp", NULL };
     double share = 5;
     bool report = false, overwrite = false;
     const cli_opt opts[] = {
@@ -59,8 +60,8 @@ int cmd_calibrate(int argc, char **argv) {
         { "plot", 0, CLI_STR, &plot, "FILE", "diagrams of the activity as SVG" },
         { "tokens", 0, CLI_INT, &tokens, "N", "use only the first N tokens of the text", 1, 1e12 },
         { "ctx-size", 'c', CLI_INT, &n_ctx, "N", "tokens of a window (default 512, or what the model was trained for)", 4, 1 << 24 },
+        { "predictor", 0, CLI_CHOICE, &kind, "KIND", "no other kind of predictor than sign, lowrank or mlp (default: auto, the best)", 0, 0, kinds },
         { "no-predictors", 0, CLI_FLAG, &o.no_predictors, NULL, "counts, order and thresholds only" },
-        { "mlp", 0, CLI_FLAG, &o.mlp, NULL, "train predictors also for layers where that takes minutes" },
         { "budget", 0, CLI_REAL, &share, "PERCENT", "what predictors may take, of the bytes of the neurons (default 5)", 0.01, 100 },
         { "ram", 0, CLI_SIZE, &o.ram_bytes, "SIZE", "memory for samples, besides the model (default 1G)" },
         { "threads", 't', CLI_INT, &threads, "N", "threads (default: one per usable core)", 0, 1024 },
@@ -90,6 +91,7 @@ int cmd_calibrate(int argc, char **argv) {
     o.max_tokens = (uint64_t)tokens;
     o.n_ctx = (uint32_t)n_ctx;
     o.n_threads = (uint32_t)threads;
+    o.only = kind > 0 ? kinds[kind] : NULL;
     o.budget = share / 100;
     o.io = (sg_io_engine)io;
     o.cpu_mask = cpu_mask > 0 ? cli_cpu_choices[cpu_mask] : NULL;

@@ -368,7 +368,7 @@ typedef struct sg_calibrate_options {
     bool overwrite;      /* `output` may be there already */
     bool dry_run;        /* write no model */
     bool no_predictors;  /* counts, order and thresholds only */
-    bool mlp;            /* predictors of kind mlp also for layers where training one takes minutes */
+    const char *only;    /* "sign", "lowrank" or "mlp": no other kind of predictor; NULL: the best */
     uint32_t n_ctx;      /* tokens of a window; 0: 512, or what the model was trained for if that is less */
     uint64_t max_tokens; /* of the text; 0: all */
     uint32_t n_threads;  /* 0: one per usable core */
@@ -381,7 +381,7 @@ typedef struct sg_calibrate_options {
     void *user;
 } sg_calibrate_options;
 #define SG_CALIBRATE_OPTIONS_INIT                                                                                      \
-    { sizeof(sg_calibrate_options), NULL, NULL, NULL, 0, false, false, false, false, 0, 0, 0, 0, 0, SG_IO_AUTO, NULL, NULL, NULL, NULL }
+    { sizeof(sg_calibrate_options), NULL, NULL, NULL, 0, false, false, false, NULL, 0, 0, 0, 0, 0, SG_IO_AUTO, NULL, NULL, NULL, NULL }
 
 /* Runs a model.bin over a text and writes it anew: neurons sorted by how often they were active, counts, thresholds, and for each
  * layer the predictor that was measured to be the best within the budget (docs/model_bin.md). What the model computes without a
