@@ -27,7 +27,7 @@
 
 #define SG_CAL_SHARES 22u /* of --lossy threshold */
 #define SG_CAL_RECALLS 5u /* of --lossy predict */
-#define SG_CAL_CANDIDATES 6u
+#define SG_CAL_CANDIDATES 8u /* sign; pairs of two types: closed form, trained, MLP */
 extern const float sg_cal_shares[SG_CAL_SHARES], sg_cal_recalls[SG_CAL_RECALLS];
 
 /* A predictor as it is stored: GGUF rows of `type` (SIGN: bytes, no b), rows of b, signs, scales and biases by place. */
@@ -47,11 +47,12 @@ typedef struct sg_cal_score {
     sg_predictor_kind kind;
     sg_dtype type;
     uint32_t rank;
+    bool trained; /* LOWRANK: not the closed form */
     size_t bytes;
     bool fits;                         /* into the budget */
     double micros;                     /* a token on one thread */
-    float threshold[SG_CAL_RECALLS];   /* found on the text for fitting */
-    double recall[SG_CAL_RECALLS];     /* and what they give on the other text: share of the active neurons named, */
+    float threshold[SG_CAL_RECALLS];   /* found on one half of the text for measuring */
+    double recall[SG_CAL_RECALLS];     /* and what they give on the other: share of the active neurons named, */
     double precision[SG_CAL_RECALLS];  /* share of the named that are active */
     double recall_twice;               /* recall when as many are named as twice the active ones */
 } sg_cal_score;
@@ -141,6 +142,7 @@ void sg_linalg_close(sg_linalg *l);
 typedef struct sg_cal_factors {
     uint32_t rank;
     float *a, *b; /* [rank][k], [n_ff][rank]; owned */
+    float *bias;  /* [n_ff], added to the scores; owned; NULL: none */
 } sg_cal_factors;
 void sg_cal_factors_finish(sg_cal_factors *f);
 
@@ -160,6 +162,12 @@ SG_NODISCARD sg_status sg_cal_fit_lowrank(const sg_linalg *la, float *g, float *
                                           uint32_t rank, sg_cal_factors *out, sg_error *err);
 /* Bytes that it needs besides its input. */
 size_t sg_cal_lowrank_bytes(uint32_t k, uint32_t n, uint32_t rank);
+/* A pair of `rank`, with max(A x, 0) when `relu`, trained to score active neurons high: bits[n_x][(n + 63) / 64] says which are active for
+ * which of x[n_x][k] (F16). Starts from the closed form `from`, of at least that rank (relu: half of it). Repeatable: the same input
+ * gives the same result with the same library. Scores are log odds (of a loss that weights active neurons more). */
+SG_NODISCARD sg_status sg_cal_train(const sg_linalg *la, const sg_cal_factors *from, uint32_t n, uint32_t k, const uint16_t *x,
+                                    const uint64_t *bits, uint32_t n_x, uint32_t rank, bool relu, sg_cal_factors *out, sg_error *err);
+double sg_cal_train_flops(uint32_t n, uint32_t k, uint32_t n_x, uint32_t rank); /* floating-point operations of that */
 /* bits [n][k / 8]: set where g is negative (docs/model_bin.md, sign). */
 void sg_cal_fit_sign(const float *g, uint32_t n, uint32_t k, uint8_t *bits);
 

@@ -9,12 +9,14 @@
 #include "runtime/calibrate/calibrate.h"
 #include "runtime/convert/file.h"
 
-/* Samples that a candidate is measured with, of the text for fitting and of the other: enough for recalls within a percent. */
+/* Samples that a candidate is measured with, for a threshold and for what it gives: enough for recalls within a percent. */
 #define MEASURED 2048u
 /* A predictor is good enough when it finds so many of the active neurons while it names twice as many as there are. */
 #define GOOD_RECALL 0.95
 /* Layers with more active neurons than this have nothing to predict. */
 #define MOST_ACTIVE 0.5
+/* Training with more operations than this takes half a minute or more, and is only done when one kind is asked for. */
+#define MOST_FLOPS 2e11
 
 size_t sg_cal_budget(const sg_cal *c, uint32_t layer) {
     const sg_bundle_layout *l = &c->layouts[layer];
@@ -71,7 +73,9 @@ static bool store(const sg_cal *c, const sg_cal_factors *f, uint32_t rank, sg_ca
     p->rank = rank;
     p->a = malloc(p->a_bytes);
     p->b = malloc(p->b_bytes);
+    if (f->bias && !(p->bias = malloc(c->n_ff * sizeof *p->bias))) return false;
     if (!p->a || !p->b) return false;
+    if (f->bias) memcpy(p->bias, f->bias, c->n_ff * sizeof *p->bias);
     sg_quantize(p->type, f->a, p->a, (size_t)rank * c->k);
     for (uint32_t i = 0; i < c->n_ff; i++)
         sg_quantize(p->type, f->b + (size_t)i * f->rank, p->b + i * row_bytes(p->type, rank), rank);
@@ -104,16 +108,17 @@ static sg_status make_comparable(const sg_cal *c, uint32_t layer, const sg_cal_f
 }
 
 /* Measures p, notes the result, and keeps p when it is the best so far; takes p in any case. */
-static sg_status consider(sg_cal *c, uint32_t layer, sg_cal_pred *p, sg_error *err) {
+static sg_status consider(sg_cal *c, uint32_t layer, sg_cal_pred *p, bool trained, sg_error *err) {
     sg_cal_layer *l = &c->layers[layer];
     sg_cal_hist *train = malloc(2 * sizeof *train), *test = train + 1;
-    sg_cal_score s = { .kind = p->kind, .type = p->type, .rank = p->rank, .bytes = sg_cal_pred_bytes(p, c->n_ff) };
+    sg_cal_score s = { .kind = p->kind, .type = p->type, .rank = p->rank, .trained = trained, .bytes = sg_cal_pred_bytes(p, c->n_ff) };
     s.fits = s.bytes <= sg_cal_budget(c, layer);
-    const uint32_t from = l->n_train > MEASURED ? l->n_train - MEASURED : 0;
-    const uint32_t to = l->n_samples - l->n_train > MEASURED ? l->n_train + MEASURED : l->n_samples;
+    /* Scores of the samples that it was fitted to are too good for a threshold: the others give it, one half for the other. */
+    const uint32_t half = (l->n_samples - l->n_train) / 2, from = half > MEASURED ? l->n_train + half - MEASURED : l->n_train;
+    const uint32_t mid = l->n_train + half, to = l->n_samples - mid > MEASURED ? mid + MEASURED : l->n_samples;
     sg_status status = train ? SG_OK : sg_fail(err, SG_E_NOMEM, "%s: out of memory to measure predictors", c->path);
-    if (status == SG_OK) status = sg_cal_measure(c, l, p, from, l->n_train, train, NULL, &s.micros, err);
-    if (status == SG_OK) status = sg_cal_measure(c, l, p, l->n_train, to, test, NULL, &s.micros, err);
+    if (status == SG_OK) status = sg_cal_measure(c, l, p, from, mid, train, NULL, &s.micros, err);
+    if (status == SG_OK) status = sg_cal_measure(c, l, p, mid, to, test, NULL, &s.micros, err);
     if (status == SG_OK) {
         sg_cal_judge(train, test, &s);
         if (l->n_scores < SG_CAL_CANDIDATES) l->scores[l->n_scores++] = s;
@@ -150,12 +155,13 @@ static uint32_t forms(const sg_cal *c, uint32_t layer, pair_form *out) {
     return c->k < 32 ? 0 : n;
 }
 
-static sg_status consider_pair(sg_cal *c, uint32_t layer, sg_predictor_kind kind, const sg_cal_factors *f, pair_form form, sg_error *err) {
+static sg_status consider_pair(sg_cal *c, uint32_t layer, sg_predictor_kind kind, const sg_cal_factors *f, pair_form form, bool trained,
+                               sg_error *err) {
     sg_cal_pred p = { .kind = kind, .type = form.type };
     sg_status s = SG_OK;
     if (!store(c, f, form.rank, &p)) s = sg_fail(err, SG_E_NOMEM, "%s: out of memory for a predictor of layer %u", c->path, layer);
-    if (s == SG_OK) s = make_comparable(c, layer, f, &p, err);
-    if (s == SG_OK) return consider(c, layer, &p, err);
+    if (s == SG_OK && !trained) s = make_comparable(c, layer, f, &p, err);
+    if (s == SG_OK) return consider(c, layer, &p, trained, err);
     sg_cal_pred_finish(&p);
     return s;
 }
@@ -165,12 +171,36 @@ static sg_status consider_sign(sg_cal *c, uint32_t layer, const float *g, sg_err
     if (!(p.a = malloc(p.a_bytes))) return sg_fail(err, SG_E_NOMEM, "%s: out of memory for a predictor of layer %u", c->path, layer);
     sg_cal_fit_sign(g, c->n_ff, c->k, p.a);
     const sg_status s = make_comparable(c, layer, NULL, &p, err);
-    if (s == SG_OK) return consider(c, layer, &p, err);
+    if (s == SG_OK) return consider(c, layer, &p, false, err);
     sg_cal_pred_finish(&p);
     return s;
 }
 
-static sg_status consider_lowrank(sg_cal *c, uint32_t layer, float *g, float *u, const sg_linalg *la, sg_error *err) {
+static bool wanted(const sg_cal *c, sg_predictor_kind kind) { return c->only == SG_PRED_NONE || c->only == kind; }
+
+/* Trained pairs, with max(z, 0) and without; forms of the same rank share them. */
+static sg_status consider_trained(sg_cal *c, uint32_t layer, const sg_cal_factors *from, const pair_form *form, uint32_t n,
+                                  const sg_linalg *la, sg_error *err) {
+    const sg_cal_layer *l = &c->layers[layer];
+    for (uint32_t i = 0; i < n; i++) {
+        if (i > 0 && form[i].rank == form[i - 1].rank) continue;
+        if (c->only == SG_PRED_NONE && sg_cal_train_flops(c->n_ff, c->k, l->n_train, form[i].rank) > MOST_FLOPS) continue;
+        for (int relu = 0; relu < 2; relu++) {
+            sg_cal_factors f = { 0 };
+            if (!wanted(c, relu ? SG_PRED_MLP : SG_PRED_LOWRANK)) continue;
+            SG_TRY(sg_cal_train(la, from, c->n_ff, c->k, l->x, l->bits, l->n_train, form[i].rank, relu, &f, err));
+            sg_status s = SG_OK;
+            for (uint32_t j = i; s == SG_OK && j < n && form[j].rank == form[i].rank; j++)
+                s = consider_pair(c, layer, relu ? SG_PRED_MLP : SG_PRED_LOWRANK, &f, form[j], true, err);
+            sg_cal_factors_finish(&f);
+            SG_TRY(s);
+        }
+    }
+    return SG_OK;
+}
+
+/* Pairs of matrices: the closed form, and what training makes of it. */
+static sg_status consider_pairs(sg_cal *c, uint32_t layer, float *g, float *u, const sg_linalg *la, sg_error *err) {
     const sg_cal_layer *l = &c->layers[layer];
     sg_cal_factors f = { 0 };
     pair_form form[2];
@@ -179,23 +209,23 @@ static sg_status consider_lowrank(sg_cal *c, uint32_t layer, float *g, float *u,
     if (n == 0) return SG_OK;
     SG_TRY(sg_cal_fit_lowrank(la, g, u, c->n_ff, c->k, l->x, l->n_train, most, &f, err));
     sg_status s = SG_OK;
-    for (uint32_t i = 0; s == SG_OK && i < n; i++) s = consider_pair(c, layer, SG_PRED_LOWRANK, &f, form[i], err);
+    for (uint32_t i = 0; s == SG_OK && i < n && wanted(c, SG_PRED_LOWRANK); i++)
+        s = consider_pair(c, layer, SG_PRED_LOWRANK, &f, form[i], false, err);
+    if (s == SG_OK) s = consider_trained(c, layer, &f, form, n, la, err);
     sg_cal_factors_finish(&f);
     return s;
 }
 
-static bool wanted(const sg_cal *c, sg_predictor_kind kind) { return c->only == SG_PRED_NONE || c->only == kind; }
-
 sg_status sg_cal_choose(sg_cal *c, uint32_t layer, const sg_linalg *la, sg_error *err) {
     const sg_cal_layer *l = &c->layers[layer];
-    if (l->n_train == 0 || l->n_samples == l->n_train || l->active == 0 ||
+    if (l->n_train == 0 || l->n_samples < l->n_train + 2 || l->active == 0 ||
         (double)l->active > MOST_ACTIVE * (double)l->tokens * c->n_ff)
         return SG_OK;
     float *g = NULL, *u = NULL;
     sg_status s = sg_cal_rows(c, layer, false, &g, err);
     if (s == SG_OK && c->act == SG_ACT_DRELU && la) s = sg_cal_rows(c, layer, true, &u, err);
     if (s == SG_OK && c->k % 32 == 0 && wanted(c, SG_PRED_SIGN)) s = consider_sign(c, layer, g, err);
-    if (s == SG_OK && la && wanted(c, SG_PRED_LOWRANK)) s = consider_lowrank(c, layer, g, u, la, err);
+    if (s == SG_OK && la && c->only != SG_PRED_SIGN) s = consider_pairs(c, layer, g, u, la, err);
     free(g);
     free(u);
     return s;

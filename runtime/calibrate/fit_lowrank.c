@@ -12,6 +12,7 @@
 void sg_cal_factors_finish(sg_cal_factors *f) {
     free(f->a);
     free(f->b);
+    free(f->bias);
     *f = (sg_cal_factors){ 0 };
 }
 

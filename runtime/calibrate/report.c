@@ -43,7 +43,7 @@ static void magnitudes(const sg_cal *c, sg_str *out) {
 
 static void predictor(const sg_cal_score *s, bool chosen, sg_str *out) {
     char form[32] = "1 bit";
-    if (s->rank) snprintf(form, sizeof form, "%u %s", s->rank, sg_dtype_get((uint32_t)s->type)->name);
+    if (s->rank) snprintf(form, sizeof form, "%u %s%s", s->rank, sg_dtype_get((uint32_t)s->type)->name, s->trained ? " *" : "");
     sg_str_printf(out, "%-8s %-10s %9.1f %8.1f |", sg_predictor_names[s->kind], form, (double)s->bytes / 1024, s->micros);
     for (uint32_t i = 1; i < SG_CAL_RECALLS; i++) sg_str_printf(out, "  %5.1f %5.1f", 100 * s->recall[i], 100 * s->precision[i]);
     sg_str_printf(out, " | %5.1f%s\n", 100 * s->recall_twice, chosen ? "  chosen" : s->fits ? "" : "  too large");
@@ -53,18 +53,19 @@ static void predictors(const sg_cal *c, sg_str *out) {
     uint32_t n = 0;
     for (uint32_t i = 0; i < c->n_layer; i++) n += c->layers[i].n_scores;
     if (n == 0) return;
-    sg_str_puts(out, "\npredictors: recall and precision, %, on the last part of the text, at thresholds that gave the first part\n"
+    sg_str_puts(out, "\npredictors: recall and precision, %, on the last tenth of the text, at thresholds that gave it on the tenth before\n"
                      "layer  kind     rank, type       KiB       us | recall 90    95           98           99          | at 2x\n");
     for (uint32_t i = 0; i < c->n_layer; i++) {
         const sg_cal_layer *l = &c->layers[i];
         for (uint32_t j = 0; j < l->n_scores; j++) {
             const sg_cal_score *s = &l->scores[j];
-            const bool chosen = l->pred.kind == s->kind && l->chosen.rank == s->rank && l->chosen.type == s->type;
+            const bool chosen = l->pred.kind == s->kind && l->chosen.rank == s->rank && l->chosen.type == s->type &&
+                                l->chosen.trained == s->trained;
             sg_str_printf(out, "%5u  ", i);
             predictor(s, chosen, out);
         }
     }
-    sg_str_puts(out, "at 2x: recall when twice as many neurons are named as are active. us: a token on one thread\n");
+    sg_str_puts(out, "at 2x: recall when twice as many neurons are named as are active. us: a token on one thread.\n*: trained, the others are closed forms\n");
 }
 
 void sg_cal_report(const sg_cal *c, sg_str *out) {

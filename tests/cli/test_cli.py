@@ -13,7 +13,7 @@ import unittest
 
 from cli_case import EXE, GOLDEN, MODEL, ROOT, TIMEOUT, Case, main, run
 
-COMMANDS = ['info', 'tokenize', 'logits', 'perplexity', 'convert', 'verify', 'bench', 'gpu']
+COMMANDS = ['info', 'tokenize', 'logits', 'perplexity', 'convert', 'calibrate', 'verify', 'bench', 'gpu']
 # runs until it is stopped
 ENDLESS = ['-n', '-1', '-c', '200000', '--ignore-eos', '--temp', '1', '-s', '1', '-t', '1']
 
