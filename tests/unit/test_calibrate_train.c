@@ -84,7 +84,7 @@ static sg_cal_factors closed_form(void) {
     sg_cal_factors f;
     float *g = malloc(sizeof gate);
     memcpy(g, gate, sizeof gate);
-    ck_assert_msg(sg_cal_fit_lowrank(&la, g, N, K, x, FIT, RANK, &f, &err) == SG_OK, "%s", err.message);
+    ck_assert_msg(sg_cal_fit_lowrank(&la, g, NULL, N, K, x, FIT, RANK, &f, &err) == SG_OK, "%s", err.message);
     free(g);
     return f;
 }
