@@ -65,6 +65,8 @@ static sg_status open_model(sg_model *m, const sg_gguf *g, const sg_model_option
     SG_TRY(sg_cpu_mask(&flags, o->cpu_mask, err));
     sg_kernels_init(&m->kernels, flags);
     m->vocab_only = o->vocab_only;
+    if (!m->vocab_only && sg_gguf_is_powerinfer(g))
+        return sg_fail(err, SG_E_UNSUPPORTED, "%s: a PowerInfer file has to become a model.bin first (sparsegen convert)", sg_gguf_path(g, 0));
     if (!m->vocab_only) SG_TRY(sg_model_describe(g, &m->desc, err));
     SG_TRY(open_text(m, g, &log, err));
     if (m->vocab_only) {

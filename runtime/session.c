@@ -37,15 +37,16 @@ static sg_status thresholds_at(const sg_threshold_grid *g, float x, uint32_t n_l
                                sg_error *err) {
     if (g->n == 0) return sg_fail(err, SG_E_UNSUPPORTED, "%s needs a model.bin that was calibrated (sparsegen calibrate)", what);
     const float low = from_zero ? 0 : g->x[0], high = g->x[g->n - 1];
-    if (!(x >= low && x <= high)) return sg_fail(err, SG_E_ARG, "%s is %g, this model's calibration covers %g to %g", what, x, low, high);
+    const bool unmeasured = g->n == 1 && g->x[0] == 0; /* one threshold, from somebody else's training: its recall is not known */
+    if (!unmeasured && !(x >= low && x <= high)) return sg_fail(err, SG_E_ARG, "%s is %g, this model's calibration covers %g to %g", what, x, low, high);
     *out = malloc(n_layer * sizeof **out);
     if (!*out) return sg_fail(err, SG_E_NOMEM, "out of memory");
     uint32_t i = 0;
-    while (g->x[i] < x) i++;
+    while (i + 1 < g->n && g->x[i] < x) i++;
     const float x0 = i > 0 ? g->x[i - 1] : 0, part = g->x[i] > x0 ? (x - x0) / (g->x[i] - x0) : 0;
     for (uint32_t l = 0; l < n_layer; l++) {
         const float *t = g->thresholds + (size_t)l * g->n + i, t0 = i > 0 ? t[-1] : 0;
-        (*out)[l] = g->x[i] == x ? t[0] : t0 + part * (t[0] - t0);
+        (*out)[l] = unmeasured || g->x[i] == x ? t[0] : t0 + part * (t[0] - t0);
     }
     return SG_OK;
 }
