@@ -74,6 +74,7 @@ static inline __m128i sg_emulated_cvtepi32_epi8(__m512i v) {
 #undef _mm512_cvtepi32_epi8
 #undef _mm512_madd_epi16
 #undef _mm256_dpbusd_avx_epi32
+#undef _mm256_dpwssd_avx_epi32
 #define _mm512_fmadd_ps(a, b, c) sg_emulated_fmadd_ps(a, b, c)
 #define _mm512_cvtph_ps(h) sg_emulated_cvtph_ps(h)
 #define _mm512_cvtps_ph(v, rounding) sg_emulated_cvtps_ph(v) /* the tiers round to nearest only */
@@ -82,5 +83,6 @@ static inline __m128i sg_emulated_cvtepi32_epi8(__m512i v) {
 #define _mm512_cvtepi32_epi8(v) sg_emulated_cvtepi32_epi8(v)
 #define _mm512_madd_epi16(a, b) simde_mm512_madd_epi16(a, b)
 #define _mm256_dpbusd_avx_epi32(s, a, b) simde_mm256_dpbusd_epi32(s, a, b)
+#define _mm256_dpwssd_avx_epi32(s, a, b) simde_mm256_dpwssd_epi32(s, a, b)
 
 #endif
