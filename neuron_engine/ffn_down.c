@@ -24,7 +24,7 @@ float sg_down_unit(const float *peak, const float *mass, uint32_t n, sg_dtype ty
     if (top == 0) return 0;
     /* |sum of a * q| <= (mass * unit + half a unit each) * |q|; |q| is 8 or 128 at most. The rest up to 2^31 is room for the
      * halves (2^20 neurons of 0.5 * 128) and for rounding. */
-    const float q = type == SG_DTYPE_Q4_0 ? 8 : 128, unit = 32000.0f / top, by_sum = 2.0e9f / (sum * q);
+    const float q = type == SG_DTYPE_Q4_0 ? 8 : 128, unit = 32000.0f / top, by_sum = 2.0e9f / q / sum;
     const float least = unit < by_sum ? unit : by_sum;
     return least < 1e30f ? least : 1e30f; /* all h next to nothing: the product must not overflow */
 }

@@ -31,7 +31,7 @@ tier_flags() {
 
 at=neuron_engine/kernels/arm
 more_units=peak
-build_tests "neon dotprod i8mm" $at/tiles_{neon,dotprod,i8mm}.c $at/vec_neon.c
+build_tests "neon dotprod i8mm" $at/tiles_{neon,dotprod,i8mm}.c $at/vec_neon.c $at/neuron_{neon,dotprod}.c
 status=0
 run_tests max "neon dotprod i8mm" "$qemu" -cpu max & # longest first
 pids=($!)

@@ -328,7 +328,8 @@ static void check_reference_down(sg_dtype type) {
     for (uint32_t i = 0; i < 16; i++) {
         const uint32_t k = some_k(ref, i), rows = 20;
         row_set s = make_rows(type, true, rows, k, 0);
-        float *h = some_h(rows), *hs = h_alloc(rows * sizeof *hs, 0), *y = h_alloc(k * sizeof *y, 0), *w = h_alloc(k * sizeof *w, 0);
+        float *h = some_h(rows), *hs = h_alloc(rows * sizeof *hs, 0);
+        float *y = h_alloc(k * sizeof *y, 0), *w = h_alloc(k * sizeof *w, 0);
         double *exact = h_alloc(k * sizeof *exact, 0), *size = h_alloc(k * sizeof *size, 0);
         const float unit = ref->quantised ? down_unit(ref, &s, NULL, h, rows) : 1;
         for (uint32_t j = 0; j < k; j++) exact[j] = size[j] = y[j] = 0;

@@ -14,6 +14,7 @@ void sg_kernels_dotprod(sg_kernels *out) {
                                *const bf16 = out->mat[SG_DTYPE_BF16];
     out->tier = "dotprod";
     set_tile_kernels(out->mat);
+    sg_neuron_kernels_dotprod(out);
     out->mat[SG_DTYPE_F32] = f32;
     out->mat[SG_DTYPE_F16] = f16;
     out->mat[SG_DTYPE_BF16] = bf16;

@@ -8,4 +8,5 @@ void sg_kernels_neon(sg_kernels *out) {
     out->tier = "neon";
     out->vec = sg_vec_neon;
     set_tile_kernels(out->mat);
+    sg_neuron_kernels_neon(out);
 }

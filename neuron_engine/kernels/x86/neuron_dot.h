@@ -1,5 +1,5 @@
-/* Dot rows in 256-bit vectors, part of neuron_x86.h: a vector of codes holds four values of each of eight blocks of one row, and the
- * activations lie the same way, so the inner loops neither shuffle nor broadcast. */
+/* Dot rows in 256-bit vectors, part of neuron_x86.h: a vector of codes holds four values of each of eight blocks of one row, and
+ * the activations lie the same way, so the inner loops neither shuffle nor broadcast. */
 #define GROUP ((size_t)SG_LANES * SG_BLOCK) /* activation bytes of a group of blocks */
 #define ROWS 4                              /* computed together: as many chains of sums, and streams from memory */
 
@@ -66,6 +66,8 @@ INL __m256 add_group(sg_dtype type, __m256 acc, __m256i s, __m256i too_much, __m
 #ifndef DPBUSD
     if (type == SG_DTYPE_Q4_0) s = _mm256_madd_epi16(s, _mm256_set1_epi16(1));
     if (type == SG_DTYPE_Q8_0) return _mm256_fmadd_ps(_mm256_cvtepi32_ps(s), d, acc);
+#else
+    (void)type;
 #endif
     return _mm256_fmadd_ps(_mm256_cvtepi32_ps(_mm256_sub_epi32(s, too_much)), d, acc);
 }
@@ -98,7 +100,8 @@ INL void dot_blocks(sg_dtype type, int n, float *y, const uint8_t *const *row, c
         FOR_ROWS acc[i] = add_group(type, acc[i], s[i], too_much, _mm256_mul_ps(halves(row[i] + off), d));
         if (!ahead) continue;
         FOR_ROWS {
-            for (size_t line = 0; line < step; line += 64) _mm_prefetch((const char *)ahead[i] + off + line, _MM_HINT_T0);
+            const char *from = (const char *)ahead[i] + off;
+            for (size_t line = 0; line < step; line += 64) _mm_prefetch(from + line, _MM_HINT_T1);
         }
     }
     FOR_ROWS y[i] = sum_lanes(acc[i]);
@@ -114,7 +117,7 @@ INL void dot_floats(sg_dtype type, int n, float *y, const uint8_t *const *row, c
         const __m256 v = float_acts(x, a->k, k);
         FOR_ROWS acc[i] = _mm256_fmadd_ps(float_lanes(type, row[i], k), v, acc[i]);
         if (!ahead || k * size % 64 != 0) continue;
-        FOR_ROWS _mm_prefetch((const char *)ahead[i] + k * size, _MM_HINT_T0);
+        FOR_ROWS _mm_prefetch((const char *)ahead[i] + k * size, _MM_HINT_T1);
     }
     FOR_ROWS y[i] = sum_lanes(acc[i]);
 }
@@ -176,13 +179,15 @@ typedef struct panel {
 INL void panel_decode(sg_dtype type, panel *p, const uint8_t *const row[2], uint32_t v, uint32_t n) {
     UNROLL for (int m = 0; m < 2; m++) {
         if (is_float(type)) {
-            for (uint32_t i = 0; i < n; i++) p->c[i][m] = _mm256_castps_si256(float_lanes(type, row[m], (size_t)(v + i) * SG_LANES));
+            for (uint32_t i = 0; i < n; i++)
+                p->c[i][m] = _mm256_castps_si256(float_lanes(type, row[m], (size_t)(v + i) * SG_LANES));
             continue;
         }
         const uint8_t *group = row[m] + v / 8 * group_bytes(type);
         for (uint32_t i = 0; i < n; i += 8, group += group_bytes(type)) {
             p->d[i / 8][m] = halves(group);
-            UNROLL for (int g = 0; g < 4; g++) code_vectors(type, group, g, &p->c[i + (uint32_t)g][m], &p->c[i + (uint32_t)g + 4][m]);
+            UNROLL for (int g = 0; g < 4; g++)
+                code_vectors(type, group, g, &p->c[i + (uint32_t)g][m], &p->c[i + (uint32_t)g + 4][m]);
         }
     }
 }
@@ -190,30 +195,36 @@ INL void panel_decode(sg_dtype type, panel *p, const uint8_t *const row[2], uint
 /* acc[token][row] += n vectors of two rows times those of `tokens` tokens from t on. */
 INL void panel_blocks(sg_dtype type, int tokens, __m256 acc[][2 * PANELS], const panel *p, const sg_lane_acts *a, uint32_t t,
                       uint32_t v, uint32_t n) {
+    const size_t at = (size_t)t * a->n_groups + v / 8, apart = a->n_groups;
+    const int8_t *q[TOKENS];
+    const float *dx = a->d + at * SG_LANES;
+    const int32_t *sum = a->sum + at * SG_LANES;
+    UNROLL for (int j = 0; j < tokens; j++) q[j] = a->q + (at + (size_t)j * apart) * GROUP;
     for (uint32_t i = 0; i < n; i += 8) {
-        const size_t at = (size_t)t * a->n_groups + (v + i) / 8;
-        const int8_t *q = a->q + at * GROUP;
-        const size_t apart = a->n_groups * GROUP;
         __m256i s[TOKENS][2];
         UNROLL for (int g = 0; g < 8; g++) {
             const __m256i c0 = hold(p->c[i + (uint32_t)g][0]), c1 = hold(p->c[i + (uint32_t)g][1]);
             UNROLL for (int j = 0; j < tokens; j++) {
-                const __m256i x = hold(load(q + (size_t)j * apart + 32 * g));
+                const __m256i x = hold(load(q[j] + 32 * g));
                 s[j][0] = add_products(type, s[j][0], c0, x, g == 0);
                 s[j][1] = add_products(type, s[j][1], c1, x, g == 0);
             }
         }
         UNROLL for (int j = 0; j < tokens; j++) {
-            const size_t lane = (at + (size_t)j * a->n_groups) * SG_LANES;
-            const __m256 d = _mm256_loadu_ps(a->d + lane);
-            const __m256i too_much = excess(type, a->sum + lane);
+            const size_t lane = (size_t)j * apart * SG_LANES;
+            const __m256 d = _mm256_loadu_ps(dx + lane);
+            const __m256i too_much = excess(type, sum + lane);
             UNROLL for (int m = 0; m < 2; m++)
                 acc[j][m] = add_group(type, acc[j][m], s[j][m], too_much, _mm256_mul_ps(p->d[i / 8][m], d));
+            q[j] += GROUP;
         }
+        dx += SG_LANES;
+        sum += SG_LANES;
     }
 }
 
-INL void panel_floats(int tokens, __m256 acc[][2 * PANELS], const panel *p, const sg_lane_acts *a, uint32_t t, uint32_t v, uint32_t n) {
+INL void panel_floats(int tokens, __m256 acc[][2 * PANELS], const panel *p, const sg_lane_acts *a, uint32_t t, uint32_t v,
+                      uint32_t n) {
     const float *x = a->x + (size_t)t * a->k;
     __m256 s[TOKENS][2];
     UNROLL for (int j = 0; j < tokens; j++) UNROLL for (int m = 0; m < 2; m++) s[j][m] = acc[j][m];
@@ -262,7 +273,9 @@ INL void dot_walk(sg_dtype type, float *y, size_t ldy, const uint8_t *w, size_t 
 INL void dot_panels(sg_dtype type, float *y, size_t ldy, const uint8_t *w, size_t stride, uint32_t n, const sg_lane_acts *a) {
     for (uint32_t t = 0; t < a->n; t += WALK) {
         const uint32_t tokens = a->n - t < WALK ? a->n - t : WALK;
-        for (uint32_t i = 0; i < n; i += 2 * PANELS)
-            dot_walk(type, y + (size_t)t * ldy + i, ldy, w + i * stride, stride, n - i < 2 * PANELS ? n - i : 2 * PANELS, a, t, tokens);
+        for (uint32_t i = 0; i < n; i += 2 * PANELS) {
+            const uint32_t rows = n - i < 2 * PANELS ? n - i : 2 * PANELS;
+            dot_walk(type, y + (size_t)t * ldy + i, ldy, w + i * stride, stride, rows, a, t, tokens);
+        }
     }
 }

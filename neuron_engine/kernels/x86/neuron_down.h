@@ -18,7 +18,8 @@ INL void factors(uint32_t *pair, int32_t *bias, const uint8_t *d0, const uint8_t
         uint16_t h[2];
         memcpy(&h[0], d0 + 2 * b, 2);
         memcpy(&h[1], d1 + 2 * b, 2);
-        const int32_t a0 = _mm_cvtss_si32(_mm_set_ss(h0 * _cvtsh_ss(h[0]))), a1 = _mm_cvtss_si32(_mm_set_ss(h1 * _cvtsh_ss(h[1])));
+        const int32_t a0 = _mm_cvtss_si32(_mm_set_ss(h0 * _cvtsh_ss(h[0])));
+        const int32_t a1 = _mm_cvtss_si32(_mm_set_ss(h1 * _cvtsh_ss(h[1])));
         pair[b] = ((uint32_t)a0 & 0xffff) | (uint32_t)a1 << 16;
         if (bias) bias[b] += a0 + a1;
     }
@@ -28,7 +29,8 @@ INL void factors(uint32_t *pair, int32_t *bias, const uint8_t *d0, const uint8_t
  * p[3] the same of the upper half: what unpacking gives. Q4_0: 8 too large. */
 INL void code_pairs(sg_dtype type, const uint8_t *c0, const uint8_t *c1, __m256i p[4]) {
     if (type == SG_DTYPE_Q4_0) {
-        const __m256i v0 = _mm256_cvtepu8_epi16(_mm_loadu_si128((const void *)c0)), v1 = _mm256_cvtepu8_epi16(_mm_loadu_si128((const void *)c1));
+        const __m256i v0 = _mm256_cvtepu8_epi16(_mm_loadu_si128((const void *)c0));
+        const __m256i v1 = _mm256_cvtepu8_epi16(_mm_loadu_si128((const void *)c1));
         const __m256i low = _mm256_unpacklo_epi16(v0, v1), high = _mm256_unpackhi_epi16(v0, v1), mask = _mm256_set1_epi16(15);
         p[0] = _mm256_and_si256(low, mask);
         p[1] = _mm256_and_si256(high, mask);
@@ -53,8 +55,8 @@ INL __m256i madd_add(__m256i s, __m256i c, __m256i a) {
 }
 
 /* 2 * pairs rows over n blocks; code[i]: their codes from the first block on, next[i] (or NULL): part of the rows to come. */
-INL void add_pairs(sg_dtype type, int pairs, int32_t *sum, const uint8_t *const *code, const uint8_t *const *next, uint32_t (*a)[PIECE],
-                   uint32_t n) {
+INL void add_pairs(sg_dtype type, int pairs, int32_t *sum, const uint8_t *const *code, const uint8_t *const *next,
+                   uint32_t (*a)[PIECE], uint32_t n) {
     const size_t size = sg_block_bytes(type) - 2;
     for (uint32_t b = 0; b < n; b++, sum += SG_BLOCK) {
         __m256i s[4];
@@ -71,7 +73,8 @@ INL void add_pairs(sg_dtype type, int pairs, int32_t *sum, const uint8_t *const 
     }
 }
 
-INL void down_add(sg_dtype type, int32_t *sum, const uint8_t *w, size_t stride, const uint32_t *rows, const float *hs, uint32_t n, uint32_t k) {
+INL void down_add(sg_dtype type, int32_t *sum, const uint8_t *w, size_t stride, const uint32_t *rows, const float *hs, uint32_t n,
+                  uint32_t k) {
     const uint32_t blocks = k / SG_BLOCK;
     const size_t size = sg_block_bytes(type) - 2;
     int32_t *bias = sum + k;
@@ -93,7 +96,8 @@ INL void down_add(sg_dtype type, int32_t *sum, const uint8_t *w, size_t stride, 
             }
             const uint32_t pairs = (here + 1) / 2;
             for (uint32_t j = 0; j < pairs; j++)
-                factors(a[j], type == SG_DTYPE_Q4_0 ? bias + b : NULL, row[2 * j] + 2 * b, row[2 * j + 1] + 2 * b, h[2 * j], h[2 * j + 1], some);
+                factors(a[j], type == SG_DTYPE_Q4_0 ? bias + b : NULL, row[2 * j] + 2 * b, row[2 * j + 1] + 2 * b, h[2 * j],
+                        h[2 * j + 1], some);
             int32_t *at = sum + (size_t)b * SG_BLOCK;
             if (pairs == PAIRS) add_pairs(type, PAIRS, at, code, more ? next : NULL, a, some);
             else
@@ -102,7 +106,8 @@ INL void down_add(sg_dtype type, int32_t *sum, const uint8_t *w, size_t stride, 
     }
 }
 
-INL void down_end(sg_dtype type, float *y, const int32_t *sum, size_t apart, uint32_t parts, uint32_t k, uint32_t b0, uint32_t b1, float scale) {
+INL void down_end(sg_dtype type, float *y, const int32_t *sum, size_t apart, uint32_t parts, uint32_t k, uint32_t b0,
+                  uint32_t b1, float scale) {
     const __m256 factor = _mm256_set1_ps(scale);
     for (uint32_t b = b0; b < b1; b++) {
         __m256i s[4] = { 0 }, bias = _mm256_setzero_si256();
@@ -136,8 +141,8 @@ static float down_max(const uint8_t *row, uint32_t k) {
     return _cvtsh_ss(most);
 }
 
-INL void down_floats(sg_dtype type, float *y, const uint8_t *w, size_t stride, const uint32_t *rows, const float *h, uint32_t n, uint32_t i0,
-                     uint32_t i1) {
+INL void down_floats(sg_dtype type, float *y, const uint8_t *w, size_t stride, const uint32_t *rows, const float *h, uint32_t n,
+                     uint32_t i0, uint32_t i1) {
     for (uint32_t j = 0; j < n; j += ROWS) {
         const int here = n - j < ROWS ? (int)(n - j) : ROWS;
         const uint8_t *row[ROWS];

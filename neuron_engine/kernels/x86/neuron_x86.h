@@ -1,6 +1,6 @@
 /* Neuron kernels in 256-bit vectors: eight lanes of 32 bits are what the rule for neurons (neuron.h) is made for. Included once
- * per tier after TIER is defined; with __AVXVNNI__ or __AVX512VNNI__ the integer products are VPDPBUSD's and VPDPWSSD's. Needs AVX2,
- * FMA and F16C. */
+ * per tier after TIER is defined; with __AVXVNNI__ or __AVX512VNNI__ the integer products are VPDPBUSD's and VPDPWSSD's. Needs
+ * AVX2, FMA and F16C. */
 #include <immintrin.h>
 #include <string.h>
 

@@ -1,0 +1,105 @@
+/* Down rows in NEON, part of neuron_arm.h. The sums lie in natural order; codes are signed, so nothing is taken off at the end. */
+#define PIECE 128u /* blocks whose factors are kept at a time */
+
+/* Factors of a neuron for n blocks. */
+INL void factors(int16_t *a, const uint8_t *d, float h, uint32_t n) {
+    uint32_t b = 0;
+    for (; b + 4 <= n; b += 4) vst1_s16(a + b, vmovn_s32(vcvtnq_s32_f32(vmulq_n_f32(load_halves(d + 2 * b), h))));
+    for (; b < n; b++) a[b] = (int16_t)vcvtns_s32_f32(h * half_at(d + 2 * b));
+}
+
+/* s[0..7] += a * the 32 codes of a block. */
+INL void add_block(sg_dtype type, int32x4_t s[8], const uint8_t *codes, int16_t a) {
+    int8x16_t c[2] = { load_codes(codes) };
+    if (type == SG_DTYPE_Q4_0) {
+        const uint8x16_t v = vreinterpretq_u8_s8(c[0]);
+        c[0] = vsubq_s8(vreinterpretq_s8_u8(vandq_u8(v, vdupq_n_u8(15))), vdupq_n_s8(8));
+        c[1] = vsubq_s8(vreinterpretq_s8_u8(vshrq_n_u8(v, 4)), vdupq_n_s8(8));
+    } else {
+        c[1] = load_codes(codes + 16);
+    }
+    UNROLL for (int i = 0; i < 2; i++) {
+        const int16x8_t low = vmovl_s8(vget_low_s8(c[i])), high = vmovl_high_s8(c[i]);
+        s[4 * i] = vmlal_n_s16(s[4 * i], vget_low_s16(low), a);
+        s[4 * i + 1] = vmlal_high_n_s16(s[4 * i + 1], low, a);
+        s[4 * i + 2] = vmlal_n_s16(s[4 * i + 2], vget_low_s16(high), a);
+        s[4 * i + 3] = vmlal_high_n_s16(s[4 * i + 3], high, a);
+    }
+}
+
+INL void down_add(sg_dtype type, int32_t *sum, const uint8_t *w, size_t stride, const uint32_t *rows, const float *hs, uint32_t n,
+                  uint32_t k) {
+    const uint32_t blocks = k / SG_BLOCK;
+    const size_t size = sg_block_bytes(type) - 2;
+    for (uint32_t j = 0; j < n; j += ROWS) {
+        const uint32_t here = n - j < ROWS ? n - j : ROWS;
+        for (uint32_t from = 0; from < blocks; from += PIECE) {
+            const uint32_t some = blocks - from < PIECE ? blocks - from : PIECE;
+            int16_t a[ROWS][PIECE];
+            const uint8_t *codes[ROWS];
+            for (uint32_t r = 0; r < here; r++) {
+                const uint8_t *row = row_at(w, stride, rows, j + r);
+                factors(a[r], row + 2 * (size_t)from, hs[j + r], some);
+                codes[r] = row + 2 * (size_t)blocks + from * size;
+            }
+            for (uint32_t b = 0; b < some; b++) {
+                int32_t *at = sum + (size_t)(from + b) * SG_BLOCK;
+                int32x4_t s[8];
+                UNROLL for (int i = 0; i < 8; i++) s[i] = vld1q_s32(at + 4 * i);
+                for (uint32_t r = 0; r < here; r++) add_block(type, s, codes[r] + b * size, a[r][b]);
+                UNROLL for (int i = 0; i < 8; i++) vst1q_s32(at + 4 * i, s[i]);
+            }
+        }
+    }
+}
+
+static void down_end(float *restrict y, const int32_t *restrict sum, size_t apart, uint32_t parts, uint32_t k, uint32_t b0,
+                     uint32_t b1, float scale) {
+    (void)k;
+    for (size_t i = (size_t)b0 * SG_BLOCK; i < (size_t)b1 * SG_BLOCK; i += 4) {
+        int32x4_t s = vdupq_n_s32(0);
+        for (uint32_t p = 0; p < parts; p++) s = vaddq_s32(s, vld1q_s32(sum + p * apart + i));
+        vst1q_f32(y + i, vmulq_n_f32(vcvtq_f32_s32(s), scale));
+    }
+}
+
+/* The bits of non-negative halves order like the halves. */
+static float down_max(const uint8_t *row, uint32_t k) {
+    const uint32_t n = k / SG_BLOCK;
+    uint32_t b = 0;
+    uint16x8_t top = vdupq_n_u16(0);
+    for (; b + 8 <= n; b += 8) top = vmaxq_u16(top, vandq_u16(vreinterpretq_u16_u8(vld1q_u8(row + 2 * b)), vdupq_n_u16(0x7fff)));
+    uint16_t most = vmaxvq_u16(top);
+    for (; b < n; b++) {
+        const uint16_t bits = (uint16_t)(row[2 * b] | (row[2 * b + 1] & 0x7f) << 8);
+        if (bits > most) most = bits;
+    }
+    return sg_f16_to_f32(most);
+}
+
+INL void down_floats(sg_dtype type, float *y, const uint8_t *w, size_t stride, const uint32_t *rows, const float *h, uint32_t n,
+                     uint32_t i0, uint32_t i1) {
+    for (uint32_t j = 0; j < n; j += ROWS) {
+        const uint32_t here = n - j < ROWS ? n - j : ROWS;
+        const uint8_t *row[ROWS];
+        for (uint32_t r = 0; r < here; r++) row[r] = row_at(w, stride, rows, j + r);
+        uint32_t i = i0;
+        for (; i + 8 <= i1; i += 8) {
+            float32x4_t v0 = vld1q_f32(y + i), v1 = vld1q_f32(y + i + 4);
+            for (uint32_t r = 0; r < here; r++) {
+                const lanes_f f = float_lanes(type, row[r], i);
+                v0 = vfmaq_n_f32(v0, f.v[0], h[j + r]);
+                v1 = vfmaq_n_f32(v1, f.v[1], h[j + r]);
+            }
+            vst1q_f32(y + i, v0);
+            vst1q_f32(y + i + 4, v1);
+        }
+        for (; i < i1; i++)
+            for (uint32_t r = 0; r < here; r++) {
+                float f;
+                if (type == SG_DTYPE_F16) f = half_at(row[r] + 2 * (size_t)i);
+                else memcpy(&f, row[r] + 4 * (size_t)i, 4);
+                y[i] = __builtin_fmaf(f, h[j + r], y[i]);
+            }
+    }
+}

@@ -1,0 +1,241 @@
+/* Layers of neuron bundles: against a computation in double; the same bits whatever the mode, the threads and the batches; and
+ * neurons that do not fire might as well not be there. */
+#include "tests/unit/ffn_fixture.h"
+
+/* ---- against double ---- */
+
+/* A product and how far off eight float lanes may be. */
+typedef struct about {
+    double v, err;
+} about;
+
+static about product(sg_dtype type, const uint8_t *raw, const sg_acts *x, uint32_t t) {
+    float w[K];
+    double sum = 0, size = 0;
+    sg_dequantize(type, raw, w, K);
+    for (uint32_t j = 0; j < K; j++) {
+        const size_t at = (size_t)t * K + j;
+        const double v = quantised(type) ? (double)x->q[at] * (double)x->d[at / 32] : (double)x->x[at];
+        sum += (double)w[j] * v;
+        size += fabs((double)w[j] * v);
+    }
+    return (about) { sum, size * 0x1p-24 * (K / (quantised(type) ? 256.0 : 8.0) + 8) };
+}
+
+static about activated(const setup *s, about g) {
+    const double v = g.v, fat = (double)s->fat_threshold;
+    switch (s->act) {
+    case SG_ACT_SILU: return (about) { v / (1 + exp(-v)), 1.1 * g.err + 1e-6 * fabs(v) };
+    case SG_ACT_FATRELU: /* it may be either on the threshold */
+        return (about) { v > fat ? v : 0, fabs(v - fat) <= g.err ? fabs(v) + g.err : v > fat ? g.err : 0 };
+    case SG_ACT_RELU2: return (about) { v > 0 ? v * v : 0, v > -g.err ? (2 * fabs(v) + g.err) * g.err + v * v * 0x1p-23 : 0 };
+    default: return (about) { v > 0 ? v : 0, v > -g.err ? g.err : 0 };
+    }
+}
+
+/* h of neuron i. */
+static about factor(const net *m, const setup *s, const sg_acts *x, uint32_t t, uint32_t i) {
+    const about a = activated(s, product(m->shape.gate_type, m->raw[0] + i * m->row[0], x, t));
+    if (!m->shape.gated) return a;
+    about u = product(m->shape.up_type, m->raw[1] + i * m->row[1], x, t);
+    if (s->act == SG_ACT_DRELU && u.v < 0) u.v = 0;
+    return (about) { a.v * u.v, fabs(a.v) * u.err + fabs(u.v) * a.err + a.err * u.err + fabs(a.v * u.v) * 0x1p-23 };
+}
+
+static void check_token(const net *m, const setup *s, const sg_acts *x, uint32_t t, const float *y) {
+    const sg_dtype down = m->shape.down_type;
+    const double most = down == SG_DTYPE_Q4_0 ? 8 : 128;
+    double sum[K] = { 0 }, err[K] = { 0 }, size[K] = { 0 }, peak = 0, mass = 0, n = 0;
+    for (uint32_t i = 0; i < m->shape.n_neurons; i++) {
+        float w[K], top = 0;
+        const uint8_t *raw = m->raw[2] + i * m->row[2];
+        const about h = factor(m, s, x, t, i);
+        sg_dequantize(down, raw, w, K);
+        for (uint32_t j = 0; j < K; j++) {
+            sum[j] += h.v * (double)w[j];
+            size[j] += fabs(h.v * (double)w[j]);
+            err[j] += h.err * fabs((double)w[j]);
+        }
+        for (uint32_t b = 0; b < K / 32 && quantised(down); b++) {
+            uint16_t d;
+            memcpy(&d, raw + b * (size_t)sg_dtype_get((uint32_t)down)->block_bytes, sizeof d);
+            top = fmaxf(top, fabsf(sg_f16_to_f32(d)));
+        }
+        peak = fmax(peak, (fabs(h.v) + h.err) * (double)top);
+        mass += fabs(h.v) * (double)top;
+        n += h.v != 0 || h.err > 0;
+    }
+    /* integers: each neuron is off by half a step of a at most, times a code */
+    const double step = quantised(down) ? 0.51 * n * most * fmax(peak / 32000, mass * most / 2e9) : 0;
+    for (uint32_t j = 0; j < K; j++) {
+        const double bound = err[j] + step + size[j] * 0x1p-24 * (quantised(down) ? 8 : n + 4);
+        ck_assert_msg(fabs((double)y[j] - sum[j]) <= bound, "act %d, token %u: y[%u] is %.9g, not %.9g within %.2g", (int)s->act,
+                      t, j, (double)y[j], sum[j], bound);
+        ck_assert_msg(bound < 3e-3 * size[j], "a bound of %.2g shows nothing about %.2g", bound, size[j]);
+    }
+}
+
+START_TEST(is_what_double_gives) {
+    net m = case_net(_i);
+    sg_acts x = acts_make(TOKENS, K, 1);
+    for (int act = 0; act < N_ACTS; act++) {
+        setup s = { .act = (sg_neuron_act)act, .fat_threshold = 0.3f };
+        float *y = ffn_run(&m, &s, &x);
+        for (uint32_t t = 0; t < TOKENS; t++) check_token(&m, &s, &x, t, y + t * (size_t)(K + SPARE));
+        free(y);
+    }
+    acts_free(&x);
+    net_free(&m);
+}
+END_TEST
+
+/* ---- one result ---- */
+
+START_TEST(bits_do_not_depend_on_the_way) {
+    static const sg_ffn_mode modes[] = { SG_FFN_AUTO, SG_FFN_SPARSE, SG_FFN_DENSE };
+    static const uint32_t batches[] = { 1, 3, TOKENS };
+    net m = case_net(_i);
+    sg_acts x = acts_make(TOKENS, K, 1);
+    for (int act = 0; act < N_ACTS; act++) {
+        setup s = { .act = (sg_neuron_act)act, .fat_threshold = 0.3f, .plain = true };
+        float *want = ffn_run(&m, &s, &x);
+        s.plain = false;
+        for (int way = 0; way < 12; way++) { /* act: so that in the end every mode meets every number of threads and tokens */
+            s.policy.mode = modes[(way + way / 3 + act) % 3];
+            s.batch = batches[way % 3];
+            s.threads = 1 + (uint32_t)way / 3;
+            s.dense_share = way % 2 ? 0.3f : 1; /* ReLU: about half of the neurons are live */
+            float *y = ffn_run(&m, &s, &x);
+            same_bits(want, y, TOKENS, "another way", way);
+            free(y);
+        }
+        free(want);
+    }
+    acts_free(&x);
+    net_free(&m);
+}
+END_TEST
+
+/* Odd numbers of values, which float rows may have. */
+START_TEST(float_rows_of_any_length) {
+    for (uint32_t k = 1; k < 300; k += 1 + k / 3) {
+        const sg_bundle_layout shape = { .k = k, .per_cluster = 32, .gated = true, .gate_type = SG_DTYPE_F16,
+                                         .up_type = SG_DTYPE_F32, .down_type = SG_DTYPE_F16 };
+        net m = net_make(shape, NULL, NULL, 70);
+        sg_acts x = acts_make(TOKENS, k, 1);
+        setup s = { .act = SG_ACT_RELU, .plain = true };
+        float *want = ffn_run(&m, &s, &x);
+        s.plain = false;
+        s.threads = 2;
+        s.batch = 3;
+        float *y = ffn_run(&m, &s, &x);
+        ck_assert_mem_eq(want, y, TOKENS * (k + SPARE) * sizeof *y);
+        free(want);
+        free(y);
+        acts_free(&x);
+        net_free(&m);
+    }
+}
+END_TEST
+
+/* ---- neurons that do not matter ---- */
+
+/* What an observer sees: gates and h in the places of the neurons; and dead neurons might as well not be there. */
+START_TEST(dead_neurons_change_nothing) {
+    net m = case_net(_i);
+    const uint32_t n = m.shape.n_neurons;
+    sg_acts x = acts_make(TOKENS, K, 1);
+    float *gate = malloc(TOKENS * n * sizeof *gate), *h = malloc(TOKENS * n * sizeof *h);
+    for (int act = SG_ACT_RELU; act < N_ACTS; act++) {
+        for (int mode = 0; mode < 6; mode++) {
+            setup s = { .act = (sg_neuron_act)act, .fat_threshold = 0.3f, .gate = gate, .h = h, .threads = 2 };
+            s.batch = mode % 2 ? 1 : 4;
+            s.policy.mode = (sg_ffn_mode)(mode / 2);
+            float *y = ffn_run(&m, &s, &x);
+            uint32_t live[200], all = 0, lit = 0;
+            for (uint32_t t = 0; t < TOKENS; t++) {
+                uint32_t count = 0;
+                for (uint32_t i = 0; i < n; i++) {
+                    const about g = product(m.shape.gate_type, m.raw[0] + i * m.row[0], &x, t), want = factor(&m, &s, &x, t, i);
+                    const size_t at = (size_t)t * n + i;
+                    ck_assert(fabs((double)gate[at] - g.v) <= g.err);
+                    ck_assert(fabs((double)h[at] - want.v) <= want.err);
+                    lit += act == SG_ACT_FATRELU ? gate[at] > s.fat_threshold : gate[at] > 0;
+                    if (h[at] != 0) live[count++] = i;
+                }
+                ck_assert_uint_lt(count, n * 4 / 5);
+                all += count;
+                same_as_some(&m, s, &x, t, live, count, y, "without the dead", act * 8 + mode);
+            }
+            ck_assert_uint_eq(s.count.neurons, n * TOKENS);
+            ck_assert_uint_eq(s.count.gates, n * TOKENS);
+            ck_assert_uint_eq(s.count.active, all);
+            if (s.policy.mode == SG_FFN_SPARSE) ck_assert_uint_eq(s.count.ups, m.shape.gated ? lit : 0);
+            if (s.policy.mode == SG_FFN_DENSE) ck_assert_uint_eq(s.count.ups, m.shape.gated ? n * TOKENS : 0);
+            free(y);
+        }
+    }
+    free(gate);
+    free(h);
+    acts_free(&x);
+    net_free(&m);
+}
+END_TEST
+
+/* Integers have no order: quantised down rows may come in any. */
+START_TEST(order_of_neurons_is_free) {
+    net m = case_net(_i);
+    if (quantised(m.shape.down_type)) {
+        sg_acts x = acts_make(TOKENS, K, 1);
+        uint32_t order[200];
+        for (uint32_t i = 0; i < m.shape.n_neurons; i++) order[i] = i * 50 % m.shape.n_neurons; /* 163 is prime */
+        net turned = net_make(m.shape, &m, order, m.shape.n_neurons);
+        for (int act = 0; act < N_ACTS; act++) {
+            setup s = { .act = (sg_neuron_act)act, .threads = 2 };
+            float *want = ffn_run(&m, &s, &x), *y = ffn_run(&turned, &s, &x);
+            same_bits(want, y, TOKENS, "another order", act);
+            free(want);
+            free(y);
+        }
+        acts_free(&x);
+        net_free(&turned);
+    }
+    net_free(&m);
+}
+END_TEST
+
+/* No neuron fires: zeros, not what a sum would leave behind. */
+START_TEST(nothing_live_gives_zeros) {
+    net m = case_net(_i);
+    sg_acts x = acts_make(TOKENS, K, 1);
+    for (int way = 0; way < 12; way++) {
+        setup s = { .act = SG_ACT_FATRELU, .fat_threshold = 1e9f, .threads = 1 + (uint32_t)way / 6, .batch = way % 2 ? 1 : 4 };
+        s.policy.mode = (sg_ffn_mode)(way % 6 / 2);
+        float *y = ffn_run(&m, &s, &x);
+        for (uint32_t t = 0; t < TOKENS; t++)
+            for (uint32_t j = 0; j < K; j++) ck_assert(y[t * (size_t)(K + SPARE) + j] == 0);
+        ck_assert_uint_eq(s.count.active, 0);
+        free(y);
+    }
+    acts_free(&x);
+    net_free(&m);
+}
+END_TEST
+
+int main(void) {
+    Suite *s = suite_create("ffn");
+    TCase *tc = tcase_create("ffn");
+    tcase_set_timeout(tc, 300);
+    tcase_add_loop_test(tc, is_what_double_gives, 0, CASES);
+    tcase_add_loop_test(tc, bits_do_not_depend_on_the_way, 0, CASES);
+    tcase_add_test(tc, float_rows_of_any_length);
+    tcase_add_loop_test(tc, dead_neurons_change_nothing, 0, CASES);
+    tcase_add_loop_test(tc, order_of_neurons_is_free, 0, CASES);
+    tcase_add_loop_test(tc, nothing_live_gives_zeros, 0, CASES);
+    suite_add_tcase(s, tc);
+    SRunner *sr = srunner_create(s);
+    srunner_run_all(sr, CK_ENV);
+    const int failed = srunner_ntests_failed(sr);
+    srunner_free(sr);
+    return failed != 0;
+}
