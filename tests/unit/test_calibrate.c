@@ -253,6 +253,39 @@ START_TEST(lowrank) {
 }
 END_TEST
 
+/* Rows for gate and up, each one coordinate of independent inputs: both count, in the proportion that theory gives. */
+START_TEST(both_above_zero) {
+    enum { INPUTS = 20000, N = 8, DIM = 16 };
+    sg_linalg la;
+    if (!sg_linalg_open(&la, 2)) return;
+    state = 88172645463325252u;
+    float g[N * DIM] = { 0 }, u[N * DIM] = { 0 };
+    uint16_t *x = malloc(INPUTS * DIM * sizeof *x);
+    for (uint32_t i = 0; i < N; i++) {
+        g[i * DIM + i] = 2.0f;
+        u[i * DIM + N + i] = 0.5f;
+    }
+    /* gates have mean 0; ups have mean -0.5 and deviation 0.5 after the weight: one deviation below zero */
+    for (uint32_t s = 0; s < INPUTS; s++)
+        for (uint32_t j = 0; j < DIM; j++) x[s * DIM + j] = sg_f32_to_f16((float)(normal() - (j < N ? 0 : 1)));
+    sg_cal_factors f;
+    ok(sg_cal_fit_lowrank(&la, g, u, N, DIM, x, INPUTS, DIM, &f, err));
+    /* phi(0) / s_g * Phi(-1) for a gate of deviation 2 against phi(-1) / s_u * Phi(0) for an up of deviation 0.5 */
+    const double wg = 0.398942 / 2 * 0.158655 * 2, wu = 0.241971 / 0.5 * 0.5 * 0.5;
+    for (uint32_t i = 0; i < N; i++) {
+        double w[DIM] = { 0 };
+        for (uint32_t j = 0; j < DIM; j++)
+            for (uint32_t r = 0; r < DIM; r++) w[j] += (double)f.b[i * DIM + r] * (double)f.a[r * DIM + j];
+        ck_assert_msg(w[i] > 0 && fabs(w[N + i] / w[i] / (wu / wg) - 1) < 0.05, "neuron %u: %g for up, %g for gate, a ratio of %g wanted", i,
+                      w[N + i], w[i], wu / wg);
+        for (uint32_t j = 0; j < DIM; j++) ck_assert(j == i || j == N + i || fabs(w[j]) < 0.03 * w[i]);
+    }
+    sg_cal_factors_finish(&f);
+    free(x);
+    sg_linalg_close(&la);
+}
+END_TEST
+
 START_TEST(sign_bits) {
     float g[3 * K];
     uint8_t bits[3 * K / 8];
@@ -303,6 +336,7 @@ int main(void) {
     tcase_add_test(t, judge);
     tcase_add_test(t, log_odds);
     tcase_add_test(t, lowrank);
+    tcase_add_test(t, both_above_zero);
     tcase_add_test(t, sign_bits);
     tcase_add_test(t, together);
     tcase_add_test(t, ranks);
