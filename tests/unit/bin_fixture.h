@@ -153,9 +153,14 @@ typedef struct src_matrix {
     sg_dtype type;
 } src_matrix;
 
-/* Row i of the source as `type`: the same values when it has that type already. */
+/* Types whose codes are integers of at most 8 bits with a scale: Q8_0 holds their values as they are. */
+static inline bool fits_q8_0(sg_dtype type) {
+    return type == SG_DTYPE_Q4_0 || type == SG_DTYPE_Q5_0 || type == SG_DTYPE_IQ4_NL || type == SG_DTYPE_MXFP4;
+}
+
+/* Row i of the source as `type`: the same values when it has that type already, or when nothing is lost. */
 static inline void expected_row(const src_matrix *m, sg_dtype type, unsigned i, float *want, unsigned k) {
-    if (m->type == type) memcpy(want, m->v + (size_t)i * k, k * sizeof *want);
+    if (m->type == type || (type == SG_DTYPE_Q8_0 && fits_q8_0(m->type))) memcpy(want, m->v + (size_t)i * k, k * sizeof *want);
     else rounded(type, m->v + (size_t)i * k, want, k);
 }
 
