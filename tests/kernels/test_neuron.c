@@ -101,6 +101,31 @@ static void check_dot(const sg_neuron_kernel *kernel) {
     }
 }
 
+/* Float rows whose k leaves a rest of every length: the values behind it are the next token's, here NaN, and stay out. */
+static void check_token_ends(const sg_neuron_kernel *kernel) {
+    for (uint32_t k = 1; k <= 40; k++) {
+        const uint32_t rows = 5, tokens = 5;
+        row_set s = make_rows(kernel->type, false, rows, k, 0);
+        sg_acts acts = h_acts(tokens + 1, k, 0, &sg_vec_ref);
+        for (uint32_t t = 1; t <= tokens; t += 2) /* token 0, 2, 4 are numbers */
+            for (uint32_t i = 0; i < k; i++) ((float *)(uintptr_t)acts.x)[t * k + i] = NAN;
+        sg_lane_acts a = bench_lanes(&acts);
+        a.n = tokens;
+        float want[5], got[5], all[5 * 5];
+        kernel->dot_tokens(all, rows, s.w, s.stride, rows, &a);
+        for (uint32_t t = 0; t < tokens; t += 2) {
+            sg_neuron_ref[kernel->type]->dot(want, s.w, s.stride, NULL, rows, &a, t);
+            kernel->dot(got, s.w, s.stride, NULL, rows, &a, t);
+            const bool one = h_differ(want, got, rows) == rows, many = h_differ(want, all + t * rows, rows) == rows;
+            h_check(one && many && !isnan(want[0]), "%s k %u: the next token takes part (dot %d, dot_tokens %d)", kernel->name, k,
+                    !one, !many);
+        }
+        bench_lanes_free(&a);
+        h_acts_free(&acts);
+        free_rows(&s);
+    }
+}
+
 /* More tokens and rows than a walk holds, and spans of a row that wait for each other. */
 static void check_many_tokens(const sg_neuron_kernel *kernel) {
     const sg_neuron_kernel *ref = sg_neuron_ref[kernel->type];
@@ -389,7 +414,7 @@ int main(int argc, char **argv) {
             check_dot(kernel);
             check_many_tokens(kernel);
             if (kernel->quantised) check_down(kernel), check_down_max(kernel);
-            else check_down_float(kernel);
+            else check_down_float(kernel), check_token_ends(kernel);
             check_list_freedom(kernel);
         }
     }
