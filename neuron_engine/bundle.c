@@ -1,5 +1,8 @@
 #include "neuron_engine/bundle.h"
 
+#include <stdlib.h>
+#include <string.h>
+
 static size_t padded(size_t n) { return (n + SG_BUNDLE_ALIGN - 1) / SG_BUNDLE_ALIGN * SG_BUNDLE_ALIGN; }
 
 static bool fits(sg_dtype type, uint32_t k) {
@@ -25,5 +28,29 @@ bool sg_bundle_layout_init(sg_bundle_layout *l) {
     l->record = l->up_row + l->down_row;
     l->records_at = padded(l->per_cluster * l->gate_row);
     l->cluster_bytes = l->records_at + padded(l->per_cluster * l->record);
+    l->ups_at = l->records_at;
+    l->downs_at = l->records_at + l->up_row;
+    l->up_stride = l->down_stride = l->record;
+    return true;
+}
+
+bool sg_bundle_split(sg_bundle_layout *l, uint8_t *data) {
+    const size_t bytes = l->per_cluster * l->record;
+    if (l->up_row == 0) return true; /* down rows alone lie together already */
+    uint8_t *copy = malloc(bytes);
+    if (!copy) return false;
+    for (uint32_t c = 0; c < l->n_clusters; c++) {
+        uint8_t *up = data + c * l->cluster_bytes + l->records_at, *down = up + l->per_cluster * l->up_row;
+        const uint8_t *from = copy;
+        memcpy(copy, up, bytes);
+        for (uint32_t i = 0; i < l->per_cluster; i++, from += l->record, up += l->up_row, down += l->down_row) {
+            memcpy(up, from, l->up_row);
+            memcpy(down, from + l->up_row, l->down_row);
+        }
+    }
+    free(copy);
+    l->downs_at = l->records_at + l->per_cluster * l->up_row;
+    l->up_stride = l->up_row;
+    l->down_stride = l->down_row;
     return true;
 }

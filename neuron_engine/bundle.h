@@ -23,6 +23,8 @@ typedef struct sg_bundle_layout {
     size_t record;                     /* up_row + down_row */
     size_t records_at;                 /* from the beginning of a cluster: gate rows, padded */
     size_t cluster_bytes;
+    /* Where up and down row 0 of a cluster lie, and from one row to the next: as in the file, or after sg_bundle_split. */
+    size_t ups_at, up_stride, downs_at, down_stride;
 } sg_bundle_layout;
 
 /* Fills in what follows from the first seven. False when they are out of range or the types cannot be bundled. */
@@ -31,18 +33,23 @@ bool sg_bundle_layout_init(sg_bundle_layout *l);
  * flash is worth the request. */
 uint32_t sg_bundle_per_cluster(size_t gate_row_bytes);
 
+/* Turns the records of n_clusters clusters at `data` into all up rows, then all down rows of a cluster, and *l with them: a layer that
+ * stays in RAM is read in longer stretches that way (rows of the file lie together so that one neuron is one read). False, and
+ * nothing changed, when there is no memory for one cluster. */
+bool sg_bundle_split(sg_bundle_layout *l, uint8_t *data);
+
 /* A bundled layer in RAM. data: n_clusters * cluster_bytes, not owned. */
 typedef struct sg_bundle {
     sg_bundle_layout l;
     const uint8_t *data; /* NULL: the layer has none */
     const sg_neuron_kernel *gate, *up, *down;
+    const float *down_max; /* [n_clusters * per_cluster] of quantised down rows, as down->down_max gives it, so that a row need not be
+                            * touched for it; NULL: not at hand. Not owned */
 } sg_bundle;
 
 static inline const uint8_t *sg_bundle_gates(const sg_bundle *b, uint32_t cluster) {
     return b->data + cluster * b->l.cluster_bytes;
 }
-static inline const uint8_t *sg_bundle_records(const sg_bundle *b, uint32_t cluster) {
-    return sg_bundle_gates(b, cluster) + b->l.records_at;
-}
+static inline const uint8_t *sg_bundle_ups(const sg_bundle *b, uint32_t cluster) { return sg_bundle_gates(b, cluster) + b->l.ups_at; }
 
 #endif

@@ -85,9 +85,9 @@ static void observe(sg_ffn *f, uint32_t layer, const sg_acts *x, const float *re
     memset(f->observed, 0, (size_t)x->n * f->ld * sizeof *f->observed);
     for (uint32_t t = 0; t < x->n; t++)
         for (uint32_t c = 0; c < l->n_clusters; c++) {
-            const size_t first = (size_t)t * f->ld + c * l->per_cluster, base = c * l->cluster_bytes + l->records_at;
+            const size_t first = (size_t)t * f->ld + c * l->per_cluster, base = c * l->cluster_bytes + l->downs_at;
             for (uint32_t i = 0; i < f->live[(size_t)t * f->ld_cluster + c]; i++)
-                f->observed[first + (f->at[first + i] - base) / l->record] = f->h[first + i];
+                f->observed[first + (f->at[first + i] - base) / l->down_stride] = f->h[first + i];
         }
     const sg_ffn_sample s = { layer, x->n, x->k, l->n_neurons, f->ld, x->x, residual, f->gate, f->observed };
     f->observe(f->observe_user, &s);
@@ -108,9 +108,10 @@ void sg_ffn_run(sg_ffn *f, uint32_t layer, const sg_acts *x, const float *residu
         sg_team_barrier(team);
     }
     while (sg_team_take(team, clusters, 1, &lo, &hi))
-        for (; lo < hi; lo++) {
-            if (f->policy.top_k == 0) sg_ffn_gates(f, l, layer, x->n, seen, lo, thread);
-            sg_ffn_ups(f, l, layer, x->n, lo, thread);
+        for (uint32_t c = lo; c <= hi; c++) {
+            if (c < hi && f->policy.top_k == 0) sg_ffn_gates(f, l, layer, x->n, seen, c, thread);
+            if (c < hi) sg_ffn_choose(f, l, layer, x->n, c);
+            if (c > lo) sg_ffn_ups(f, l, layer, x->n, c - 1, thread);
         }
     sg_team_barrier(team);
     if (f->observe) {
@@ -140,9 +141,9 @@ void sg_ffn_measure(sg_ffn *f) {
         if (!b->l.gated || half == 0) return;
         for (uint32_t r = 0; r < n; r++) rows[r] = r;
         const double t0 = now();
-        for (uint32_t c = 0; c < half; c++) b->up->dot(y, sg_bundle_records(b, c), b->l.record, rows, n, &acts, 0);
+        for (uint32_t c = 0; c < half; c++) b->up->dot(y, sg_bundle_ups(b, c), b->l.up_stride, rows, n, &acts, 0);
         const double t1 = now();
-        for (uint32_t c = 0; c < half; c++) b->up->dot_tokens(y, SG_CLUSTER_MAX, sg_bundle_records(b, half + c), b->l.record, n, &acts);
+        for (uint32_t c = 0; c < half; c++) b->up->dot_tokens(y, SG_CLUSTER_MAX, sg_bundle_ups(b, half + c), b->l.up_stride, n, &acts);
         const double t2 = now();
         if (t1 - t0 < list) list = t1 - t0;
         if (t2 - t1 < whole) whole = t2 - t1;

@@ -68,7 +68,7 @@ typedef struct sg_ffn {
     sg_acts z;           /* what the predictor's first half gives */
     float *gate;         /* [n_batch][ld] */
     float *h;            /* [n_batch][ld], of the live neurons of a cluster, packed from the cluster's first place on */
-    uint32_t *at;        /* [n_batch][ld], bytes from the bundle's data to their records */
+    uint32_t *at;        /* [n_batch][ld], places of the live neurons in the cluster; in the end bytes from the bundle's data to their down rows */
     uint32_t *live;      /* [n_batch][ld_cluster], how many */
     float *peak, *mass;  /* [n_batch][ld_cluster], largest and sum of |h| * largest |d| of the down row */
     float *up;           /* [n_threads][n_batch][SG_CLUSTER_MAX] */
@@ -101,7 +101,9 @@ sg_ffn_count sg_ffn_total(const sg_ffn *f);
 float sg_down_unit(const float *peak, const float *mass, uint32_t n, sg_dtype type);
 /* Gates of cluster c for n tokens into f->gate, 0 for those that are not predicted. seen: what the predictor reads. */
 void sg_ffn_gates(sg_ffn *f, const sg_ffn_layer *l, uint32_t layer, uint32_t n, const sg_acts *seen, uint32_t c, uint32_t thread);
-/* From the gates: live neurons, up products, h, peak and mass. */
+/* From the gates: the lists of live neurons; then, from these: up products, h, peak and mass. Between the two lies, with one token,
+ * the time that the up rows take from memory: give it the gates of another cluster. */
+void sg_ffn_choose(sg_ffn *f, const sg_ffn_layer *l, uint32_t layer, uint32_t n, uint32_t c);
 void sg_ffn_ups(sg_ffn *f, const sg_ffn_layer *l, uint32_t layer, uint32_t n, uint32_t c, uint32_t thread);
 /* The cut of token t for policy.top_k; scratch: [ld] words. */
 float sg_ffn_top_k_cut(const sg_ffn *f, const sg_ffn_layer *l, uint32_t t, uint32_t *scratch);

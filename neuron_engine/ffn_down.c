@@ -41,7 +41,7 @@ typedef struct gather {
 } gather;
 
 static void add_list(const sg_bundle *b, const gather *g, int32_t *sum) {
-    if (g->n > 0) b->down->down_add(sum, b->data + b->l.up_row, 1, g->at, g->h, g->n, b->l.k);
+    if (g->n > 0) b->down->down_add(sum, b->data, 1, g->at, g->h, g->n, b->l.k);
 }
 
 /* The live neurons lo .. hi - 1 of cluster c of token t, times unit, into sum; g holds what is not yet handed on. */
@@ -90,7 +90,7 @@ static void down_one(sg_ffn *f, const sg_bundle *b, float *y, sg_team *team, uin
 
 /* Several tokens: a thread takes some of them, and walks over the clusters in groups that a cache holds. */
 static void down_many(sg_ffn *f, const sg_bundle *b, uint32_t n, float *y, size_t ldy, sg_team *team) {
-    const uint32_t group = 1 + (uint32_t)(GROUP_BYTES / (b->l.per_cluster * b->l.record)), n_blocks = b->l.k / 32;
+    const uint32_t group = 1 + (uint32_t)(GROUP_BYTES / (b->l.per_cluster * b->l.down_row)), n_blocks = b->l.k / 32;
     uint32_t lo, hi;
     while (sg_team_take(team, n, TOKENS_LEAST, &lo, &hi)) {
         memset(f->sums + lo * f->sum_words, 0, (hi - lo) * f->sum_words * sizeof *f->sums);
@@ -125,7 +125,7 @@ static void down_floats(sg_ffn *f, const sg_bundle *b, uint32_t n, float *y, siz
             for (uint32_t c = 0; c < b->l.n_clusters; c++) {
                 const size_t from = (size_t)t * f->ld + c * b->l.per_cluster;
                 const uint32_t m = f->live[(size_t)t * f->ld_cluster + c];
-                if (m > 0) b->down->down_float(out, b->data + b->l.up_row, 1, f->at + from, f->h + from, m, i0, i1);
+                if (m > 0) b->down->down_float(out, b->data, 1, f->at + from, f->h + from, m, i0, i1);
             }
         }
     }

@@ -124,24 +124,27 @@ static uint32_t choose(const sg_ffn *f, const sg_ffn_layer *l, uint32_t t, uint3
     return m;
 }
 
-/* h = act(g) * u for the m neurons of a list, those that come out as zero dropped. */
+/* h = act(g) * u for the m neurons of a list, those that come out as zero dropped; at[] from places to the down rows. */
 static void finish(const sg_ffn *f, const sg_bundle *b, uint32_t c, uint32_t t, uint32_t m, const float *u, uint64_t *active) {
     const size_t from = (size_t)t * f->ld + c * b->l.per_cluster;
     const bool keep_zeros = f->policy.mode == SG_FFN_DENSE;
+    const size_t downs = c * b->l.cluster_bytes + b->l.downs_at;
     uint32_t *at = f->at + from, kept = 0;
     float *h = f->h + from, peak = 0, mass = 0;
     for (uint32_t i = 0; i < m; i++) {
         float v = h[i];
         if (u) v *= f->act == SG_ACT_DRELU && u[i] <= 0 ? 0 : u[i];
-        at[kept] = at[i];
-        h[kept] = v;
         *active += !(v == 0);
-        kept += keep_zeros || !(v == 0);
-    }
-    for (uint32_t i = 0; i < kept && b->down->quantised; i++) {
-        const float size = fabsf(h[i]) * b->down->down_max(b->data + at[i] + b->l.up_row, b->l.k);
-        if (!(size <= peak)) peak = size;
-        mass += size;
+        if (v == 0 && !keep_zeros) continue;
+        const size_t down = downs + at[i] * b->l.down_stride;
+        if (b->down->quantised) {
+            const float max = b->down_max ? b->down_max[c * b->l.per_cluster + at[i]] : b->down->down_max(b->data + down, b->l.k);
+            const float size = fabsf(v) * max;
+            if (!(size <= peak)) peak = size;
+            mass += size;
+        }
+        at[kept] = (uint32_t)down;
+        h[kept++] = v;
     }
     const size_t slot = (size_t)t * f->ld_cluster + c;
     f->peak[slot] = peak;
@@ -149,37 +152,49 @@ static void finish(const sg_ffn *f, const sg_bundle *b, uint32_t c, uint32_t t, 
     f->live[slot] = kept;
 }
 
-void sg_ffn_ups(sg_ffn *f, const sg_ffn_layer *l, uint32_t layer, uint32_t n, uint32_t c, uint32_t thread) {
+/* Asks for the up rows of a list, which the processor's own prefetching cannot foresee. */
+static void fetch_ups(const sg_bundle *b, uint32_t c, const uint32_t *at, uint32_t m) {
+    const uint8_t *ups = sg_bundle_ups(b, c);
+    for (uint32_t i = 0; i < m; i++)
+        for (size_t line = 0; line < b->l.up_row; line += SG_CACHE_LINE) __builtin_prefetch(ups + at[i] * b->l.up_stride + line, 0, 2);
+}
+
+static bool whole_cluster(const sg_ffn *f, const sg_bundle *b, uint64_t live, uint64_t all) {
+    if (!b->l.gated || f->policy.mode == SG_FFN_SPARSE) return false;
+    return f->policy.mode == SG_FFN_DENSE || (double)live >= (double)f->dense_share * (double)all;
+}
+
+void sg_ffn_choose(sg_ffn *f, const sg_ffn_layer *l, uint32_t layer, uint32_t n, uint32_t c) {
     const sg_bundle *b = &l->bundle;
     const uint32_t first = c * b->l.per_cluster, rows = neurons_of(&b->l, c);
-    const size_t records = c * b->l.cluster_bytes + b->l.records_at;
-    sg_ffn_count *count = &f->counts[(size_t)thread * f->n_layer + layer];
-    float *all = f->up + (size_t)thread * f->n_batch * SG_CLUSTER_MAX;
-    uint64_t live = 0;
     for (uint32_t t = 0; t < n; t++) {
         float cut = f->policy.cut ? f->policy.cut[layer] : 0;
         if (f->policy.top_k > 0 && f->token_cut[t] > cut) cut = f->token_cut[t];
-        const uint32_t m = choose(f, l, t, first, rows, cut);
-        f->live[(size_t)t * f->ld_cluster + c] = m;
-        live += m;
+        f->live[(size_t)t * f->ld_cluster + c] = choose(f, l, t, first, rows, cut);
     }
-    const bool often = (double)live >= (double)f->dense_share * rows * n;
-    const bool whole = b->l.gated && f->policy.mode != SG_FFN_SPARSE && (often || f->policy.mode == SG_FFN_DENSE);
+    if (n == 1 && b->l.gated && !whole_cluster(f, b, f->live[c], rows)) fetch_ups(b, c, f->at + first, f->live[c]);
+}
+
+void sg_ffn_ups(sg_ffn *f, const sg_ffn_layer *l, uint32_t layer, uint32_t n, uint32_t c, uint32_t thread) {
+    const sg_bundle *b = &l->bundle;
+    const uint32_t first = c * b->l.per_cluster, rows = neurons_of(&b->l, c);
+    sg_ffn_count *count = &f->counts[(size_t)thread * f->n_layer + layer];
+    float *all = f->up + (size_t)thread * f->n_batch * SG_CLUSTER_MAX;
+    uint64_t live = 0;
+    for (uint32_t t = 0; t < n; t++) live += f->live[(size_t)t * f->ld_cluster + c];
+    const bool whole = whole_cluster(f, b, live, (uint64_t)rows * n);
     if (whole) {
         sg_lane_acts acts = f->x;
         acts.n = n;
-        b->up->dot_tokens(all, SG_CLUSTER_MAX, b->data + records, b->l.record, rows, &acts);
+        b->up->dot_tokens(all, SG_CLUSTER_MAX, sg_bundle_ups(b, c), b->l.up_stride, rows, &acts);
     }
     count->ups += !b->l.gated ? 0 : whole ? (uint64_t)rows * n : live;
     for (uint32_t t = 0; t < n; t++) {
-        uint32_t *at = f->at + (size_t)t * f->ld + first;
+        const uint32_t *at = f->at + (size_t)t * f->ld + first;
         const uint32_t m = f->live[(size_t)t * f->ld_cluster + c];
         float u[SG_CLUSTER_MAX];
-        for (uint32_t i = 0; i < m; i++) {
-            if (whole) u[i] = all[(size_t)t * SG_CLUSTER_MAX + at[i]];
-            at[i] = (uint32_t)(records + at[i] * b->l.record);
-        }
-        if (b->l.gated && !whole && m > 0) b->up->dot(u, b->data, 1, at, m, &f->x, t);
+        for (uint32_t i = 0; whole && i < m; i++) u[i] = all[(size_t)t * SG_CLUSTER_MAX + at[i]];
+        if (b->l.gated && !whole && m > 0) b->up->dot(u, sg_bundle_ups(b, c), b->l.up_stride, at, m, &f->x, t);
         finish(f, b, c, t, m, b->l.gated ? u : NULL, &count->active);
     }
 }

@@ -237,6 +237,24 @@ static sg_status load_all(loader *l, char *base, sg_error *err) {
     return s;
 }
 
+/* The largest scale of every quantised down row, as they lie in the file. */
+static sg_status find_down_max(sg_weights *w, uint32_t n_layer, sg_error *err) {
+    size_t total = 0;
+    for (uint32_t i = 0; i < n_layer; i++) total += (size_t)w->ffn[i].bundle.l.n_clusters * w->ffn[i].bundle.l.per_cluster;
+    float *max = w->down_max = malloc(total * sizeof *max);
+    if (!max) return sg_fail(err, SG_E_NOMEM, "out of memory for a table of %zu neurons", total);
+    for (uint32_t i = 0; i < n_layer; i++) {
+        sg_bundle *b = &w->ffn[i].bundle;
+        const sg_bundle_layout *l = &b->l;
+        if (!b->down->quantised) continue;
+        b->down_max = max;
+        for (uint32_t c = 0; c < l->n_clusters; c++)
+            for (uint32_t n = 0; n < l->per_cluster; n++)
+                *max++ = b->down->down_max(b->data + c * l->cluster_bytes + l->downs_at + n * l->down_stride, l->k);
+    }
+    return SG_OK;
+}
+
 sg_status sg_weights_load(sg_weights *w, const sg_gguf *g, const sg_model_desc *d, const sg_kernels *kernels,
                           const sg_weights_options *options, sg_error *err) {
     *w = (sg_weights){ 0 };
@@ -258,7 +276,10 @@ sg_status sg_weights_load(sg_weights *w, const sg_gguf *g, const sg_model_desc *
         else if (j->kernel) j->dst->m = (sg_matrix){ j->kernel, data, (uint32_t)j->info->ne[1], (uint32_t)j->info->ne[0] };
         else j->dst->v = data;
     }
+    if (s == SG_OK && w->ffn) s = find_down_max(w, d->hp.n_layer, err);
     for (uint32_t i = 0; s == SG_OK && w->ffn && i < d->hp.n_layer; i++) {
+        /* without memory for it the layer stays as it is, only slower */
+        (void)sg_bundle_split(&w->ffn[i].bundle.l, (uint8_t *)(uintptr_t)w->ffn[i].bundle.data);
         w->ffn[i].predictor.a = w->predictors[i][0].m;
         w->ffn[i].predictor.b = w->predictors[i][1].m;
         w->ffn[i].predictor.scale = w->predictors[i][2].v;
@@ -273,6 +294,7 @@ void sg_weights_finish(sg_weights *w) {
     free(w->layers);
     free(w->ffn);
     free(w->predictors);
+    free(w->down_max);
     sg_region_destroy(&w->region);
     *w = (sg_weights){ 0 };
 }

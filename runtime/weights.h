@@ -18,6 +18,7 @@ typedef struct sg_weights {
     sg_weight globals[SG_T_GLOBALS];
     sg_weight (*layers)[SG_L_SLOTS]; /* [n_layer], owned */
     sg_ffn_layer *ffn;               /* [n_layer], owned; NULL: the feed-forward weights are matrices */
+    float *down_max;                 /* of all bundles, see there; owned */
     sg_weight (*predictors)[4];      /* [n_layer], owned: a, b, scale and bias; NULL like ffn */
 } sg_weights;
 
