@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define VERSION 1u
 #define NAME_SIZE 64
 
 /* What belongs to a layer besides; `order` and `counts` are for people and for calibration. */
@@ -117,10 +116,10 @@ sg_status sg_bundles_describe(const sg_gguf *g, sg_model_desc *d, size_t *n_boun
     const uint32_t n = d->hp.n_layer;
     uint32_t version = 0;
     SG_TRY(thresholds(g, d, err));
-    SG_TRY(sg_gguf_get_u32(g, "sparsegen.format_version", &version, err));
+    SG_TRY(sg_gguf_get_u32(g, SG_BIN_VERSION_KEY, &version, err));
     if (version == 0) return SG_OK;
-    if (version != VERSION)
-        return sg_fail(err, SG_E_UNSUPPORTED, "%s: model.bin format %u is not known (%u is)", path, version, VERSION);
+    if (version != SG_BIN_VERSION)
+        return sg_fail(err, SG_E_UNSUPPORTED, "%s: model.bin format %u is not known (%u is)", path, version, SG_BIN_VERSION);
     const sg_gguf_kv *neurons = NULL, *gate = NULL, *up = NULL, *down = NULL;
     SG_TRY(per_layer_u32(g, "sparsegen.bundle.neurons", n, &neurons, err));
     SG_TRY(per_layer_u32(g, "sparsegen.bundle.gate_type", n, &gate, err));
@@ -142,7 +141,7 @@ sg_status sg_bundles_describe(const sg_gguf *g, sg_model_desc *d, size_t *n_boun
         b->down_type = (sg_dtype)types[2];
         SG_TRY(layer(g, d, l, n_bound, err));
     }
-    *n_bound += sg_gguf_tensor(g, "sparsegen.checksums") != NULL;
+    *n_bound += sg_gguf_tensor(g, SG_BIN_CHECKSUMS) != NULL;
     return predictors(g, d, err);
 }
 
@@ -150,7 +149,7 @@ bool sg_bundles_know(const sg_model_desc *d, const char *tensor) {
     unsigned l;
     int at = 0;
     if (!d->bundles) return false;
-    if (strcmp(tensor, "sparsegen.checksums") == 0) return true;
+    if (strcmp(tensor, SG_BIN_CHECKSUMS) == 0) return true;
     if (sscanf(tensor, "blk.%u.%n", &l, &at) != 1 || at == 0 || l >= d->hp.n_layer) return false;
     for (int i = 0; i < LAYER_NAMES; i++)
         if (strcmp(tensor + at, layer_names[i]) == 0) return true;

@@ -82,6 +82,11 @@ extern const sg_arch sg_arch_arcee, sg_arch_llama, sg_arch_qwen2, sg_arch_qwen3;
 const sg_arch *sg_arch_find(const char *name);
 const char *sg_arch_names(void);
 
+/* Of a model.bin: the format that is read and written, the key that names it, the tensor of its checksums. */
+#define SG_BIN_VERSION 1u
+#define SG_BIN_VERSION_KEY "sparsegen.format_version"
+#define SG_BIN_CHECKSUMS "sparsegen.checksums"
+
 /* The feed-forward part of one layer of a model.bin (docs/model_bin.md). Pointers reach into the gguf handle. */
 typedef struct sg_bundle_desc {
     const sg_tensor_info *clusters, *pred_a, *pred_b; /* the latter two NULL without a predictor, pred_b with `sign` */

@@ -52,7 +52,8 @@ void sg_ffn_lay_out(sg_ffn *f, sg_carver *c) {
 }
 
 /* The predictor's first half for all tokens. Returns what the second half reads besides; ready after the last barrier. */
-static const sg_acts *project(sg_ffn *f, const sg_ffn_layer *l, const sg_acts *x, const float *residual, sg_team *team, uint32_t thread) {
+static const sg_acts *project(sg_ffn *f, const sg_ffn_layer *l, const sg_acts *x, const float *residual, sg_team *team,
+                              uint32_t thread) {
     const sg_predictor *p = &l->predictor;
     const uint32_t clusters = sg_predictor_clusters(p), threads = sg_team_size(team);
     const sg_acts *in = x;
@@ -93,7 +94,8 @@ static void observe(sg_ffn *f, uint32_t layer, const sg_acts *x, const float *re
     f->observe(f->observe_user, &s);
 }
 
-void sg_ffn_run(sg_ffn *f, uint32_t layer, const sg_acts *x, const float *residual, float *y, size_t ldy, sg_team *team, uint32_t thread) {
+void sg_ffn_run(sg_ffn *f, uint32_t layer, const sg_acts *x, const float *residual, float *y, size_t ldy, sg_team *team,
+                uint32_t thread) {
     const sg_ffn_layer *l = &f->layers[layer];
     const uint32_t clusters = l->bundle.l.n_clusters, threads = sg_team_size(team);
     uint32_t lo, hi;

@@ -27,12 +27,14 @@ typedef enum sg_neuron_act {
     SG_ACT_RELU2    /* max(g, 0)^2 * u */
 } sg_neuron_act;
 
+/* a[n] = act(g), what u is multiplied with; threshold: of FATRELU. NaN stays NaN. a may be g. */
+void sg_neuron_activate(const sg_kernels *kernels, sg_neuron_act act, float threshold, const float *g, float *a, size_t n);
+
 /* One layer of a model; immutable. */
 typedef struct sg_ffn_layer {
     sg_bundle bundle;
     sg_predictor predictor;
     float fat_threshold; /* FATRELU */
-    float cut;           /* in a policy: neurons whose |act(g)| is not above are left out; 0: none */
 } sg_ffn_layer;
 
 /* What a session leaves out. All zero: nothing that the activation does not make zero. */
@@ -68,7 +70,8 @@ typedef struct sg_ffn {
     sg_acts z;           /* what the predictor's first half gives */
     float *gate;         /* [n_batch][ld] */
     float *h;            /* [n_batch][ld], of the live neurons of a cluster, packed from the cluster's first place on */
-    uint32_t *at;        /* [n_batch][ld], places of the live neurons in the cluster; in the end bytes from the bundle's data to their down rows */
+    uint32_t *at;        /* [n_batch][ld], places of the live neurons in the cluster; in the end bytes from the bundle's data to
+                          * their down rows */
     uint32_t *live;      /* [n_batch][ld_cluster], how many */
     float *peak, *mass;  /* [n_batch][ld_cluster], largest and sum of |h| * largest |d| of the down row */
     float *up;           /* [n_threads][n_batch][SG_CLUSTER_MAX] */
@@ -89,7 +92,8 @@ void sg_ffn_measure(sg_ffn *f);
 /* y[t][0 .. k) = the layer's output for tokens t of x (x->n tokens, x->x and, where a kernel reads it, the 8-bit form; f->x must
  * hold the same tokens). residual: [n][k], for predictors that read it and for observation. Called by every thread of the team;
  * all of y is there after the next barrier. */
-void sg_ffn_run(sg_ffn *f, uint32_t layer, const sg_acts *x, const float *residual, float *y, size_t ldy, sg_team *team, uint32_t thread);
+void sg_ffn_run(sg_ffn *f, uint32_t layer, const sg_acts *x, const float *residual, float *y, size_t ldy, sg_team *team,
+                uint32_t thread);
 
 /* Counts over all layers and threads so far. Between runs. */
 sg_ffn_count sg_ffn_total(const sg_ffn *f);

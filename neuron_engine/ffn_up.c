@@ -10,7 +10,8 @@ static uint32_t neurons_of(const sg_bundle_layout *l, uint32_t cluster) {
 }
 
 /* Zeroes the gates of token t that are not predicted; returns how many are, their places in rows[]. */
-static uint32_t predict(const sg_ffn *f, const sg_ffn_layer *l, uint32_t layer, const sg_acts *seen, uint32_t c, uint32_t t, uint32_t *rows) {
+static uint32_t predict(const sg_ffn *f, const sg_ffn_layer *l, uint32_t layer, const sg_acts *seen, uint32_t c, uint32_t t,
+                        uint32_t *rows) {
     const uint32_t at = c * l->bundle.l.per_cluster, n = neurons_of(&l->bundle.l, c);
     float scores[SG_CLUSTER_MAX];
     const sg_acts xt = sg_acts_token(seen, t);
@@ -32,7 +33,8 @@ static uint32_t predict(const sg_ffn *f, const sg_ffn_layer *l, uint32_t layer, 
     return m;
 }
 
-void sg_ffn_gates(sg_ffn *f, const sg_ffn_layer *l, uint32_t layer, uint32_t tokens, const sg_acts *seen, uint32_t c, uint32_t thread) {
+void sg_ffn_gates(sg_ffn *f, const sg_ffn_layer *l, uint32_t layer, uint32_t tokens, const sg_acts *seen, uint32_t c,
+                  uint32_t thread) {
     const sg_bundle *b = &l->bundle;
     const uint32_t at = c * b->l.per_cluster, n = neurons_of(&b->l, c);
     const bool predicted = f->policy.predict && l->predictor.kind != SG_PRED_NONE;
@@ -54,27 +56,15 @@ void sg_ffn_gates(sg_ffn *f, const sg_ffn_layer *l, uint32_t layer, uint32_t tok
     for (uint32_t t = 0; predicted && t < tokens; t++) (void)predict(f, l, layer, seen, c, t, rows);
 }
 
-/* a[n] = act(g): what u is multiplied with. NaN stays NaN, so it is live and reaches the output. */
-static void activate(const sg_ffn *f, const sg_ffn_layer *l, const float *g, float *a, uint32_t n) {
-    static const float ones[SG_CLUSTER_MAX] = {
-#define FOUR 1, 1, 1, 1
-#define SIXTEEN FOUR, FOUR, FOUR, FOUR
-#define SIXTY_FOUR SIXTEEN, SIXTEEN, SIXTEEN, SIXTEEN
-        SIXTY_FOUR, SIXTY_FOUR, SIXTY_FOUR, SIXTY_FOUR
-    };
-    switch (f->act) {
-    case SG_ACT_SILU: f->kernels->vec.silu_mul(a, g, ones, n); return;
-    case SG_ACT_RELU:
-    case SG_ACT_DRELU:
-        for (uint32_t i = 0; i < n; i++) a[i] = g[i] <= 0 ? 0 : g[i];
-        return;
-    case SG_ACT_FATRELU:
-        for (uint32_t i = 0; i < n; i++) a[i] = g[i] <= l->fat_threshold ? 0 : g[i];
-        return;
-    case SG_ACT_RELU2:
-        for (uint32_t i = 0; i < n; i++) a[i] = g[i] <= 0 ? 0 : g[i] * g[i];
+void sg_neuron_activate(const sg_kernels *kernels, sg_neuron_act act, float threshold, const float *g, float *a, size_t n) {
+    if (act == SG_ACT_SILU) {
+        static const float ones[SG_CLUSTER_MAX] = { [0 ... SG_CLUSTER_MAX - 1] = 1 };
+        for (size_t i = 0; i < n; i += SG_CLUSTER_MAX)
+            kernels->vec.silu_mul(a + i, g + i, ones, n - i < SG_CLUSTER_MAX ? n - i : SG_CLUSTER_MAX);
         return;
     }
+    const float above = act == SG_ACT_FATRELU ? threshold : 0;
+    for (size_t i = 0; i < n; i++) a[i] = g[i] <= above ? 0 : act == SG_ACT_RELU2 ? g[i] * g[i] : g[i];
 }
 
 float sg_ffn_top_k_cut(const sg_ffn *f, const sg_ffn_layer *l, uint32_t t, uint32_t *scratch) {
@@ -84,7 +74,7 @@ float sg_ffn_top_k_cut(const sg_ffn *f, const sg_ffn_layer *l, uint32_t t, uint3
     for (uint32_t i = 0; i < b->n_neurons; i += SG_CLUSTER_MAX) {
         const uint32_t n = b->n_neurons - i < SG_CLUSTER_MAX ? b->n_neurons - i : SG_CLUSTER_MAX;
         float a[SG_CLUSTER_MAX];
-        activate(f, l, f->gate + (size_t)t * f->ld + i, a, n);
+        sg_neuron_activate(f->kernels, f->act, l->fat_threshold, f->gate + (size_t)t * f->ld + i, a, n);
         for (uint32_t j = 0; j < n; j++) {
             a[j] = fabsf(a[j]);
             memcpy(&scratch[i + j], &a[j], sizeof *scratch);
@@ -110,7 +100,7 @@ static uint32_t choose(const sg_ffn *f, const sg_ffn_layer *l, uint32_t t, uint3
     const size_t from = (size_t)t * f->ld + first;
     uint32_t *at = f->at + from, m = 0;
     float *h = f->h + from, a[SG_CLUSTER_MAX];
-    activate(f, l, f->gate + from, a, n);
+    sg_neuron_activate(f->kernels, f->act, l->fat_threshold, f->gate + from, a, n);
     if (f->policy.mode == SG_FFN_DENSE && cut == 0 && !f->policy.predict) {
         memcpy(h, a, n * sizeof *h);
         for (uint32_t i = 0; i < n; i++) at[i] = i;

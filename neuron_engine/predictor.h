@@ -15,7 +15,6 @@ typedef struct sg_predictor {
     sg_matrix a, b;              /* MLP, LOWRANK: [rank][k] and [n_neurons][rank]; both quantised or both float */
     const uint8_t *signs;        /* SIGN: [n_neurons][k / 8]; bit i % 8 of byte i / 8 set: gate weight i is negative */
     const float *scale, *bias;   /* [n_neurons]: the score is fmaf(product, scale, bias); NULL: 1, 0 */
-    float threshold;             /* predicted when score > threshold */
 } sg_predictor;
 
 /* First half, for one token: z[rank] = A x (MLP: then max(z, 0)), rows in clusters of SG_ROW_CLUSTER: clusters lo .. hi - 1 of

@@ -129,14 +129,11 @@ static void attention(const run *r, const sg_step *s, uint32_t thread, uint32_t 
 /* By pieces of tokens, which fit the 8-bit blocks. */
 #define ACT_PIECE 1024u
 
-/* Activations that no table of vector functions has: rare, and a small part of a layer. */
+/* Activations that no table of vector functions has with its product; up NULL: ungated. */
 static void act_plain(const run *r, uint32_t layer, float *out, const float *gate, const float *up, uint32_t n) {
-    const sg_exec *e = r->e;
-    const float above = e->m.ffn_threshold ? e->m.ffn_threshold[layer] : 0;
-    for (uint32_t i = 0; i < n; i++) {
-        const float g = gate[i], a = g <= above ? 0 : e->m.hp->ffn_act == SG_FFN_RELU2 ? g * g : g;
-        out[i] = up ? a * up[i] : a;
-    }
+    const sg_exec_model *m = &r->e->m;
+    sg_neuron_activate(m->kernels, sg_plan_act(m->hp->ffn_act), m->ffn_threshold ? m->ffn_threshold[layer] : 0, gate, out, n);
+    for (uint32_t i = 0; up && i < n; i++) out[i] *= up[i];
 }
 
 static void activate(const run *r, const sg_step *s, uint32_t thread, uint32_t threads) {
@@ -232,22 +229,11 @@ static size_t lay_out(sg_exec *e, char *base) {
     return c.used;
 }
 
-static sg_neuron_act neuron_act(sg_ffn_act act) {
-    switch (act) {
-    case SG_FFN_SILU: return SG_ACT_SILU;
-    case SG_FFN_RELU: return SG_ACT_RELU;
-    case SG_FFN_DRELU: return SG_ACT_DRELU;
-    case SG_FFN_FATRELU: return SG_ACT_FATRELU;
-    case SG_FFN_RELU2: return SG_ACT_RELU2;
-    }
-    return SG_ACT_SILU;
-}
-
 sg_status sg_exec_init(sg_exec *e, const sg_exec_model *m, const sg_exec_options *o, sg_error *err) {
     *e = (sg_exec){ .m = *m, .n_batch = o->n_batch, .n_ctx = o->n_ctx };
     const sg_hparams *hp = m->hp;
     e->att = (sg_attention){ hp->n_head, hp->n_head_kv, hp->head_dim_k, hp->head_dim_v, 1.0f / sqrtf((float)hp->head_dim_k) };
-    e->ffn = (sg_ffn){ .kernels = m->kernels, .layers = m->weights->ffn, .act = neuron_act(hp->ffn_act), .policy = o->policy,
+    e->ffn = (sg_ffn){ .kernels = m->kernels, .layers = m->weights->ffn, .act = sg_plan_act(hp->ffn_act), .policy = o->policy,
                        .n_layer = hp->n_layer, .n_batch = o->n_batch, .n_threads = o->n_threads, .k = hp->n_embd,
                        .pred_residual = m->pred_residual };
     SG_TRY(sg_team_create(o->n_threads, &e->team, err));

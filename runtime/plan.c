@@ -5,6 +5,17 @@
 #define STEPS_PER_LAYER 9
 #define STEPS_AROUND 3 /* embedding, final norm, logits */
 
+sg_neuron_act sg_plan_act(sg_ffn_act act) {
+    switch (act) {
+    case SG_FFN_SILU: return SG_ACT_SILU;
+    case SG_FFN_RELU: return SG_ACT_RELU;
+    case SG_FFN_DRELU: return SG_ACT_DRELU;
+    case SG_FFN_FATRELU: return SG_ACT_FATRELU;
+    case SG_FFN_RELU2: return SG_ACT_RELU2;
+    }
+    return SG_ACT_SILU;
+}
+
 static sg_step *next(sg_plan *p, sg_op op, uint32_t layer) {
     sg_step *s = &p->steps[p->n_steps++];
     *s = (sg_step){ .op = op, .layer = layer };

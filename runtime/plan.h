@@ -54,6 +54,9 @@ typedef struct sg_plan {
     uint32_t width[SG_BUFS]; /* values per token of each buffer */
 } sg_plan;
 
+/* The activation of neuron bundles for a description's. */
+sg_neuron_act sg_plan_act(sg_ffn_act act);
+
 /* Steps for a model; pointers reach into d and w, which must outlive the plan. */
 SG_NODISCARD sg_status sg_plan_create(sg_plan *p, const sg_model_desc *d, const sg_weights *w, sg_error *err);
 void sg_plan_finish(sg_plan *p);

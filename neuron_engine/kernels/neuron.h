@@ -16,9 +16,10 @@
  *   a = the integer nearest (ties to even) to hs * d rounded to F32, d the scale of the block, hs = h * unit rounded to F32;
  *   |a| <= 32767
  *   sum[i] += a * q, mod 2^32; y[i] = (float)sum[i] * (1 / unit)
- * The caller chooses `unit` so that nothing overflows (sg_down_unit in bundle.h).
+ * The caller chooses `unit` so that nothing overflows (sg_down_unit in ffn.h); for one unit the sum has no order.
  *
- * Neurons with h == 0 may be left out: neither sum changes. */
+ * Neurons with h == 0 may be left out: neither sum changes, as long as the scales (values) of their rows are finite; of float rows only
+ * the sign of a zero can differ. */
 #ifndef SG_KERNELS_NEURON_H
 #define SG_KERNELS_NEURON_H
 

@@ -103,9 +103,7 @@ static sg_status start(calibration *k, sg_error *err) {
     so.n_threads = o->n_threads;
     SG_TRY(sg_session_create(k->model, &so, &k->session, err));
     SG_TRY(sg_session_observe(k->session, sg_cal_observe, c, err));
-    static const sg_neuron_act acts[] = { [SG_FFN_SILU] = SG_ACT_SILU, [SG_FFN_RELU] = SG_ACT_RELU, [SG_FFN_DRELU] = SG_ACT_DRELU,
-                                          [SG_FFN_FATRELU] = SG_ACT_FATRELU, [SG_FFN_RELU2] = SG_ACT_RELU2 };
-    c->act = acts[k->model->desc.hp.ffn_act];
+    c->act = sg_plan_act(k->model->desc.hp.ffn_act);
     SG_TRY(sg_team_create(sg_session_get_stats(k->session).n_threads, &c->team, err));
     if (!c->predictors) return SG_OK;
     k->have_la = sg_linalg_open(&k->la, sg_team_size(c->team));

@@ -44,18 +44,8 @@ void sg_cal_end_samples(sg_cal *c) {
 
 /* |act(g)| of n values, n at most SG_CLUSTER_MAX: what --lossy threshold compares (ffn_up.c, choose). */
 static void magnitudes(const sg_cal *c, uint32_t layer, const float *g, float *out, uint32_t n) {
-    if (c->act == SG_ACT_SILU) {
-        float ones[SG_CLUSTER_MAX];
-        for (uint32_t i = 0; i < n; i++) ones[i] = 1;
-        c->kernels->vec.silu_mul(out, g, ones, n);
-        for (uint32_t i = 0; i < n; i++) out[i] = fabsf(out[i]);
-        return;
-    }
-    const float least = c->act == SG_ACT_FATRELU && c->fat_threshold ? c->fat_threshold[layer] : 0;
-    for (uint32_t i = 0; i < n; i++) {
-        const float a = g[i] <= least ? 0 : g[i];
-        out[i] = fabsf(c->act == SG_ACT_RELU2 ? a * a : a);
-    }
+    sg_neuron_activate(c->kernels, c->act, c->fat_threshold ? c->fat_threshold[layer] : 0, g, out, n);
+    for (uint32_t i = 0; i < n; i++) out[i] = fabsf(out[i]);
 }
 
 static void count_token(const sg_cal *c, sg_cal_layer *l, const sg_ffn_sample *s, uint32_t t) {

@@ -4,12 +4,9 @@
 #ifndef SG_CONVERT_BIN_WRITER_H
 #define SG_CONVERT_BIN_WRITER_H
 
-#include "io/gguf.h"
+#include "models/model.h"
 
 #define SG_BIN_ALIGNMENT 4096u
-#define SG_BIN_VERSION 1u
-#define SG_BIN_CHECKSUMS "sparsegen.checksums"
-#define SG_BIN_VERSION_KEY "sparsegen.format_version"
 
 typedef struct sg_bin_writer sg_bin_writer;
 

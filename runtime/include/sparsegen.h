@@ -373,7 +373,7 @@ typedef struct sg_calibrate_options {
     uint64_t max_tokens; /* of the text; 0: all */
     uint32_t n_threads;  /* 0: one per usable core */
     double budget;       /* bytes of the predictors at most, as a share of the bytes of the neurons; 0: 0.05 */
-    uint64_t ram_bytes;  /* for samples and fits, besides the model; 0: 1 GiB, or half of what is available if that is less */
+    uint64_t ram_bytes;  /* for samples, besides the model and what the fit of one layer takes; 0: 1 GiB */
     sg_io_engine io;
     const char *cpu_mask; /* as in sg_model_options */
     sg_log_fn log;

@@ -117,6 +117,7 @@ typedef struct setup {
     float fat_threshold, dense_share; /* 0: as laid out */
     uint32_t threads, batch;          /* tokens at a time; 0: all, and one thread */
     bool plain;                       /* the reference kernels */
+    const float *down_max;            /* of the bundle */
     const sg_predictor *predictor;
     const float *residual; /* what predictors read, if given */
     float *gate, *h;       /* [n tokens][n_neurons], if given: what an observer sees */
@@ -166,7 +167,7 @@ static inline float *ffn_run(const net *m, setup *s, const sg_acts *x) {
     const sg_kernels kernels = kernels_of(s->plain);
     const sg_bundle_layout *l = &m->shape;
     const sg_neuron_kernel *const *of = kernels.neuron;
-    sg_ffn_layer layer = { .bundle = { *l, m->data, of[l->gate_type], of[l->up_type], of[l->down_type] },
+    sg_ffn_layer layer = { .bundle = { *l, m->data, of[l->gate_type], of[l->up_type], of[l->down_type], s->down_max },
                            .fat_threshold = s->fat_threshold };
     if (s->predictor) layer.predictor = *s->predictor;
     ffn_job j = { .x = x, .batch = s->batch ? s->batch : x->n, .s = s };

@@ -224,12 +224,44 @@ START_TEST(nothing_live_gives_zeros) {
 }
 END_TEST
 
+/* As in the file, and as what stays in RAM is read: rows sorted within their cluster, the largest scales at hand. */
+START_TEST(split_rows_give_the_same) {
+    net m = case_net(_i);
+    sg_acts x = acts_make(TOKENS, K, 1);
+    setup s = { .act = SG_ACT_RELU };
+    float *want = ffn_run(&m, &s, &x);
+    const sg_bundle_layout file = m.shape;
+    ck_assert(sg_bundle_split(&m.shape, m.data));
+    float *max = calloc((size_t)file.n_clusters * file.per_cluster, sizeof *max);
+    const sg_kernels kernels = kernels_of(false);
+    const sg_neuron_kernel *down = kernels.neuron[file.down_type];
+    for (uint32_t i = 0; down->quantised && i < file.n_neurons; i++)
+        max[i] = down->down_max(m.data + i / file.per_cluster * file.cluster_bytes + m.shape.downs_at +
+                                    i % file.per_cluster * m.shape.down_stride, K);
+    if (file.gated) ck_assert_uint_lt(m.shape.up_stride, file.up_stride);
+    for (int way = 0; way < 12; way++) {
+        s.threads = 1 + (uint32_t)way / 6;
+        s.batch = way % 2 ? 1 : TOKENS;
+        s.policy.mode = (sg_ffn_mode)(way % 6 / 2);
+        s.down_max = down->quantised && way % 4 < 2 ? max : NULL;
+        float *y = ffn_run(&m, &s, &x);
+        same_bits(want, y, TOKENS, "split, way", way);
+        free(y);
+    }
+    free(want);
+    free(max);
+    acts_free(&x);
+    net_free(&m);
+}
+END_TEST
+
 int main(void) {
     Suite *s = suite_create("ffn");
     TCase *tc = tcase_create("ffn");
     tcase_set_timeout(tc, 300);
     tcase_add_loop_test(tc, is_what_double_gives, 0, CASES);
     tcase_add_loop_test(tc, bits_do_not_depend_on_the_way, 0, CASES);
+    tcase_add_loop_test(tc, split_rows_give_the_same, 0, CASES);
     tcase_add_test(tc, float_rows_of_any_length);
     tcase_add_loop_test(tc, dead_neurons_change_nothing, 0, CASES);
     tcase_add_loop_test(tc, order_of_neurons_is_free, 0, CASES);

@@ -105,7 +105,7 @@ INL void dot_some(sg_dtype type, int n, bool by_token, float *y, size_t ldy, con
     else dot_blocks(type, n, by_token, y, ldy, row, a, t);
 }
 
-INL void dot_list(sg_dtype type, float *y, const uint8_t *w, size_t stride, const uint32_t *rows, uint32_t n,
+INL void dot_any(sg_dtype type, float *y, const uint8_t *w, size_t stride, const uint32_t *rows, uint32_t n,
                   const sg_lane_acts *a, uint32_t t) {
     const uint8_t *row[ROWS];
     uint32_t i = 0;
@@ -121,7 +121,7 @@ INL void dot_list(sg_dtype type, float *y, const uint8_t *w, size_t stride, cons
 
 #define STRIP 32u /* rows that stay in the cache while all tokens pass */
 
-INL void dot_all_tokens(sg_dtype type, float *y, size_t ldy, const uint8_t *w, size_t stride, uint32_t n, const sg_lane_acts *a) {
+INL void dot_all(sg_dtype type, float *y, size_t ldy, const uint8_t *w, size_t stride, uint32_t n, const sg_lane_acts *a) {
     for (uint32_t from = 0; from < n; from += STRIP) {
         const uint32_t to = n - from < STRIP ? n : from + STRIP;
         uint32_t t = 0;
@@ -130,6 +130,6 @@ INL void dot_all_tokens(sg_dtype type, float *y, size_t ldy, const uint8_t *w, s
                 const uint8_t *row = w + i * stride;
                 dot_some(type, ROWS, true, y + (size_t)t * ldy + i, ldy, &row, a, t);
             }
-        for (; t < a->n; t++) dot_list(type, y + (size_t)t * ldy + from, w + from * stride, stride, NULL, to - from, a, t);
+        for (; t < a->n; t++) dot_any(type, y + (size_t)t * ldy + from, w + from * stride, stride, NULL, to - from, a, t);
     }
 }

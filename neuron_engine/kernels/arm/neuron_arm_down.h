@@ -53,8 +53,9 @@ INL void down_add(sg_dtype type, int32_t *sum, const uint8_t *w, size_t stride, 
     }
 }
 
-static void down_end(float *restrict y, const int32_t *restrict sum, size_t apart, uint32_t parts, uint32_t k, uint32_t b0,
-                     uint32_t b1, float scale) {
+INL void down_end(sg_dtype type, float *y, const int32_t *sum, size_t apart, uint32_t parts, uint32_t k, uint32_t b0, uint32_t b1,
+                  float scale) {
+    (void)type;
     (void)k;
     for (size_t i = (size_t)b0 * SG_BLOCK; i < (size_t)b1 * SG_BLOCK; i += 4) {
         int32x4_t s = vdupq_n_s32(0);

@@ -270,7 +270,7 @@ INL void dot_walk(sg_dtype type, float *y, size_t ldy, const uint8_t *w, size_t 
         for (uint32_t m = 0; m < rows; m++) y[t * ldy + m] = sum_lanes(acc[t][m]);
 }
 
-INL void dot_panels(sg_dtype type, float *y, size_t ldy, const uint8_t *w, size_t stride, uint32_t n, const sg_lane_acts *a) {
+INL void dot_all(sg_dtype type, float *y, size_t ldy, const uint8_t *w, size_t stride, uint32_t n, const sg_lane_acts *a) {
     for (uint32_t t = 0; t < a->n; t += WALK) {
         const uint32_t tokens = a->n - t < WALK ? a->n - t : WALK;
         for (uint32_t i = 0; i < n; i += 2 * PANELS) {
