@@ -39,16 +39,35 @@ void sg_dot_row_unpack(sg_dtype type, float *out, const void *row, uint32_t k) {
         for (uint32_t b = 0; b < k / SG_BLOCK; b++) sg_tile_unpack_row(type, SG_LANES, out + b * SG_BLOCK, row, b, SG_BLOCK);
 }
 
+/* Word j of a block of GGUF's codes: the values j and j + 8 are the low nibbles of bytes j and j + 8, 16 and 24 more the high ones. */
+static void put_words(uint8_t *codes, const uint8_t *block, uint32_t b, uint32_t n) {
+    for (uint32_t j = 0; j < 8; j++) {
+        uint8_t *word = codes + sg_down_word(b, n, j);
+        word[0] = (uint8_t)((block[j] & 15) | block[j + 8] << 4);
+        word[1] = (uint8_t)((block[j] >> 4 | (block[j + 8] & 0xf0)) ^ 0x80);
+    }
+}
+
+static void get_words(uint8_t *block, const uint8_t *codes, uint32_t b, uint32_t n) {
+    for (uint32_t j = 0; j < 8; j++) {
+        const uint8_t *word = codes + sg_down_word(b, n, j), high = word[1] ^ 0x80;
+        block[j] = (uint8_t)((word[0] & 15) | high << 4);
+        block[j + 8] = (uint8_t)(word[0] >> 4 | (high & 0xf0));
+    }
+}
+
 void sg_down_row_pack(sg_dtype type, void *dst, const void *src, uint32_t k) {
     if (is_float(type)) {
         memcpy(dst, src, k * float_bytes(type));
         return;
     }
     const uint32_t n = k / SG_BLOCK, size = sg_block_bytes(type), codes = size - 2;
+    uint8_t *to = (uint8_t *)dst + 2 * (size_t)n;
     for (uint32_t b = 0; b < n; b++) {
-        const uint8_t *block = (const uint8_t *)src + b * size;
-        memcpy((uint8_t *)dst + 2 * b, block, 2);
-        memcpy((uint8_t *)dst + 2 * n + b * codes, block + 2, codes);
+        const uint8_t *block = (const uint8_t *)src + (size_t)b * size;
+        memcpy((uint8_t *)dst + 2 * (size_t)b, block, 2);
+        if (type == SG_DTYPE_Q4_0) put_words(to, block + 2, b, n);
+        else memcpy(to + (size_t)b * codes, block + 2, codes);
     }
 }
 
@@ -57,12 +76,14 @@ void sg_down_row_unpack(sg_dtype type, float *out, const void *row, uint32_t k) 
         sg_dequantize(type, row, out, k);
         return;
     }
-    const uint32_t n = k / SG_BLOCK, size = sg_block_bytes(type), codes = size - 2;
+    const uint32_t n = k / SG_BLOCK, codes = sg_block_bytes(type) - 2;
+    const uint8_t *from = (const uint8_t *)row + 2 * (size_t)n;
     for (uint32_t b = 0; b < n; b++) {
         uint8_t block[sizeof(sg_q8_0)];
-        memcpy(block, (const uint8_t *)row + 2 * b, 2);
-        memcpy(block + 2, (const uint8_t *)row + 2 * n + b * codes, codes);
-        sg_dequantize(type, block, out + b * SG_BLOCK, SG_BLOCK);
+        memcpy(block, (const uint8_t *)row + 2 * (size_t)b, 2);
+        if (type == SG_DTYPE_Q4_0) get_words(block + 2, from, b, n);
+        else memcpy(block + 2, from + (size_t)b * codes, codes);
+        sg_dequantize(type, block, out + (size_t)b * SG_BLOCK, SG_BLOCK);
     }
 }
 

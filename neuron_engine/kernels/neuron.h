@@ -54,7 +54,10 @@ void sg_lane_acts_fill(sg_lane_acts *to, const struct sg_acts *from, uint32_t t)
  * of eight rows in tile.h: Q4_0: 8 halves d; then 4 x 8 words, word g of block j holding the nibbles of the values 4g .. 4g + 3
  * (low) and 4g + 16 .. 4g + 19 (high). Q8_0: 8 halves d; 8 x 8 words of codes. F32, F16: the values, zeros up to a multiple
  * of eight.
- * Form of a down row: F32, F16: the k values. Quantised: the k / 32 halves d, then the codes of the blocks as in GGUF. */
+ * Form of a down row: F32, F16: the k values. Quantised: the k / 32 halves d, then the codes of the blocks. Q8_0: as in GGUF. Q4_0:
+ * eight words of 16 bits a block, word j of two neighbouring blocks in turns (a last block without a neighbour: its words alone);
+ * nibble i of word j, from the lowest, is value 8i + j: i < 3: the code, which is 8 more than the value; i = 3: the value itself, so
+ * that the word shifted to the right is one more signed number, from which a kernel need not mask the rest. */
 typedef struct sg_neuron_kernel {
     const char *name; /* "q4_0_avx2" */
     sg_dtype type;
@@ -83,6 +86,11 @@ typedef struct sg_neuron_kernel {
                        const float *restrict h, uint32_t n, uint32_t i0, uint32_t i1);
 } sg_neuron_kernel;
 
+/* Bytes from the codes of a Q4_0 down row of n blocks to word j of block b. */
+static inline size_t sg_down_word(uint32_t b, uint32_t n, uint32_t j) {
+    const bool alone = b % 2 == 0 && b + 1 == n;
+    return b / 2 * (size_t)32 + (alone ? 2 * j : 4 * j + b % 2 * 2);
+}
 /* Bytes of a row of k values; k % 32 == 0 for quantised types. 0 for types that bundles cannot hold. */
 size_t sg_dot_row_bytes(sg_dtype type, uint32_t k);
 size_t sg_down_row_bytes(sg_dtype type, uint32_t k);

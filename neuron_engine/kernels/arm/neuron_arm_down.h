@@ -1,5 +1,5 @@
 /* Down rows in NEON, part of neuron_arm.h. The sums lie in natural order; codes are signed, so nothing is taken off at the end. */
-#define PIECE 128u /* blocks whose factors are kept at a time */
+#define PIECE 128u /* blocks whose factors are kept at a time; even */
 
 /* Factors of a neuron for n blocks. */
 INL void factors(int16_t *a, const uint8_t *d, float h, uint32_t n) {
@@ -8,22 +8,35 @@ INL void factors(int16_t *a, const uint8_t *d, float h, uint32_t n) {
     for (; b < n; b++) a[b] = (int16_t)vcvtns_s32_f32(h * half_at(d + 2 * b));
 }
 
-/* s[0..7] += a * the 32 codes of a block. */
-INL void add_block(sg_dtype type, int32x4_t s[8], const uint8_t *codes, int16_t a) {
-    int8x16_t c[2] = { load_codes(codes) };
+/* s[0..7] += a * 16-bit codes of a block, c[i] those of the values 8i to 8i + 7. */
+INL void add_codes(int32x4_t s[8], const int16x8_t c[4], int16_t a) {
+    UNROLL for (int i = 0; i < 4; i++) {
+        s[2 * i] = vmlal_n_s16(s[2 * i], vget_low_s16(c[i]), a);
+        s[2 * i + 1] = vmlal_high_n_s16(s[2 * i + 1], c[i], a);
+    }
+}
+
+/* Codes of block b of n (of a piece). Q4_0: each nibble of a word is moved to the top, with its sign, and back. */
+INL void block_codes(sg_dtype type, const uint8_t *codes, uint32_t b, uint32_t n, int16x8_t c[4]) {
     if (type == SG_DTYPE_Q4_0) {
-        const uint8x16_t v = vreinterpretq_u8_s8(c[0]);
-        c[0] = vsubq_s8(vreinterpretq_s8_u8(vandq_u8(v, vdupq_n_u8(15))), vdupq_n_s8(8));
-        c[1] = vsubq_s8(vreinterpretq_s8_u8(vshrq_n_u8(v, 4)), vdupq_n_s8(8));
-    } else {
-        c[1] = load_codes(codes + 16);
+        const uint8_t *from = codes + b / 2 * 32;
+        const uint16x8_t w0 = vreinterpretq_u16_u8(vld1q_u8(from));
+        uint16x8_t w = w0;
+        if (b % 2 == 1 || b + 1 < n) { /* two blocks, word by word in turns */
+            const uint16x8_t w1 = vreinterpretq_u16_u8(vld1q_u8(from + 16));
+            w = b % 2 ? vuzp2q_u16(w0, w1) : vuzp1q_u16(w0, w1);
+        }
+        const int16x8_t v = vreinterpretq_s16_u16(veorq_u16(w, vdupq_n_u16(0x0888)));
+        c[0] = vshrq_n_s16(vshlq_n_s16(v, 12), 12);
+        c[1] = vshrq_n_s16(vshlq_n_s16(v, 8), 12);
+        c[2] = vshrq_n_s16(vshlq_n_s16(v, 4), 12);
+        c[3] = vshrq_n_s16(v, 12);
+        return;
     }
     UNROLL for (int i = 0; i < 2; i++) {
-        const int16x8_t low = vmovl_s8(vget_low_s8(c[i])), high = vmovl_high_s8(c[i]);
-        s[4 * i] = vmlal_n_s16(s[4 * i], vget_low_s16(low), a);
-        s[4 * i + 1] = vmlal_high_n_s16(s[4 * i + 1], low, a);
-        s[4 * i + 2] = vmlal_n_s16(s[4 * i + 2], vget_low_s16(high), a);
-        s[4 * i + 3] = vmlal_high_n_s16(s[4 * i + 3], high, a);
+        const int8x16_t v = load_codes(codes + 32 * b + 16 * i);
+        c[2 * i] = vmovl_s8(vget_low_s8(v));
+        c[2 * i + 1] = vmovl_high_s8(v);
     }
 }
 
@@ -46,7 +59,11 @@ INL void down_add(sg_dtype type, int32_t *sum, const uint8_t *w, size_t stride, 
                 int32_t *at = sum + (size_t)(from + b) * SG_BLOCK;
                 int32x4_t s[8];
                 UNROLL for (int i = 0; i < 8; i++) s[i] = vld1q_s32(at + 4 * i);
-                for (uint32_t r = 0; r < here; r++) add_block(type, s, codes[r] + b * size, a[r][b]);
+                for (uint32_t r = 0; r < here; r++) {
+                    int16x8_t c[4];
+                    block_codes(type, codes[r], b, some, c);
+                    add_codes(s, c, a[r][b]);
+                }
                 UNROLL for (int i = 0; i < 8; i++) vst1q_s32(at + 4 * i, s[i]);
             }
         }

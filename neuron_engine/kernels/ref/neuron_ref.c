@@ -71,17 +71,20 @@ static float down_max(const uint8_t *row, uint32_t k) {
     return sg_f16_to_f32((uint16_t)most);
 }
 
+/* Signed code of value v of block b of n of a down row. */
+static int down_code(sg_dtype type, const uint8_t *codes, uint32_t b, uint32_t n, uint32_t v) {
+    if (type == SG_DTYPE_Q8_0) return (int8_t)codes[b * SG_BLOCK + v];
+    const uint8_t *word = codes + sg_down_word(b, n, v % 8);
+    return (int)((word[v / 16] >> (v / 8 % 2 * 4) & 15) ^ (v < 24 ? 0 : 8)) - 8;
+}
+
 /* The order of the sums is the natural one; codes are signed, so bias stays as it is. */
 static void down_row(sg_dtype type, int32_t *sum, const uint8_t *row, float hs, uint32_t k) {
-    const uint32_t n = k / SG_BLOCK, size = sg_block_bytes(type) - 2;
+    const uint32_t n = k / SG_BLOCK;
     const uint8_t *codes = row + 2 * (size_t)n;
-    for (uint32_t b = 0; b < n; b++, codes += size, sum += SG_BLOCK) {
+    for (uint32_t b = 0; b < n; b++, sum += SG_BLOCK) {
         const uint32_t a = (uint32_t)lrintf(hs * half_at(row + 2 * (size_t)b));
-        for (uint32_t v = 0; v < SG_BLOCK; v++) {
-            const int nibble = v < 16 ? codes[v % size] & 15 : codes[(v - 16) % size] >> 4;
-            const int code = type == SG_DTYPE_Q8_0 ? (int8_t)codes[v] : nibble - 8;
-            sum[v] = (int32_t)((uint32_t)sum[v] + a * (uint32_t)code);
-        }
+        for (uint32_t v = 0; v < SG_BLOCK; v++) sum[v] = (int32_t)((uint32_t)sum[v] + a * (uint32_t)down_code(type, codes, b, n, v));
     }
 }
 
