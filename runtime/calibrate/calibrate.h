@@ -27,7 +27,8 @@
 
 #define SG_CAL_SHARES 22u /* of --lossy threshold */
 #define SG_CAL_RECALLS 5u /* of --lossy predict */
-#define SG_CAL_CANDIDATES 8u /* sign; pairs of two types: closed form, trained, MLP */
+#define SG_CAL_USUAL 3u   /* of these, for comparisons: 0.98 */
+#define SG_CAL_CANDIDATES 24u /* sign; pairs of two types: closed forms, trained, MLP */
 extern const float sg_cal_shares[SG_CAL_SHARES], sg_cal_recalls[SG_CAL_RECALLS];
 
 /* A predictor as it is stored: GGUF rows of `type` (SIGN: bytes, no b), rows of b, signs, scales and biases by place. */

@@ -107,6 +107,13 @@ static sg_status make_comparable(const sg_cal *c, uint32_t layer, const sg_cal_f
     return s;
 }
 
+/* Bytes that a token reads of the predictor and of the gate rows that it names, at the recall that costs little (docs/performance.md). */
+static double bytes_read(const sg_cal *c, uint32_t layer, const sg_cal_score *s) {
+    const double active = sg_cal_density(&c->layers[layer], c->n_ff, c->layers[layer].active) * c->n_ff;
+    const double named = s->precision[SG_CAL_USUAL] > 0 ? active * s->recall[SG_CAL_USUAL] / s->precision[SG_CAL_USUAL] : c->n_ff;
+    return (double)s->bytes + named * (double)c->layouts[layer].gate_row;
+}
+
 /* Measures p, notes the result, and keeps p when it is the best so far; takes p in any case. */
 static sg_status consider(sg_cal *c, uint32_t layer, sg_cal_pred *p, bool trained, sg_error *err) {
     sg_cal_layer *l = &c->layers[layer];
@@ -124,7 +131,8 @@ static sg_status consider(sg_cal *c, uint32_t layer, sg_cal_pred *p, bool traine
         if (l->n_scores < SG_CAL_CANDIDATES) l->scores[l->n_scores++] = s;
         const sg_cal_score *best = &l->chosen;
         const bool good = s.recall_twice >= GOOD_RECALL, best_good = best->recall_twice >= GOOD_RECALL;
-        const bool better = best->kind == SG_PRED_NONE || (good && best_good ? s.bytes < best->bytes : s.recall_twice > best->recall_twice);
+        const bool better = best->kind == SG_PRED_NONE || (good && best_good ? bytes_read(c, layer, &s) < bytes_read(c, layer, best)
+                                                                             : s.recall_twice > best->recall_twice);
         if (s.fits && better) {
             sg_cal_pred_finish(&l->pred);
             l->pred = *p;
@@ -199,6 +207,9 @@ static sg_status consider_trained(sg_cal *c, uint32_t layer, const sg_cal_factor
     return SG_OK;
 }
 
+/* The candidate that was measured last. */
+static bool good_enough(const sg_cal_layer *l) { return l->n_scores > 0 && l->scores[l->n_scores - 1].recall_twice >= GOOD_RECALL; }
+
 /* Pairs of matrices: the closed form, and what training makes of it. */
 static sg_status consider_pairs(sg_cal *c, uint32_t layer, float *g, float *u, const sg_linalg *la, sg_error *err) {
     const sg_cal_layer *l = &c->layers[layer];
@@ -209,8 +220,10 @@ static sg_status consider_pairs(sg_cal *c, uint32_t layer, float *g, float *u, c
     if (n == 0) return SG_OK;
     SG_TRY(sg_cal_fit_lowrank(la, g, u, c->n_ff, c->k, l->x, l->n_train, most, &f, err));
     sg_status s = SG_OK;
+    /* the first components of a pair are the best one of their rank: smaller ones cost no fit, as long as they are good */
     for (uint32_t i = 0; s == SG_OK && i < n && wanted(c, SG_PRED_LOWRANK); i++)
-        s = consider_pair(c, layer, SG_PRED_LOWRANK, &f, form[i], false, err);
+        for (pair_form p = form[i]; s == SG_OK && p.rank > 0; p.rank = good_enough(l) ? p.rank / 64 * 32 : 0)
+            s = consider_pair(c, layer, SG_PRED_LOWRANK, &f, p, false, err);
     if (s == SG_OK) s = consider_trained(c, layer, &f, form, n, la, err);
     sg_cal_factors_finish(&f);
     return s;
