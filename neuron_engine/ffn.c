@@ -4,6 +4,9 @@
 #include <string.h>
 #include <time.h>
 
+/* Clusters whose live neurons make one list, for one token. */
+#define GROUP 8u
+
 /* The 8-bit form of n tokens of k values. */
 static void lay_out_acts(sg_acts *a, sg_carver *c, size_t n, uint32_t k) {
     *a = (sg_acts) { .n = (uint32_t)n, .k = k, .n_blocks = k / 32 };
@@ -98,22 +101,24 @@ void sg_ffn_run(sg_ffn *f, uint32_t layer, const sg_acts *x, const float *residu
                 uint32_t thread) {
     const sg_ffn_layer *l = &f->layers[layer];
     const uint32_t clusters = l->bundle.l.n_clusters, threads = sg_team_size(team);
+    const uint32_t group = x->n == 1 ? GROUP : 1; /* several tokens: while the cluster is in a cache */
     uint32_t lo, hi;
     const sg_acts *seen = x;
     if (f->policy.predict && l->predictor.kind != SG_PRED_NONE) seen = project(f, l, x, residual, team, thread);
     if (f->policy.top_k > 0) {
         while (sg_team_take(team, clusters, 1, &lo, &hi))
-            for (; lo < hi; lo++) sg_ffn_gates(f, l, layer, x->n, seen, lo, thread);
+            sg_ffn_gates(f, l, layer, x->n, seen, lo, hi, thread);
         sg_team_barrier(team);
         /* at[] of the token is not needed yet */
         for (uint32_t t = thread; t < x->n; t += threads) f->token_cut[t] = sg_ffn_top_k_cut(f, l, t, f->at + (size_t)t * f->ld);
         sg_team_barrier(team);
     }
     while (sg_team_take(team, clusters, 1, &lo, &hi))
-        for (uint32_t c = lo; c <= hi; c++) {
-            if (c < hi && f->policy.top_k == 0) sg_ffn_gates(f, l, layer, x->n, seen, c, thread);
-            if (c < hi) sg_ffn_choose(f, l, layer, x->n, c);
-            if (c > lo) sg_ffn_ups(f, l, layer, x->n, c - 1, thread);
+        for (uint32_t c0 = lo; c0 < hi; c0 += group) {
+            const uint32_t c1 = hi - c0 < group ? hi : c0 + group;
+            if (f->policy.top_k == 0) sg_ffn_gates(f, l, layer, x->n, seen, c0, c1, thread);
+            for (uint32_t c = c0; c < c1; c++) sg_ffn_choose(f, l, layer, x->n, c);
+            sg_ffn_ups(f, l, layer, x->n, c0, c1, thread);
         }
     sg_team_barrier(team);
     if (f->observe) {

@@ -103,12 +103,12 @@ sg_ffn_count sg_ffn_total(const sg_ffn *f);
 /* The factor of h for integer down sums of one token (kernels/neuron.h): such that every |a| <= 32767 and no sum leaves 32 bits.
  * peak, mass: as in sg_ffn, of the n clusters; type: of the down rows. 0 when all h are zero, NaN when one is not finite. */
 float sg_down_unit(const float *peak, const float *mass, uint32_t n, sg_dtype type);
-/* Gates of cluster c for n tokens into f->gate, 0 for those that are not predicted. seen: what the predictor reads. */
-void sg_ffn_gates(sg_ffn *f, const sg_ffn_layer *l, uint32_t layer, uint32_t n, const sg_acts *seen, uint32_t c, uint32_t thread);
-/* From the gates: the lists of live neurons; then, from these: up products, h, peak and mass. Between the two lies, with one token,
- * the time that the up rows take from memory: give it the gates of another cluster. */
+/* Gates of clusters c0 .. c1 - 1 for n tokens into f->gate, 0 for those that are not predicted. seen: what the predictor reads. */
+void sg_ffn_gates(sg_ffn *f, const sg_ffn_layer *l, uint32_t layer, uint32_t n, const sg_acts *seen, uint32_t c0, uint32_t c1,
+                  uint32_t thread);
+/* From the gates: the list of live neurons of a cluster; then, from the lists of clusters: up products, h, peak and mass. */
 void sg_ffn_choose(sg_ffn *f, const sg_ffn_layer *l, uint32_t layer, uint32_t n, uint32_t c);
-void sg_ffn_ups(sg_ffn *f, const sg_ffn_layer *l, uint32_t layer, uint32_t n, uint32_t c, uint32_t thread);
+void sg_ffn_ups(sg_ffn *f, const sg_ffn_layer *l, uint32_t layer, uint32_t n, uint32_t c0, uint32_t c1, uint32_t thread);
 /* The cut of token t for policy.top_k; scratch: [ld] words. */
 float sg_ffn_top_k_cut(const sg_ffn *f, const sg_ffn_layer *l, uint32_t t, uint32_t *scratch);
 /* Down: see sg_ffn_run. */

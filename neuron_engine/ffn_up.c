@@ -4,6 +4,9 @@
 #include <math.h>
 #include <string.h>
 
+/* Rows of a list: enough to have several on their way from memory all the time. */
+#define SG_FFN_LIST (2 * SG_CLUSTER_MAX)
+
 static uint32_t neurons_of(const sg_bundle_layout *l, uint32_t cluster) {
     const uint32_t at = cluster * l->per_cluster;
     return l->n_neurons - at < l->per_cluster ? l->n_neurons - at : l->per_cluster;
@@ -33,27 +36,47 @@ static uint32_t predict(const sg_ffn *f, const sg_ffn_layer *l, uint32_t layer, 
     return m;
 }
 
-void sg_ffn_gates(sg_ffn *f, const sg_ffn_layer *l, uint32_t layer, uint32_t tokens, const sg_acts *seen, uint32_t c,
+/* One token: the gates that are predicted, of clusters c0 .. c1 - 1, as one list. */
+static uint64_t listed_gates(sg_ffn *f, const sg_ffn_layer *l, uint32_t layer, const sg_acts *seen, uint32_t c0, uint32_t c1) {
+    const sg_bundle *b = &l->bundle;
+    uint32_t rows[SG_FFN_LIST], place[SG_FFN_LIST], in_cluster[SG_CLUSTER_MAX + 1], m = 0;
+    float g[SG_FFN_LIST];
+    uint64_t all = 0;
+    for (uint32_t c = c0; c < c1; c++) {
+        const uint32_t named = predict(f, l, layer, seen, c, 0, in_cluster);
+        const size_t from = c * b->l.cluster_bytes;
+        for (uint32_t i = 0; i < named; i++, m++) {
+            rows[m] = (uint32_t)(from + in_cluster[i] * b->l.gate_row);
+            place[m] = c * b->l.per_cluster + in_cluster[i];
+        }
+        if (c + 1 < c1 && m + SG_CLUSTER_MAX <= SG_FFN_LIST) continue;
+        b->gate->dot(g, b->data, 1, rows, m, &f->x, 0);
+        for (uint32_t i = 0; i < m; i++) f->gate[place[i]] = g[i];
+        all += m;
+        m = 0;
+    }
+    return all;
+}
+
+void sg_ffn_gates(sg_ffn *f, const sg_ffn_layer *l, uint32_t layer, uint32_t tokens, const sg_acts *seen, uint32_t c0, uint32_t c1,
                   uint32_t thread) {
     const sg_bundle *b = &l->bundle;
-    const uint32_t at = c * b->l.per_cluster, n = neurons_of(&b->l, c);
     const bool predicted = f->policy.predict && l->predictor.kind != SG_PRED_NONE;
     sg_ffn_count *count = &f->counts[(size_t)thread * f->n_layer + layer];
-    uint32_t rows[SG_CLUSTER_MAX + 1];
-    count->neurons += (uint64_t)n * tokens;
-    if (predicted && tokens == 1) {
-        float g[SG_CLUSTER_MAX];
-        const uint32_t m = predict(f, l, layer, seen, c, 0, rows);
-        b->gate->dot(g, sg_bundle_gates(b, c), b->l.gate_row, rows, m, &f->x, 0);
-        for (uint32_t i = 0; i < m; i++) f->gate[at + rows[i]] = g[i];
-        count->gates += m;
-        return;
-    }
     sg_lane_acts acts = f->x;
     acts.n = tokens;
-    b->gate->dot_tokens(f->gate + at, f->ld, sg_bundle_gates(b, c), b->l.gate_row, n, &acts);
-    count->gates += (uint64_t)n * tokens;
-    for (uint32_t t = 0; predicted && t < tokens; t++) (void)predict(f, l, layer, seen, c, t, rows);
+    for (uint32_t c = c0; c < c1; c++) count->neurons += (uint64_t)neurons_of(&b->l, c) * tokens;
+    if (predicted && tokens == 1) {
+        count->gates += listed_gates(f, l, layer, seen, c0, c1);
+        return;
+    }
+    for (uint32_t c = c0; c < c1; c++) {
+        const uint32_t n = neurons_of(&b->l, c);
+        uint32_t rows[SG_CLUSTER_MAX + 1];
+        b->gate->dot_tokens(f->gate + c * b->l.per_cluster, f->ld, sg_bundle_gates(b, c), b->l.gate_row, n, &acts);
+        count->gates += (uint64_t)n * tokens;
+        for (uint32_t t = 0; predicted && t < tokens; t++) (void)predict(f, l, layer, seen, c, t, rows);
+    }
 }
 
 void sg_neuron_activate(const sg_kernels *kernels, sg_neuron_act act, float threshold, const float *g, float *a, size_t n) {
@@ -142,13 +165,6 @@ static void finish(const sg_ffn *f, const sg_bundle *b, uint32_t c, uint32_t t, 
     f->live[slot] = kept;
 }
 
-/* Asks for the up rows of a list, which the processor's own prefetching cannot foresee. */
-static void fetch_ups(const sg_bundle *b, uint32_t c, const uint32_t *at, uint32_t m) {
-    const uint8_t *ups = sg_bundle_ups(b, c);
-    for (uint32_t i = 0; i < m; i++)
-        for (size_t line = 0; line < b->l.up_row; line += SG_CACHE_LINE) __builtin_prefetch(ups + at[i] * b->l.up_stride + line, 0, 2);
-}
-
 static bool whole_cluster(const sg_ffn *f, const sg_bundle *b, uint64_t live, uint64_t all) {
     if (!b->l.gated || f->policy.mode == SG_FFN_SPARSE) return false;
     return f->policy.mode == SG_FFN_DENSE || (double)live >= (double)f->dense_share * (double)all;
@@ -162,29 +178,61 @@ void sg_ffn_choose(sg_ffn *f, const sg_ffn_layer *l, uint32_t layer, uint32_t n,
         if (f->policy.top_k > 0 && f->token_cut[t] > cut) cut = f->token_cut[t];
         f->live[(size_t)t * f->ld_cluster + c] = choose(f, l, t, first, rows, cut);
     }
-    if (n == 1 && b->l.gated && !whole_cluster(f, b, f->live[c], rows)) fetch_ups(b, c, f->at + first, f->live[c]);
 }
 
-void sg_ffn_ups(sg_ffn *f, const sg_ffn_layer *l, uint32_t layer, uint32_t n, uint32_t c, uint32_t thread) {
-    const sg_bundle *b = &l->bundle;
-    const uint32_t first = c * b->l.per_cluster, rows = neurons_of(&b->l, c);
-    sg_ffn_count *count = &f->counts[(size_t)thread * f->n_layer + layer];
-    float *all = f->up + (size_t)thread * f->n_batch * SG_CLUSTER_MAX;
-    uint64_t live = 0;
-    for (uint32_t t = 0; t < n; t++) live += f->live[(size_t)t * f->ld_cluster + c];
-    const bool whole = whole_cluster(f, b, live, (uint64_t)rows * n);
-    if (whole) {
-        sg_lane_acts acts = f->x;
-        acts.n = n;
-        b->up->dot_tokens(all, SG_CLUSTER_MAX, sg_bundle_ups(b, c), b->l.up_stride, rows, &acts);
-    }
-    count->ups += !b->l.gated ? 0 : whole ? (uint64_t)rows * n : live;
+/* The up products of all neurons of a cluster, and h of those that are live. Returns how many products. */
+static uint64_t whole_ups(sg_ffn *f, const sg_bundle *b, uint32_t n, uint32_t c, uint32_t thread, uint64_t *active) {
+    const uint32_t rows = neurons_of(&b->l, c);
+    float *all = f->up + (size_t)thread * f->n_batch * SG_CLUSTER_MAX, u[SG_CLUSTER_MAX];
+    sg_lane_acts acts = f->x;
+    acts.n = n;
+    b->up->dot_tokens(all, SG_CLUSTER_MAX, sg_bundle_ups(b, c), b->l.up_stride, rows, &acts);
     for (uint32_t t = 0; t < n; t++) {
-        const uint32_t *at = f->at + (size_t)t * f->ld + first;
+        const uint32_t *at = f->at + (size_t)t * f->ld + c * b->l.per_cluster;
         const uint32_t m = f->live[(size_t)t * f->ld_cluster + c];
-        float u[SG_CLUSTER_MAX];
-        for (uint32_t i = 0; whole && i < m; i++) u[i] = all[(size_t)t * SG_CLUSTER_MAX + at[i]];
-        if (b->l.gated && !whole && m > 0) b->up->dot(u, sg_bundle_ups(b, c), b->l.up_stride, at, m, &f->x, t);
-        finish(f, b, c, t, m, b->l.gated ? u : NULL, &count->active);
+        for (uint32_t i = 0; i < m; i++) u[i] = all[(size_t)t * SG_CLUSTER_MAX + at[i]];
+        finish(f, b, c, t, m, u, active);
+    }
+    return (uint64_t)rows * n;
+}
+
+/* The up products of the live neurons of token t in clusters c0 .. c1 - 1, as many as a list can hold, and their h. Returns where
+ * it ended. A cluster alone has few: the longer the list, the more rows are on their way from memory at a time. */
+static uint32_t listed_ups(sg_ffn *f, const sg_bundle *b, uint32_t t, uint32_t c0, uint32_t c1, sg_ffn_count *count) {
+    uint32_t rows[SG_FFN_LIST] = { 0 }, m = 0, end = c0;
+    float u[SG_FFN_LIST];
+    const uint32_t *live = f->live + (size_t)t * f->ld_cluster;
+    for (; end < c1 && m + live[end] <= SG_FFN_LIST; end++) {
+        const uint32_t *at = f->at + (size_t)t * f->ld + end * b->l.per_cluster;
+        const size_t from = end * b->l.cluster_bytes + b->l.ups_at;
+        for (uint32_t i = 0; i < live[end]; i++) rows[m++] = (uint32_t)(from + at[i] * b->l.up_stride);
+    }
+    b->up->dot(u, b->data, 1, rows, m, &f->x, t);
+    count->ups += m;
+    m = 0;
+    for (uint32_t c = c0; c < end; c++) {
+        const uint32_t here = live[c]; /* finish() leaves those that are not zero */
+        finish(f, b, c, t, here, u + m, &count->active);
+        m += here;
+    }
+    return end;
+}
+
+void sg_ffn_ups(sg_ffn *f, const sg_ffn_layer *l, uint32_t layer, uint32_t n, uint32_t c0, uint32_t c1, uint32_t thread) {
+    const sg_bundle *b = &l->bundle;
+    sg_ffn_count *count = &f->counts[(size_t)thread * f->n_layer + layer];
+    for (uint32_t c = c0; c < c1;) {
+        uint32_t end = c; /* clusters of a list */
+        for (; end < c1; end++) {
+            uint64_t live = 0;
+            for (uint32_t t = 0; t < n; t++) live += f->live[(size_t)t * f->ld_cluster + end];
+            if (whole_cluster(f, b, live, (uint64_t)neurons_of(&b->l, end) * n)) break;
+        }
+        for (uint32_t t = 0; t < n; t++) {
+            for (uint32_t i = c; b->l.gated && i < end;) i = listed_ups(f, b, t, i, end, count);
+            for (uint32_t i = c; !b->l.gated && i < end; i++) finish(f, b, i, t, f->live[(size_t)t * f->ld_cluster + i], NULL, &count->active);
+        }
+        c = end;
+        if (c < c1) count->ups += whole_ups(f, b, n, c++, thread, &count->active);
     }
 }

@@ -2,6 +2,7 @@
  * the activations lie the same way, so the inner loops neither shuffle nor broadcast. */
 #define GROUP ((size_t)SG_LANES * SG_BLOCK) /* activation bytes of a group of blocks */
 #define ROWS 4                              /* computed together: as many chains of sums, and streams from memory */
+#define SCATTERED 8                         /* rows of a list that are gone through together, ROWS at a time */
 
 INL float sum_lanes(__m256 acc) {
     const __m128 s = _mm_add_ps(_mm256_castps256_ps128(acc), _mm256_extractf128_ps(acc, 1)); /* 0+4 1+5 2+6 3+7 */
@@ -74,7 +75,26 @@ INL __m256 add_group(sg_dtype type, __m256 acc, __m256i s, __m256i too_much, __m
 
 #define FOR_ROWS UNROLL for (int i = 0; i < n; i++)
 
-/* n rows and one token. `ahead`: rows that come next, or NULL; the processor's own prefetching does not know them. */
+/* A group of n rows. */
+INL void dot_group(sg_dtype type, int n, __m256 *acc, const uint8_t *const *row, size_t off, const int8_t *q, const float *dx,
+                   const int32_t *sum) {
+    __m256i s[ROWS];
+    UNROLL for (int g = 0; g < 4; g++) {
+        const __m256i xl = load(q + 32 * g), xh = load(q + 32 * g + 128);
+        FOR_ROWS {
+            __m256i low, high;
+            code_vectors(type, row[i] + off, g, &low, &high);
+            s[i] = add_products(type, s[i], low, xl, g == 0);
+            s[i] = add_products(type, s[i], high, xh, false);
+        }
+    }
+    const __m256i too_much = excess(type, sum);
+    const __m256 d = _mm256_loadu_ps(dx);
+    FOR_ROWS acc[i] = add_group(type, acc[i], s[i], too_much, _mm256_mul_ps(halves(row[i] + off), d));
+}
+
+/* n rows, ROWS of them at a time if more, and one token. `ahead`: rows that come next, or NULL; the processor's own prefetching does
+ * not know them. */
 INL void dot_blocks(sg_dtype type, int n, float *y, const uint8_t *const *row, const uint8_t *const *ahead, const sg_lane_acts *a,
                     uint32_t t) {
     const size_t step = group_bytes(type);
@@ -82,22 +102,11 @@ INL void dot_blocks(sg_dtype type, int n, float *y, const uint8_t *const *row, c
     const float *dx = a->d + (size_t)t * a->n_groups * SG_LANES;
     const int32_t *sum = a->sum + (size_t)t * a->n_groups * SG_LANES;
     const size_t end = a->n_groups * step;
-    __m256 acc[ROWS];
+    __m256 acc[SCATTERED];
     FOR_ROWS acc[i] = _mm256_setzero_ps();
     for (size_t off = 0; off < end; off += step, q += GROUP, dx += SG_LANES, sum += SG_LANES) {
-        __m256i s[ROWS];
-        UNROLL for (int g = 0; g < 4; g++) {
-            const __m256i xl = load(q + 32 * g), xh = load(q + 32 * g + 128);
-            FOR_ROWS {
-                __m256i low, high;
-                code_vectors(type, row[i] + off, g, &low, &high);
-                s[i] = add_products(type, s[i], low, xl, g == 0);
-                s[i] = add_products(type, s[i], high, xh, false);
-            }
-        }
-        const __m256i too_much = excess(type, sum);
-        const __m256 d = _mm256_loadu_ps(dx);
-        FOR_ROWS acc[i] = add_group(type, acc[i], s[i], too_much, _mm256_mul_ps(halves(row[i] + off), d));
+        if (n <= ROWS) dot_group(type, n, acc, row, off, q, dx, sum);
+        else UNROLL for (int i = 0; i < n; i += ROWS) dot_group(type, ROWS, acc + i, row + i, off, q, dx, sum);
         if (!ahead) continue;
         FOR_ROWS {
             const char *from = (const char *)ahead[i] + off;
@@ -111,7 +120,7 @@ INL void dot_floats(sg_dtype type, int n, float *y, const uint8_t *const *row, c
                     uint32_t t) {
     const size_t size = type == SG_DTYPE_F16 ? 2 : 4;
     const float *x = a->x + (size_t)t * a->k;
-    __m256 acc[ROWS];
+    __m256 acc[SCATTERED];
     FOR_ROWS acc[i] = _mm256_setzero_ps();
     for (size_t k = 0; k < a->k; k += SG_LANES) {
         const __m256 v = float_acts(x, a->k, k);
@@ -128,20 +137,25 @@ INL void dot_rows(sg_dtype type, int n, float *y, const uint8_t *const *row, con
     else dot_blocks(type, n, y, row, ahead, a, t);
 }
 
-/* Listed rows, ROWS at a time, while the next ones are fetched. */
+/* Rows i to i + n - 1 of a list, while the n next ones are fetched. */
+INL void dot_listed(sg_dtype type, int n, float *y, const uint8_t *w, size_t stride, const uint32_t *rows, uint32_t i, uint32_t end,
+                    const sg_lane_acts *a, uint32_t t) {
+    const uint8_t *row[SCATTERED], *next[SCATTERED];
+    for (uint32_t j = 0; j < (uint32_t)n; j++) {
+        const uint32_t later = i + (uint32_t)n + j;
+        row[j] = row_at(w, stride, rows, i + j);
+        next[j] = row_at(w, stride, rows, later < end ? later : end - 1);
+    }
+    dot_rows(type, n, y + i, row, next, a, t);
+}
+
 INL void dot_list(sg_dtype type, float *y, const uint8_t *w, size_t stride, const uint32_t *rows, uint32_t n,
                   const sg_lane_acts *a, uint32_t t) {
-    const uint8_t *row[ROWS], *next[ROWS];
     uint32_t i = 0;
-    for (; i + ROWS <= n; i += ROWS) {
-        for (uint32_t j = 0; j < ROWS; j++) {
-            row[j] = row_at(w, stride, rows, i + j);
-            next[j] = row_at(w, stride, rows, i + ROWS + j < n ? i + ROWS + j : n - 1);
-        }
-        dot_rows(type, ROWS, y + i, row, next, a, t);
-    }
+    for (; i + SCATTERED <= n; i += SCATTERED) dot_listed(type, SCATTERED, y, w, stride, rows, i, n, a, t);
+    for (; i + ROWS <= n; i += ROWS) dot_listed(type, ROWS, y, w, stride, rows, i, n, a, t);
     for (; i < n; i++) {
-        row[0] = row_at(w, stride, rows, i);
+        const uint8_t *row[1] = { row_at(w, stride, rows, i) };
         dot_rows(type, 1, y + i, row, NULL, a, t);
     }
 }
