@@ -139,11 +139,13 @@ def sweep(args):
             make = [args.python, os.path.join(here, "make_sparse.py"), args.shape, args.type, gguf, "--active",
                     f"{1 - percent / 100:g}"] + args.make_args.split() + (["--layers", str(args.layers)] if args.layers else [])
             print(peers.run_child(make)[0], end="", file=sys.stderr)
-            peers.run_child([args.sparsegen, "convert", gguf, "-o", model_bin])
+            peers.run_child([args.sparsegen, "convert", gguf, "-o", model_bin, "--type", args.type])
             if "predicted" in args.runs:
                 peers.run_child([args.sparsegen] + [word.format(bin=model_bin, text=text) for word in args.calibrate.split()])
+            foreseen = any(".ffn_pred_" in name for name in GgufFile(model_bin).tensors)  # none is stored where most neurons fire
+            runs = [run for run in args.runs if foreseen or run != "predicted"]
             yield {"inactive": percent,
-                   **measure(args, f"{percent:g} % inactive", gguf, model_bin, args.runs, *shares_of(gguf, None, None))}
+                   **measure(args, f"{percent:g} % inactive", gguf, model_bin, runs, *shares_of(gguf, None, None))}
             os.unlink(gguf)
             os.unlink(model_bin)
 
@@ -152,7 +154,7 @@ def draw(results, args):
     """The chart of a sweep, as SVG: multiples of the dense speed, and what the bytes alone would allow."""
     lines = {}
     for run in args.runs:
-        lines[run] = [(r["inactive"], r["runs"][run]["median"] / r["runs"]["dense"]["median"]) for r in results]
+        lines[run] = [(r["inactive"], r["runs"][run]["median"] / r["runs"]["dense"]["median"]) for r in results if run in r["runs"]]
     if "lossless" in args.runs:
         lines["bytes, lossless"] = [(r["inactive"], r["runs"]["dense"]["bytes"] / r["runs"]["lossless"]["bytes"]) for r in results]
     layers = f", {args.layers} layers" if args.layers else ""
