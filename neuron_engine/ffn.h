@@ -1,8 +1,8 @@
 /* A feed-forward layer made of neuron bundles, computed for the neurons that matter.
  *
  * The threads of a team go through a layer together:
- *   1. gate, up   cluster by cluster, whoever is free takes the next: gates of all neurons (or of those that are predicted), the
- *                 list of the live ones, their up products, h
+ *   1. gate, up   some clusters at a time, whoever is free takes the next: gates of all neurons (or of those that are predicted),
+ *                 the lists of the live ones, their up products, h
  *   2. down       sums of h times down row over the lists, integers, each thread its own; then added up and scaled
  * Neurons that the activation makes zero are left out, which changes no bit of the result (kernels/neuron.h): with ReLU and its
  * kin sparsity is exact. What else may be left out is policy, and lossy.

@@ -4,8 +4,8 @@
 #include <math.h>
 #include <string.h>
 
-/* Rows of a list: enough to have several on their way from memory all the time. */
-#define SG_FFN_LIST (2 * SG_CLUSTER_MAX)
+/* Rows of a list at most: enough to have several on their way from memory all the time. */
+#define LIST (2 * SG_CLUSTER_MAX)
 
 static uint32_t neurons_of(const sg_bundle_layout *l, uint32_t cluster) {
     const uint32_t at = cluster * l->per_cluster;
@@ -39,8 +39,8 @@ static uint32_t predict(const sg_ffn *f, const sg_ffn_layer *l, uint32_t layer, 
 /* One token: the gates that are predicted, of clusters c0 .. c1 - 1, as one list. */
 static uint64_t listed_gates(sg_ffn *f, const sg_ffn_layer *l, uint32_t layer, const sg_acts *seen, uint32_t c0, uint32_t c1) {
     const sg_bundle *b = &l->bundle;
-    uint32_t rows[SG_FFN_LIST], place[SG_FFN_LIST], in_cluster[SG_CLUSTER_MAX + 1], m = 0;
-    float g[SG_FFN_LIST];
+    uint32_t rows[LIST], place[LIST], in_cluster[SG_CLUSTER_MAX + 1], m = 0;
+    float g[LIST];
     uint64_t all = 0;
     for (uint32_t c = c0; c < c1; c++) {
         const uint32_t named = predict(f, l, layer, seen, c, 0, in_cluster);
@@ -49,7 +49,7 @@ static uint64_t listed_gates(sg_ffn *f, const sg_ffn_layer *l, uint32_t layer, c
             rows[m] = (uint32_t)(from + in_cluster[i] * b->l.gate_row);
             place[m] = c * b->l.per_cluster + in_cluster[i];
         }
-        if (c + 1 < c1 && m + SG_CLUSTER_MAX <= SG_FFN_LIST) continue;
+        if (c + 1 < c1 && m + SG_CLUSTER_MAX <= LIST) continue;
         b->gate->dot(g, b->data, 1, rows, m, &f->x, 0);
         for (uint32_t i = 0; i < m; i++) f->gate[place[i]] = g[i];
         all += m;
@@ -199,15 +199,15 @@ static uint64_t whole_ups(sg_ffn *f, const sg_bundle *b, uint32_t n, uint32_t c,
 /* The up products of the live neurons of token t in clusters c0 .. c1 - 1, as many as a list can hold, and their h. Returns where
  * it ended. A cluster alone has few: the longer the list, the more rows are on their way from memory at a time. */
 static uint32_t listed_ups(sg_ffn *f, const sg_bundle *b, uint32_t t, uint32_t c0, uint32_t c1, sg_ffn_count *count) {
-    uint32_t rows[SG_FFN_LIST] = { 0 }, m = 0, end = c0;
-    float u[SG_FFN_LIST];
+    uint32_t rows[LIST], m = 0, end = c0;
+    float u[LIST];
     const uint32_t *live = f->live + (size_t)t * f->ld_cluster;
-    for (; end < c1 && m + live[end] <= SG_FFN_LIST; end++) {
+    for (; end < c1 && m + live[end] <= LIST; end++) {
         const uint32_t *at = f->at + (size_t)t * f->ld + end * b->l.per_cluster;
         const size_t from = end * b->l.cluster_bytes + b->l.ups_at;
         for (uint32_t i = 0; i < live[end]; i++) rows[m++] = (uint32_t)(from + at[i] * b->l.up_stride);
     }
-    b->up->dot(u, b->data, 1, rows, m, &f->x, t);
+    if (m > 0) b->up->dot(u, b->data, 1, rows, m, &f->x, t);
     count->ups += m;
     m = 0;
     for (uint32_t c = c0; c < end; c++) {

@@ -18,8 +18,8 @@ neurons (lossless), or the predictor and the active neurons (predicted: a predic
 bytes times tokens a second over the best rate of the read loop. --active and --gate-fires are by default what the GGUF says
 (sparsegen.synthetic.active and .gate_positive). Where a gate alone decides, as with ReLU, they are the same.
 
-The sweep makes models with make_sparse.py in a temporary folder one after the other, converts each with `sparsegen convert`,
-prepares it with --calibrate (for `predicted` only; {bin} and {text} stand for the model.bin and a text of random words that
+The sweep makes models with make_sparse.py in a temporary folder one after the other, converts each with `sparsegen convert`, all rows
+of the same type, prepares it with --calibrate (for `predicted` only, which is left out where no predictor is kept; {bin} and {text} stand for the model.bin and a text of random words that
 the model's vocabulary knows), and draws speeds as multiples of dense. Nothing is ever measured while another thing runs.
 """
 import argparse

@@ -203,6 +203,10 @@ void sg_cal_judge(const sg_cal_hist *train, const sg_cal_hist *test, sg_cal_scor
 
 /* Fits, measures and chooses for a layer whose samples are there. la: NULL without LAPACK. */
 SG_NODISCARD sg_status sg_cal_choose(sg_cal *c, uint32_t layer, const sg_linalg *la, sg_error *err);
+/* Whether a candidate is to be kept instead of another (kind NONE: instead of none). It has to fit. Of two that find nearly all when
+ * they name twice as many neurons as are active (`active` a token), the one with the fewer bytes to read, its own and those of the gate
+ * rows that it names at the recall SG_CAL_USUAL; else the one that finds more. */
+bool sg_cal_better(const sg_cal_score *s, const sg_cal_score *than, double active, size_t gate_row);
 /* Rank of a pair of matrices of this type that fits into `bytes`, a multiple of 32; 0: none does. */
 uint32_t sg_cal_rank(uint32_t k, uint32_t n, sg_dtype type, size_t bytes);
 size_t sg_cal_budget(const sg_cal *c, uint32_t layer);

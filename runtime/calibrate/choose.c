@@ -1,5 +1,6 @@
 /* Candidates of one layer: each kind in the forms that the budget allows. */
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -107,11 +108,17 @@ static sg_status make_comparable(const sg_cal *c, uint32_t layer, const sg_cal_f
     return s;
 }
 
-/* Bytes that a token reads of the predictor and of the gate rows that it names, at the recall that costs little (docs/performance.md). */
-static double bytes_read(const sg_cal *c, uint32_t layer, const sg_cal_score *s) {
-    const double active = sg_cal_density(&c->layers[layer], c->n_ff, c->layers[layer].active) * c->n_ff;
-    const double named = s->precision[SG_CAL_USUAL] > 0 ? active * s->recall[SG_CAL_USUAL] / s->precision[SG_CAL_USUAL] : c->n_ff;
-    return (double)s->bytes + named * (double)c->layouts[layer].gate_row;
+/* Bytes that a token reads of the predictor and of the gate rows that it names. */
+static double bytes_read(const sg_cal_score *s, double active, size_t gate_row) {
+    const double precision = s->precision[SG_CAL_USUAL];
+    return (double)s->bytes + (precision > 0 ? active * s->recall[SG_CAL_USUAL] / precision * (double)gate_row : INFINITY);
+}
+
+bool sg_cal_better(const sg_cal_score *s, const sg_cal_score *than, double active, size_t gate_row) {
+    if (!s->fits || than->kind == SG_PRED_NONE) return s->fits;
+    if (s->recall_twice >= GOOD_RECALL && than->recall_twice >= GOOD_RECALL)
+        return bytes_read(s, active, gate_row) < bytes_read(than, active, gate_row);
+    return s->recall_twice > than->recall_twice;
 }
 
 /* Measures p, notes the result, and keeps p when it is the best so far; takes p in any case. */
@@ -129,11 +136,7 @@ static sg_status consider(sg_cal *c, uint32_t layer, sg_cal_pred *p, bool traine
     if (status == SG_OK) {
         sg_cal_judge(train, test, &s);
         if (l->n_scores < SG_CAL_CANDIDATES) l->scores[l->n_scores++] = s;
-        const sg_cal_score *best = &l->chosen;
-        const bool good = s.recall_twice >= GOOD_RECALL, best_good = best->recall_twice >= GOOD_RECALL;
-        const bool better = best->kind == SG_PRED_NONE || (good && best_good ? bytes_read(c, layer, &s) < bytes_read(c, layer, best)
-                                                                             : s.recall_twice > best->recall_twice);
-        if (s.fits && better) {
+        if (sg_cal_better(&s, &l->chosen, sg_cal_density(l, c->n_ff, l->active) * c->n_ff, c->layouts[layer].gate_row)) {
             sg_cal_pred_finish(&l->pred);
             l->pred = *p;
             l->chosen = s;

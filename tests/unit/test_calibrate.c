@@ -317,6 +317,26 @@ START_TEST(together) {
 }
 END_TEST
 
+/* 100 active neurons, gate rows of 10 bytes. */
+START_TEST(better) {
+    sg_cal_score none = { 0 }, poor = { .kind = SG_PRED_SIGN, .fits = true, .bytes = 10, .recall_twice = 0.9 };
+    sg_cal_score large = { .kind = SG_PRED_LOWRANK, .fits = true, .bytes = 2000, .recall_twice = 0.99 }, small = large;
+    poor.recall[SG_CAL_USUAL] = large.recall[SG_CAL_USUAL] = small.recall[SG_CAL_USUAL] = 1;
+    poor.precision[SG_CAL_USUAL] = 1;
+    large.precision[SG_CAL_USUAL] = 0.8; /* names 125: 3250 bytes */
+    small.precision[SG_CAL_USUAL] = 0.5; /* names 200 */
+    small.recall_twice = 0.96;
+    small.bytes = 1240; /* 3240 */
+    ck_assert(sg_cal_better(&poor, &none, 100, 10));
+    ck_assert(sg_cal_better(&small, &large, 100, 10) && !sg_cal_better(&large, &small, 100, 10));
+    small.bytes = 1260; /* 3260 */
+    ck_assert(sg_cal_better(&large, &small, 100, 10) && !sg_cal_better(&small, &large, 100, 10));
+    ck_assert(sg_cal_better(&small, &poor, 100, 10) && !sg_cal_better(&poor, &small, 100, 10)); /* however cheap */
+    small.fits = false;
+    ck_assert(!sg_cal_better(&small, &poor, 100, 10) && !sg_cal_better(&small, &none, 100, 10));
+}
+END_TEST
+
 START_TEST(ranks) {
     /* a row of a: 64 values, 68 bytes; a row of b: 32 values and a bias, 38 bytes */
     ck_assert_uint_eq(sg_cal_rank(64, 100, SG_DTYPE_Q8_0, 32 * 68 + 100 * 38), 32);
@@ -339,6 +359,7 @@ int main(void) {
     tcase_add_test(t, both_above_zero);
     tcase_add_test(t, sign_bits);
     tcase_add_test(t, together);
+    tcase_add_test(t, better);
     tcase_add_test(t, ranks);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
