@@ -90,7 +90,8 @@ typedef struct sg_model sg_model;
 typedef enum sg_io_engine {
     SG_IO_AUTO = 0, /* io_uring where a probe in a child process survives, pread workers elsewhere */
     SG_IO_URING = 1,
-    SG_IO_PREAD = 2
+    SG_IO_PREAD = 2,
+    SG_IO_FAULT = 3 /* for tests of what streams: pread with delays and reordering, and what SPARSEGEN_FAULTS asks for */
 } sg_io_engine;
 
 typedef struct sg_model_options {
