@@ -47,9 +47,19 @@ typedef struct sg_bundle {
                             * touched for it; NULL: not at hand. Not owned */
 } sg_bundle;
 
-static inline const uint8_t *sg_bundle_gates(const sg_bundle *b, uint32_t cluster) {
-    return b->data + cluster * b->l.cluster_bytes;
+/* Where a cluster lies while a layer is computed. Rows are named by 32-bit numbers of bytes from `base`, which several clusters share. */
+typedef struct sg_cluster_place {
+    const uint8_t *gates; /* gate row 0 */
+    const uint8_t *base;
+    uint32_t ups, downs;  /* from base to up and down row 0; from one row to the next: */
+    uint32_t up_stride, down_stride;
+} sg_cluster_place;
+
+/* The place of a cluster of a bundle that is in RAM as a whole. */
+static inline sg_cluster_place sg_bundle_place(const sg_bundle *b, uint32_t cluster) {
+    const size_t at = cluster * b->l.cluster_bytes;
+    return (sg_cluster_place) { b->data + at, b->data, (uint32_t)(at + b->l.ups_at), (uint32_t)(at + b->l.downs_at),
+                                (uint32_t)b->l.up_stride, (uint32_t)b->l.down_stride };
 }
-static inline const uint8_t *sg_bundle_ups(const sg_bundle *b, uint32_t cluster) { return sg_bundle_gates(b, cluster) + b->l.ups_at; }
 
 #endif

@@ -85,15 +85,7 @@ static const sg_acts *project(sg_ffn *f, const sg_ffn_layer *l, const sg_acts *x
 }
 
 static void observe(sg_ffn *f, uint32_t layer, const sg_acts *x, const float *residual) {
-    const sg_bundle_layout *l = &f->layers[layer].bundle.l;
-    memset(f->observed, 0, (size_t)x->n * f->ld * sizeof *f->observed);
-    for (uint32_t t = 0; t < x->n; t++)
-        for (uint32_t c = 0; c < l->n_clusters; c++) {
-            const size_t first = (size_t)t * f->ld + c * l->per_cluster, base = c * l->cluster_bytes + l->downs_at;
-            for (uint32_t i = 0; i < f->live[(size_t)t * f->ld_cluster + c]; i++)
-                f->observed[first + (f->at[first + i] - base) / l->down_stride] = f->h[first + i];
-        }
-    const sg_ffn_sample s = { layer, x->n, x->k, l->n_neurons, f->ld, x->x, residual, f->gate, f->observed };
+    const sg_ffn_sample s = { layer, x->n, x->k, f->layers[layer].bundle.l.n_neurons, f->ld, x->x, residual, f->gate, f->observed };
     f->observe(f->observe_user, &s);
 }
 
@@ -128,6 +120,8 @@ void sg_ffn_run(sg_ffn *f, uint32_t layer, const sg_acts *x, const float *residu
     sg_ffn_down(f, l, x->n, y, ldy, team, thread);
 }
 
+static const uint8_t *ups(const sg_bundle *b, uint32_t c) { return b->data + sg_bundle_place(b, c).ups; }
+
 static double now(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -149,9 +143,9 @@ void sg_ffn_measure(sg_ffn *f) {
         if (!b->l.gated || half == 0) return;
         for (uint32_t r = 0; r < n / 2; r++) rows[r] = 2 * r;
         const double t0 = now();
-        for (uint32_t c = 0; c < half; c++) b->up->dot(y, sg_bundle_ups(b, c), b->l.up_stride, rows, n / 2, &acts, 0);
+        for (uint32_t c = 0; c < half; c++) b->up->dot(y, ups(b, c), b->l.up_stride, rows, n / 2, &acts, 0);
         const double t1 = now();
-        for (uint32_t c = 0; c < half; c++) b->up->dot_tokens(y, SG_CLUSTER_MAX, sg_bundle_ups(b, half + c), b->l.up_stride, n, &acts);
+        for (uint32_t c = 0; c < half; c++) b->up->dot_tokens(y, SG_CLUSTER_MAX, ups(b, half + c), b->l.up_stride, n, &acts);
         const double t2 = now();
         if (2 * (t1 - t0) < list) list = 2 * (t1 - t0);
         if (t2 - t1 < whole) whole = t2 - t1;

@@ -35,6 +35,7 @@ typedef struct sg_ffn_layer {
     sg_bundle bundle;
     sg_predictor predictor;
     float fat_threshold; /* FATRELU */
+    struct sg_ffn_home *home; /* where its parts lie when not all are in RAM (ffn_home.h), not owned; NULL: bundle.data has all */
 } sg_ffn_layer;
 
 /* What a session leaves out. All zero: nothing that the activation does not make zero. */
@@ -70,15 +71,16 @@ typedef struct sg_ffn {
     sg_acts z;           /* what the predictor's first half gives */
     float *gate;         /* [n_batch][ld] */
     float *h;            /* [n_batch][ld], of the live neurons of a cluster, packed from the cluster's first place on */
-    uint32_t *at;        /* [n_batch][ld], places of the live neurons in the cluster; in the end bytes from the bundle's data to
-                          * their down rows */
+    uint32_t *at;        /* [n_batch][ld], places of the live neurons in the cluster; in the end bytes from the base of the cluster's
+                          * place to their down rows */
     uint32_t *live;      /* [n_batch][ld_cluster], how many */
     float *peak, *mass;  /* [n_batch][ld_cluster], largest and sum of |h| * largest |d| of the down row */
     float *up;           /* [n_threads][n_batch][SG_CLUSTER_MAX] */
     float *token_cut;    /* [n_batch], top_k */
     float *unit;         /* [n_batch], see sg_down_unit */
     int32_t *sums;       /* [max(n_threads, n_batch)][sum_words] */
-    float *observed;     /* [n_batch][ld], set by the owner before `observe` */
+    sg_cluster_place *places; /* [ld_cluster], of a layer with a home: where the clusters lie at the moment */
+    float *observed;     /* [n_batch][ld], h by places; set by the owner before `observe` */
     sg_ffn_count *counts; /* [n_threads][n_layer] */
 } sg_ffn;
 
@@ -100,6 +102,13 @@ sg_ffn_count sg_ffn_total(const sg_ffn *f);
 
 /* ---- parts ---- */
 
+/* Place of a down row that is not in RAM, in at[]. */
+#define SG_AWAY UINT32_MAX
+
+static inline sg_cluster_place sg_ffn_place(const sg_ffn *f, const sg_ffn_layer *l, uint32_t c) {
+    return l->home ? f->places[c] : sg_bundle_place(&l->bundle, c);
+}
+
 /* The factor of h for integer down sums of one token (kernels/neuron.h): such that every |a| <= 32767 and no sum leaves 32 bits.
  * peak, mass: as in sg_ffn, of the n clusters; type: of the down rows. 0 when all h are zero, NaN when one is not finite. */
 float sg_down_unit(const float *peak, const float *mass, uint32_t n, sg_dtype type);
@@ -111,7 +120,11 @@ void sg_ffn_choose(sg_ffn *f, const sg_ffn_layer *l, uint32_t layer, uint32_t n,
 void sg_ffn_ups(sg_ffn *f, const sg_ffn_layer *l, uint32_t layer, uint32_t n, uint32_t c0, uint32_t c1, uint32_t thread);
 /* The cut of token t for policy.top_k; scratch: [ld] words. */
 float sg_ffn_top_k_cut(const sg_ffn *f, const sg_ffn_layer *l, uint32_t t, uint32_t *scratch);
-/* Down: see sg_ffn_run. */
+/* Down: see sg_ffn_run; and in parts: begin, clusters from 0 on in rising order with barriers in between, end. */
 void sg_ffn_down(sg_ffn *f, const sg_ffn_layer *l, uint32_t n, float *y, size_t ldy, sg_team *team, uint32_t thread);
+void sg_ffn_down_begin(sg_ffn *f, const sg_ffn_layer *l, uint32_t n, sg_team *team, uint32_t thread);
+void sg_ffn_down_clusters(sg_ffn *f, const sg_ffn_layer *l, uint32_t n, uint32_t c0, uint32_t c1, float *y, size_t ldy, sg_team *team,
+                          uint32_t thread);
+void sg_ffn_down_end(sg_ffn *f, const sg_ffn_layer *l, uint32_t n, float *y, size_t ldy, sg_team *team);
 
 #endif

@@ -34,26 +34,31 @@ static float unit_of(const sg_ffn *f, const sg_bundle *b, uint32_t t) {
     return sg_down_unit(f->peak + from, f->mass + from, b->l.n_clusters, b->l.down_type);
 }
 
-/* Lists of neighbouring clusters as lists of up to LIST neurons. */
+/* Lists of neighbouring clusters as lists of up to LIST neurons, their down rows counted from one base. */
 typedef struct gather {
+    const uint8_t *base;
     uint32_t at[LIST], n;
     float h[LIST];
 } gather;
 
-static void add_list(const sg_bundle *b, const gather *g, int32_t *sum) {
-    if (g->n > 0) b->down->down_add(sum, b->data, 1, g->at, g->h, g->n, b->l.k);
+static void add_list(const sg_bundle *b, gather *g, int32_t *sum) {
+    if (g->n > 0) b->down->down_add(sum, g->base, 1, g->at, g->h, g->n, b->l.k);
+    g->n = 0;
 }
 
 /* The live neurons lo .. hi - 1 of cluster c of token t, times unit, into sum; g holds what is not yet handed on. */
-static void add_cluster(const sg_ffn *f, const sg_bundle *b, uint32_t t, uint32_t c, uint32_t lo, uint32_t hi, float unit, gather *g,
+static void add_cluster(const sg_ffn *f, const sg_ffn_layer *l, uint32_t t, uint32_t c, uint32_t lo, uint32_t hi, float unit, gather *g,
                         int32_t *sum) {
+    const sg_bundle *b = &l->bundle;
+    const uint8_t *base = sg_ffn_place(f, l, c).base;
     const size_t from = (size_t)t * f->ld + c * b->l.per_cluster;
+    if (base != g->base) add_list(b, g, sum);
+    g->base = base;
     for (uint32_t i = lo; i < hi; i++) {
+        if (f->at[from + i] == SG_AWAY) continue; /* sg_ffn_down_away adds it */
         g->at[g->n] = f->at[from + i];
         g->h[g->n] = f->h[from + i] * unit;
-        if (++g->n < LIST) continue;
-        add_list(b, g, sum);
-        g->n = 0;
+        if (++g->n == LIST) add_list(b, g, sum);
     }
 }
 
@@ -61,79 +66,103 @@ static void fail_token(const sg_bundle *b, float unit, float *y, uint32_t i0, ui
     for (uint32_t i = i0; i < i1 && i < b->l.k; i++) y[i] = unit == 0 ? 0 : NAN;
 }
 
-/* One token: its live neurons are numbered through, and the threads help themselves. */
-static void down_one(sg_ffn *f, const sg_bundle *b, float *y, sg_team *team, uint32_t thread) {
-    const float unit = unit_of(f, b, 0);
-    const uint32_t n_blocks = b->l.k / 32, threads = sg_team_size(team);
+/* One token: its live neurons in clusters c0 .. c1 - 1 are numbered through, and the threads help themselves. */
+static void down_one(sg_ffn *f, const sg_ffn_layer *l, uint32_t c0, uint32_t c1, sg_team *team, uint32_t thread) {
+    const float unit = f->unit[0];
     int32_t *sum = f->sums + thread * f->sum_words;
     uint32_t total = 0, lo, hi;
-    for (uint32_t c = 0; c < b->l.n_clusters; c++) total += f->live[c];
-    memset(sum, 0, f->sum_words * sizeof *sum);
+    for (uint32_t c = c0; c < c1; c++) total += f->live[c];
     if (!(unit > 0)) total = 0;
     while (sg_team_take(team, (total + LIST - 1) / LIST, 1, &lo, &hi)) {
         const uint32_t from = lo * LIST, to = hi * LIST < total ? hi * LIST : total;
         gather g = { .n = 0 };
-        for (uint32_t c = 0, at = 0; at < to; at += f->live[c++]) {
+        for (uint32_t c = c0, at = 0; at < to; at += f->live[c++]) {
             const uint32_t end = at + f->live[c];
             if (end <= from) continue;
-            add_cluster(f, b, 0, c, from > at ? from - at : 0, (to < end ? to : end) - at, unit, &g, sum);
+            add_cluster(f, l, 0, c, from > at ? from - at : 0, (to < end ? to : end) - at, unit, &g, sum);
         }
-        add_list(b, &g, sum);
-    }
-    sg_team_barrier(team);
-    while (sg_team_take(team, (n_blocks + END_BLOCKS - 1) / END_BLOCKS, 1, &lo, &hi)) {
-        const uint32_t b0 = lo * END_BLOCKS, b1 = hi * END_BLOCKS < n_blocks ? hi * END_BLOCKS : n_blocks;
-        if (unit > 0) b->down->down_end(y, f->sums, f->sum_words, threads, b->l.k, b0, b1, 1 / unit);
-        else fail_token(b, unit, y, 32 * b0, 32 * b1);
+        add_list(&l->bundle, &g, sum);
     }
 }
 
 /* Several tokens: a thread takes some of them, and walks over the clusters in groups that a cache holds. */
-static void down_many(sg_ffn *f, const sg_bundle *b, uint32_t n, float *y, size_t ldy, sg_team *team) {
-    const uint32_t group = 1 + (uint32_t)(GROUP_BYTES / (b->l.per_cluster * b->l.down_row)), n_blocks = b->l.k / 32;
+static void down_many(sg_ffn *f, const sg_ffn_layer *l, uint32_t n, uint32_t first, uint32_t last, sg_team *team) {
+    const sg_bundle *b = &l->bundle;
+    const uint32_t group = 1 + (uint32_t)(GROUP_BYTES / (b->l.per_cluster * b->l.down_row));
     uint32_t lo, hi;
     while (sg_team_take(team, n, TOKENS_LEAST, &lo, &hi)) {
-        memset(f->sums + lo * f->sum_words, 0, (hi - lo) * f->sum_words * sizeof *f->sums);
-        for (uint32_t t = lo; t < hi; t++) f->unit[t] = unit_of(f, b, t);
-        for (uint32_t c0 = 0; c0 < b->l.n_clusters; c0 += group) {
-            const uint32_t c1 = b->l.n_clusters - c0 < group ? b->l.n_clusters : c0 + group;
+        for (uint32_t c0 = first; c0 < last; c0 += group) {
+            const uint32_t c1 = last - c0 < group ? last : c0 + group;
             for (uint32_t t = lo; t < hi; t++) {
                 if (!(f->unit[t] > 0)) continue;
                 gather g = { .n = 0 };
                 for (uint32_t c = c0; c < c1; c++)
-                    add_cluster(f, b, t, c, 0, f->live[(size_t)t * f->ld_cluster + c], f->unit[t], &g, f->sums + t * f->sum_words);
+                    add_cluster(f, l, t, c, 0, f->live[(size_t)t * f->ld_cluster + c], f->unit[t], &g, f->sums + t * f->sum_words);
                 add_list(b, &g, f->sums + t * f->sum_words);
             }
-        }
-        for (uint32_t t = lo; t < hi; t++) {
-            const float unit = f->unit[t];
-            if (unit > 0) b->down->down_end(y + t * ldy, f->sums + t * f->sum_words, 0, 1, b->l.k, 0, n_blocks, 1 / unit);
-            else fail_token(b, unit, y + t * ldy, 0, b->l.k);
         }
     }
 }
 
 /* Float rows: a sum in the order of the neurons, so a thread takes a slice of y and goes through all of them. */
-static void down_floats(sg_ffn *f, const sg_bundle *b, uint32_t n, float *y, size_t ldy, sg_team *team) {
+static void down_floats(sg_ffn *f, const sg_ffn_layer *l, uint32_t n, uint32_t c0, uint32_t c1, float *y, size_t ldy, sg_team *team) {
+    const sg_bundle *b = &l->bundle;
     const uint32_t slices = (b->l.k + SLICE - 1) / SLICE;
     uint32_t lo, hi;
     while (sg_team_take(team, slices * n, 1, &lo, &hi)) {
         for (; lo < hi; lo++) {
             const uint32_t t = lo / slices, i0 = lo % slices * SLICE, i1 = i0 + SLICE < b->l.k ? i0 + SLICE : b->l.k;
             float *out = y + t * ldy;
-            memset(out + i0, 0, (i1 - i0) * sizeof *out);
-            for (uint32_t c = 0; c < b->l.n_clusters; c++) {
+            if (c0 == 0) memset(out + i0, 0, (i1 - i0) * sizeof *out);
+            for (uint32_t c = c0; c < c1; c++) {
                 const size_t from = (size_t)t * f->ld + c * b->l.per_cluster;
                 const uint32_t m = f->live[(size_t)t * f->ld_cluster + c];
-                if (m > 0) b->down->down_float(out, b->data, 1, f->at + from, f->h + from, m, i0, i1);
+                if (m > 0) b->down->down_float(out, sg_ffn_place(f, l, c).base, 1, f->at + from, f->h + from, m, i0, i1);
             }
         }
     }
 }
 
-void sg_ffn_down(sg_ffn *f, const sg_ffn_layer *l, uint32_t n, float *y, size_t ldy, sg_team *team, uint32_t thread) {
+void sg_ffn_down_begin(sg_ffn *f, const sg_ffn_layer *l, uint32_t n, sg_team *team, uint32_t thread) {
     const sg_bundle *b = &l->bundle;
-    if (!b->down->quantised) down_floats(f, b, n, y, ldy, team);
-    else if (n == 1) down_one(f, b, y, team, thread);
-    else down_many(f, b, n, y, ldy, team);
+    if (!b->down->quantised) return;
+    if (n == 1) {
+        if (thread == 0) f->unit[0] = unit_of(f, b, 0);
+        memset(f->sums + thread * f->sum_words, 0, f->sum_words * sizeof *f->sums);
+    } else {
+        for (uint32_t t = thread; t < n; t += sg_team_size(team)) {
+            f->unit[t] = unit_of(f, b, t);
+            memset(f->sums + t * f->sum_words, 0, f->sum_words * sizeof *f->sums);
+        }
+    }
+    sg_team_barrier(team);
+}
+
+void sg_ffn_down_clusters(sg_ffn *f, const sg_ffn_layer *l, uint32_t n, uint32_t c0, uint32_t c1, float *y, size_t ldy, sg_team *team,
+                          uint32_t thread) {
+    if (!l->bundle.down->quantised) down_floats(f, l, n, c0, c1, y, ldy, team);
+    else if (n == 1) down_one(f, l, c0, c1, team, thread);
+    else down_many(f, l, n, c0, c1, team);
+}
+
+void sg_ffn_down_end(sg_ffn *f, const sg_ffn_layer *l, uint32_t n, float *y, size_t ldy, sg_team *team) {
+    const sg_bundle *b = &l->bundle;
+    if (!b->down->quantised) return;
+    const uint32_t n_blocks = b->l.k / 32, pieces = (n_blocks + END_BLOCKS - 1) / END_BLOCKS;
+    const uint32_t parts = n == 1 ? sg_team_size(team) : 1;
+    uint32_t lo, hi;
+    sg_team_barrier(team);
+    while (sg_team_take(team, pieces * n, 1, &lo, &hi))
+        for (; lo < hi; lo++) {
+            const uint32_t t = lo / pieces, b0 = lo % pieces * END_BLOCKS, b1 = b0 + END_BLOCKS < n_blocks ? b0 + END_BLOCKS : n_blocks;
+            const float unit = f->unit[t];
+            if (unit > 0) b->down->down_end(y + t * ldy, f->sums + t * f->sum_words, f->sum_words, parts, b->l.k, b0, b1, 1 / unit);
+            else fail_token(b, unit, y + t * ldy, 32 * b0, 32 * b1);
+        }
+}
+
+void sg_ffn_down(sg_ffn *f, const sg_ffn_layer *l, uint32_t n, float *y, size_t ldy, sg_team *team, uint32_t thread) {
+    sg_ffn_down_begin(f, l, n, team, thread);
+    sg_ffn_down_clusters(f, l, n, 0, l->bundle.l.n_clusters, y, ldy, team, thread);
+    sg_ffn_down_end(f, l, n, y, ldy, team);
 }

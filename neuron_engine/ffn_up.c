@@ -42,15 +42,23 @@ static uint64_t listed_gates(sg_ffn *f, const sg_ffn_layer *l, uint32_t layer, c
     uint32_t rows[LIST], place[LIST], in_cluster[SG_CLUSTER_MAX + 1], m = 0;
     float g[LIST];
     uint64_t all = 0;
+    const uint8_t *base = NULL;
     for (uint32_t c = c0; c < c1; c++) {
+        const sg_cluster_place at = sg_ffn_place(f, l, c);
         const uint32_t named = predict(f, l, layer, seen, c, 0, in_cluster);
-        const size_t from = c * b->l.cluster_bytes;
+        if (!base) base = at.gates;
+        const size_t from = (size_t)(at.gates - base);
         for (uint32_t i = 0; i < named; i++, m++) {
             rows[m] = (uint32_t)(from + in_cluster[i] * b->l.gate_row);
             place[m] = c * b->l.per_cluster + in_cluster[i];
         }
-        if (c + 1 < c1 && m + SG_CLUSTER_MAX <= LIST) continue;
-        b->gate->dot(g, b->data, 1, rows, m, &f->x, 0);
+        /* the next cluster in the same list, if it lies behind this one */
+        if (c + 1 < c1 && m + SG_CLUSTER_MAX <= LIST) {
+            const uint8_t *next = sg_ffn_place(f, l, c + 1).gates;
+            if (next >= base && (size_t)(next - base) < UINT32_MAX - b->l.cluster_bytes) continue;
+        }
+        b->gate->dot(g, base, 1, rows, m, &f->x, 0);
+        base = NULL;
         for (uint32_t i = 0; i < m; i++) f->gate[place[i]] = g[i];
         all += m;
         m = 0;
@@ -73,7 +81,7 @@ void sg_ffn_gates(sg_ffn *f, const sg_ffn_layer *l, uint32_t layer, uint32_t tok
     for (uint32_t c = c0; c < c1; c++) {
         const uint32_t n = neurons_of(&b->l, c);
         uint32_t rows[SG_CLUSTER_MAX + 1];
-        b->gate->dot_tokens(f->gate + c * b->l.per_cluster, f->ld, sg_bundle_gates(b, c), b->l.gate_row, n, &acts);
+        b->gate->dot_tokens(f->gate + c * b->l.per_cluster, f->ld, sg_ffn_place(f, l, c).gates, b->l.gate_row, n, &acts);
         count->gates += (uint64_t)n * tokens;
         for (uint32_t t = 0; predicted && t < tokens; t++) (void)predict(f, l, layer, seen, c, t, rows);
     }
@@ -138,25 +146,28 @@ static uint32_t choose(const sg_ffn *f, const sg_ffn_layer *l, uint32_t t, uint3
 }
 
 /* h = act(g) * u for the m neurons of a list, those that come out as zero dropped; at[] from places to the down rows. */
-static void finish(const sg_ffn *f, const sg_bundle *b, uint32_t c, uint32_t t, uint32_t m, const float *u, uint64_t *active) {
+static void finish(const sg_ffn *f, const sg_ffn_layer *l, uint32_t c, uint32_t t, uint32_t m, const float *u, uint64_t *active) {
+    const sg_bundle *b = &l->bundle;
+    const sg_cluster_place place = sg_ffn_place(f, l, c);
     const size_t from = (size_t)t * f->ld + c * b->l.per_cluster;
     const bool keep_zeros = f->policy.mode == SG_FFN_DENSE;
-    const size_t downs = c * b->l.cluster_bytes + b->l.downs_at;
     uint32_t *at = f->at + from, kept = 0;
-    float *h = f->h + from, peak = 0, mass = 0;
+    float *h = f->h + from, *seen = f->observe ? f->observed + from : NULL, peak = 0, mass = 0;
+    if (seen) memset(seen, 0, neurons_of(&b->l, c) * sizeof *seen);
     for (uint32_t i = 0; i < m; i++) {
         float v = h[i];
         if (u) v *= f->act == SG_ACT_DRELU && u[i] <= 0 ? 0 : u[i];
         *active += !(v == 0);
+        if (seen) seen[at[i]] = v;
         if (v == 0 && !keep_zeros) continue;
-        const size_t down = downs + at[i] * b->l.down_stride;
+        const uint32_t down = place.downs + at[i] * place.down_stride;
         if (b->down->quantised) {
-            const float max = b->down_max ? b->down_max[c * b->l.per_cluster + at[i]] : b->down->down_max(b->data + down, b->l.k);
+            const float max = b->down_max ? b->down_max[c * b->l.per_cluster + at[i]] : b->down->down_max(place.base + down, b->l.k);
             const float size = fabsf(v) * max;
             if (!(size <= peak)) peak = size;
             mass += size;
         }
-        at[kept] = (uint32_t)down;
+        at[kept] = down;
         h[kept++] = v;
     }
     const size_t slot = (size_t)t * f->ld_cluster + c;
@@ -181,38 +192,43 @@ void sg_ffn_choose(sg_ffn *f, const sg_ffn_layer *l, uint32_t layer, uint32_t n,
 }
 
 /* The up products of all neurons of a cluster, and h of those that are live. Returns how many products. */
-static uint64_t whole_ups(sg_ffn *f, const sg_bundle *b, uint32_t n, uint32_t c, uint32_t thread, uint64_t *active) {
+static uint64_t whole_ups(sg_ffn *f, const sg_ffn_layer *l, uint32_t n, uint32_t c, uint32_t thread, uint64_t *active) {
+    const sg_bundle *b = &l->bundle;
+    const sg_cluster_place place = sg_ffn_place(f, l, c);
     const uint32_t rows = neurons_of(&b->l, c);
     float *all = f->up + (size_t)thread * f->n_batch * SG_CLUSTER_MAX, u[SG_CLUSTER_MAX];
     sg_lane_acts acts = f->x;
     acts.n = n;
-    b->up->dot_tokens(all, SG_CLUSTER_MAX, sg_bundle_ups(b, c), b->l.up_stride, rows, &acts);
+    b->up->dot_tokens(all, SG_CLUSTER_MAX, place.base + place.ups, place.up_stride, rows, &acts);
     for (uint32_t t = 0; t < n; t++) {
         const uint32_t *at = f->at + (size_t)t * f->ld + c * b->l.per_cluster;
         const uint32_t m = f->live[(size_t)t * f->ld_cluster + c];
         for (uint32_t i = 0; i < m; i++) u[i] = all[(size_t)t * SG_CLUSTER_MAX + at[i]];
-        finish(f, b, c, t, m, u, active);
+        finish(f, l, c, t, m, u, active);
     }
     return (uint64_t)rows * n;
 }
 
 /* The up products of the live neurons of token t in clusters c0 .. c1 - 1, as many as a list can hold, and their h. Returns where
  * it ended. A cluster alone has few: the longer the list, the more rows are on their way from memory at a time. */
-static uint32_t listed_ups(sg_ffn *f, const sg_bundle *b, uint32_t t, uint32_t c0, uint32_t c1, sg_ffn_count *count) {
+static uint32_t listed_ups(sg_ffn *f, const sg_ffn_layer *l, uint32_t t, uint32_t c0, uint32_t c1, sg_ffn_count *count) {
+    const sg_bundle *b = &l->bundle;
+    const uint8_t *base = sg_ffn_place(f, l, c0).base;
     uint32_t rows[LIST], m = 0, end = c0;
     float u[LIST];
     const uint32_t *live = f->live + (size_t)t * f->ld_cluster;
     for (; end < c1 && m + live[end] <= LIST; end++) {
         const uint32_t *at = f->at + (size_t)t * f->ld + end * b->l.per_cluster;
-        const size_t from = end * b->l.cluster_bytes + b->l.ups_at;
-        for (uint32_t i = 0; i < live[end]; i++) rows[m++] = (uint32_t)(from + at[i] * b->l.up_stride);
+        const sg_cluster_place place = sg_ffn_place(f, l, end);
+        if (place.base != base) break;
+        for (uint32_t i = 0; i < live[end]; i++) rows[m++] = place.ups + at[i] * place.up_stride;
     }
-    if (m > 0) b->up->dot(u, b->data, 1, rows, m, &f->x, t);
+    if (m > 0) b->up->dot(u, base, 1, rows, m, &f->x, t);
     count->ups += m;
     m = 0;
     for (uint32_t c = c0; c < end; c++) {
         const uint32_t here = live[c]; /* finish() leaves those that are not zero */
-        finish(f, b, c, t, here, u + m, &count->active);
+        finish(f, l, c, t, here, u + m, &count->active);
         m += here;
     }
     return end;
@@ -229,10 +245,10 @@ void sg_ffn_ups(sg_ffn *f, const sg_ffn_layer *l, uint32_t layer, uint32_t n, ui
             if (whole_cluster(f, b, live, (uint64_t)neurons_of(&b->l, end) * n)) break;
         }
         for (uint32_t t = 0; t < n; t++) {
-            for (uint32_t i = c; b->l.gated && i < end;) i = listed_ups(f, b, t, i, end, count);
-            for (uint32_t i = c; !b->l.gated && i < end; i++) finish(f, b, i, t, f->live[(size_t)t * f->ld_cluster + i], NULL, &count->active);
+            for (uint32_t i = c; b->l.gated && i < end;) i = listed_ups(f, l, t, i, end, count);
+            for (uint32_t i = c; !b->l.gated && i < end; i++) finish(f, l, i, t, f->live[(size_t)t * f->ld_cluster + i], NULL, &count->active);
         }
         c = end;
-        if (c < c1) count->ups += whole_ups(f, b, n, c++, thread, &count->active);
+        if (c < c1) count->ups += whole_ups(f, l, n, c++, thread, &count->active);
     }
 }
