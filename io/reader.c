@@ -1,13 +1,11 @@
 #include "io/reader.h"
 
+#include "io/input.h"
 #include "io/reader_engine.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 struct sg_reader {
@@ -53,6 +51,7 @@ bool sg_io_batch_progress(const sg_io_batch *b, uint64_t done) {
 
 sg_status sg_reader_create(sg_io_engine engine, const sg_log *log, sg_reader **out, sg_error *err) {
     *out = NULL;
+    if (engine == SG_IO_FAULT) engine = SG_IO_PREAD; /* faults are for what streams */
     if (engine != SG_IO_AUTO && engine != SG_IO_URING && engine != SG_IO_PREAD)
         return sg_fail(err, SG_E_ARG, "I/O engine %d does not exist", (int)engine);
     sg_reader *r = calloc(1, sizeof *r);
@@ -97,33 +96,6 @@ void sg_reader_destroy(sg_reader **reader) {
 
 const char *sg_reader_engine_name(const sg_reader *r) { return r->engine->name; }
 
-/* O_NONBLOCK keeps the open of a FIFO or a device from waiting; it is taken off again, since io_uring would answer EAGAIN
- * for whatever is not cached. */
-static sg_status open_regular(const char *path, int *out, sg_error *err) {
-    int fd;
-    do {
-        fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
-    } while (fd < 0 && errno == EINTR);
-    if (fd < 0) return sg_fail_errno(err, errno, path, "cannot be opened");
-    sg_status s = SG_OK;
-    struct stat st;
-    const int flags = fcntl(fd, F_GETFL);
-    if (fstat(fd, &st) != 0)
-        s = sg_fail_errno(err, errno, path, "cannot be examined");
-    else if (S_ISDIR(st.st_mode))
-        s = sg_fail(err, SG_E_ACCESS, "%s: is a directory, not a file", path);
-    else if (!S_ISREG(st.st_mode))
-        s = sg_fail(err, SG_E_ACCESS, "%s: is not a regular file", path);
-    else if (flags < 0 || fcntl(fd, F_SETFL, flags & ~O_NONBLOCK) != 0)
-        s = sg_fail_errno(err, errno, path, "cannot be set up for reading");
-    if (s != SG_OK) {
-        close(fd);
-        return s;
-    }
-    *out = fd;
-    return SG_OK;
-}
-
 sg_status sg_reader_add_file(sg_reader *r, const char *path, uint32_t *file, sg_error *err) {
     if (r->n_files == r->cap_files) {
         const uint32_t cap = r->cap_files ? 2 * r->cap_files : 8;
@@ -134,7 +106,7 @@ sg_status sg_reader_add_file(sg_reader *r, const char *path, uint32_t *file, sg_
     }
     sg_io_file f = { .fd = -1, .path = strdup(path) };
     if (!f.path) return sg_fail(err, SG_E_NOMEM, "%s: out of memory", path);
-    const sg_status s = open_regular(path, &f.fd, err);
+    const sg_status s = sg_input_open(path, 0, &f.fd, err);
     if (s != SG_OK) {
         free(f.path);
         return s;
@@ -146,25 +118,13 @@ sg_status sg_reader_add_file(sg_reader *r, const char *path, uint32_t *file, sg_
 
 /* ---- reading ----------------------------------------------------------------------------------------------------- */
 
-/* The end of the file came inside a read. The size of the file says where it really ends: the piece that noticed first need
- * not be the one in which the file ends. */
-static sg_status fail_truncated(const sg_io_batch *b, sg_error *err) {
+static sg_status fail_fault(const sg_io_batch *b, sg_error *err) {
     const sg_io_piece *at = &b->fault.at;
     const sg_read *r = &b->reads[at->read];
     const sg_io_file *f = &b->files[r->file];
-    uint64_t from = at->offset;
-    struct stat st;
-    if (fstat(f->fd, &st) == 0 && st.st_size >= 0 && (uint64_t)st.st_size < from)
-        from = (uint64_t)st.st_size > r->offset ? (uint64_t)st.st_size : r->offset;
-    return sg_fail(err, SG_E_IO, "%s is truncated: %" PRIu64 " bytes at offset %" PRIu64 " are missing", f->path,
-                   r->offset + r->size - from, from);
-}
-
-static sg_status fail_fault(const sg_io_batch *b, sg_error *err) {
-    const sg_io_piece *at = &b->fault.at;
-    if (b->fault.errno_value == 0) return fail_truncated(b, err);
-    return sg_fail(err, SG_E_IO, "%s: reading %zu bytes at offset %" PRIu64 ": %s", b->files[b->reads[at->read].file].path,
-                   at->size, at->offset, strerror(b->fault.errno_value));
+    /* the piece that noticed the end of the file first need not be the one in which it ends */
+    if (b->fault.errno_value == 0) return sg_input_truncated(f->fd, f->path, r->offset, r->size, at->offset, err);
+    return sg_input_failed(f->path, at->offset, at->size, b->fault.errno_value, err);
 }
 
 sg_status sg_reader_read_all(sg_reader *r, const sg_read *reads, size_t n, sg_progress_fn progress, void *user,

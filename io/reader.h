@@ -15,7 +15,8 @@ typedef struct sg_read {
 } sg_read;
 
 /* `engine`: AUTO takes io_uring when a probe in a forked child could set one up, else pread; the choice and the reason of a
- * fallback go to `log` (one line). Asking for URING where there is none falls back the same way, with a warning. */
+ * fallback go to `log` (one line). Asking for URING where there is none falls back the same way, with a warning. FAULT, which
+ * is for stream.h, is PREAD here. */
 SG_NODISCARD sg_status sg_reader_create(sg_io_engine engine, const sg_log *log, sg_reader **out, sg_error *err);
 void sg_reader_destroy(sg_reader **r);
 const char *sg_reader_engine_name(const sg_reader *r); /* "io_uring" or "pread" */

@@ -24,4 +24,13 @@ SG_NODISCARD sg_status sg_cpu_mask(uint32_t *flags, const char *mask, sg_error *
 /* Cores that this process may run on (affinity), at least 1. */
 uint32_t sg_cpu_count(void);
 
+/* In a loop that waits for another core. */
+static inline void sg_cpu_relax(void) {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ __volatile__("yield");
+#endif
+}
+
 #endif

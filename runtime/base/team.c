@@ -25,14 +25,6 @@ struct sg_team {
     pthread_cond_t wake;
 };
 
-static void cpu_relax(void) {
-#if defined(__x86_64__) || defined(__i386__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ __volatile__("yield");
-#endif
-}
-
 sg_status sg_team_create(uint32_t n_threads, sg_team **out, sg_error *err) {
     *out = NULL;
     if (n_threads < 1 || n_threads > SG_TEAM_MAX)
@@ -82,7 +74,7 @@ void sg_team_barrier(sg_team *t) {
     }
     for (int i = 0; i < t->spins; i++) {
         if (atomic_load_explicit(&t->round, memory_order_acquire) != round) return;
-        cpu_relax();
+        sg_cpu_relax();
     }
     pthread_mutex_lock(&t->lock);
     while (atomic_load_explicit(&t->round, memory_order_acquire) == round) pthread_cond_wait(&t->wake, &t->lock);

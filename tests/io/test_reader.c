@@ -397,6 +397,9 @@ START_TEST(choice_is_logged) {
     ck_assert_int_eq(l.level, SG_LOG_INFO);
     ck_assert_ptr_nonnull(strstr(l.text, sg_reader_engine_name(r)));
     sg_reader_destroy(&r);
+    ck_assert_int_eq(sg_reader_create(SG_IO_FAULT, &log, &r, NULL), SG_OK);
+    ck_assert_str_eq(l.text, "reading with pread");
+    sg_reader_destroy(&r);
 }
 END_TEST
 

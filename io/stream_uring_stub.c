@@ -1,0 +1,12 @@
+/* Stands in for stream_uring.c in builds without liburing. Never reached, since the probe says no. */
+#include "io/stream_engine.h"
+
+static sg_status none_create(sg_stream *s, const sg_stream_options *o, void **impl, sg_error *err) {
+    return sg_fail(err, SG_E_INTERNAL, "built without io_uring");
+}
+static void none_destroy(void *impl) {}
+static bool none_sleeps(void *impl, bool prefetch) { return false; }
+static void none_wake(void *impl) {}
+static uint64_t none_memory(const void *impl) { return 0; }
+
+const sg_stream_engine sg_stream_uring = { "io_uring", none_create, none_destroy, none_sleeps, none_wake, NULL, NULL, none_memory };
