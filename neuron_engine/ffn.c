@@ -1,4 +1,4 @@
-#include "neuron_engine/ffn.h"
+#include "neuron_engine/ffn_home.h"
 
 #include <math.h>
 #include <string.h>
@@ -14,6 +14,22 @@ static void lay_out_acts(sg_acts *a, sg_carver *c, size_t n, uint32_t k) {
     a->d = sg_carve(c, n * a->n_blocks, sizeof *a->d);
     a->sums = sg_carve(c, n * a->n_blocks, 2 * sizeof *a->sums);
     a->dsum = sg_carve(c, n * a->n_blocks, sizeof *a->dsum);
+}
+
+/* What layers with a home need besides. */
+static void lay_out_away(sg_ffn *f, sg_carver *c) {
+    f->places = sg_carve(c, f->ld_cluster, sizeof *f->places);
+    f->u = sg_carve(c, f->ld, sizeof *f->u);
+    f->row_max = sg_carve(c, f->ld, sizeof *f->row_max);
+    f->up_at = sg_carve(c, f->ld, sizeof *f->up_at);
+    f->down_at = sg_carve(c, f->ld, sizeof *f->down_at);
+    f->wait_for = sg_carve(c, f->ld, sizeof *f->wait_for);
+    f->pending = sg_carve(c, f->ld, sizeof *f->pending);
+    f->n_pending = sg_carve(c, f->ld_cluster, sizeof *f->n_pending);
+    f->group_state = sg_carve(c, f->ld_cluster, sizeof *f->group_state);
+    f->pass_bytes = (SG_FFN_PASS * f->slot_bytes + SG_STREAM_BLOCK - 1) / SG_STREAM_BLOCK * SG_STREAM_BLOCK;
+    uint8_t *pass = sg_carve(c, f->n_threads + 1, f->pass_bytes);
+    if (pass) f->pass = (uint8_t *)(((uintptr_t)pass + SG_STREAM_BLOCK - 1) / SG_STREAM_BLOCK * SG_STREAM_BLOCK);
 }
 
 void sg_ffn_lay_out(sg_ffn *f, sg_carver *c) {
@@ -51,12 +67,11 @@ void sg_ffn_lay_out(sg_ffn *f, sg_carver *c) {
     f->unit = sg_carve(c, n, sizeof(float));
     f->sums = sg_carve(c, parts, f->sum_words * sizeof(int32_t));
     f->counts = sg_carve(c, (size_t)f->n_threads * f->n_layer, sizeof *f->counts);
+    if (f->store) lay_out_away(f, c);
     f->dense_share = 1;
 }
 
-/* The predictor's first half for all tokens. Returns what the second half reads besides; ready after the last barrier. */
-static const sg_acts *project(sg_ffn *f, const sg_ffn_layer *l, const sg_acts *x, const float *residual, sg_team *team,
-                              uint32_t thread) {
+const sg_acts *sg_ffn_project(sg_ffn *f, const sg_ffn_layer *l, const sg_acts *x, const float *residual, sg_team *team, uint32_t thread) {
     const sg_predictor *p = &l->predictor;
     const uint32_t clusters = sg_predictor_clusters(p), threads = sg_team_size(team);
     const sg_acts *in = x;
@@ -84,9 +99,11 @@ static const sg_acts *project(sg_ffn *f, const sg_ffn_layer *l, const sg_acts *x
     return in;
 }
 
-static void observe(sg_ffn *f, uint32_t layer, const sg_acts *x, const float *residual) {
+void sg_ffn_observe(sg_ffn *f, uint32_t layer, const sg_acts *x, const float *residual, sg_team *team, uint32_t thread) {
+    if (!f->observe) return;
     const sg_ffn_sample s = { layer, x->n, x->k, f->layers[layer].bundle.l.n_neurons, f->ld, x->x, residual, f->gate, f->observed };
-    f->observe(f->observe_user, &s);
+    if (thread == 0) f->observe(f->observe_user, &s);
+    sg_team_barrier(team);
 }
 
 void sg_ffn_run(sg_ffn *f, uint32_t layer, const sg_acts *x, const float *residual, float *y, size_t ldy, sg_team *team,
@@ -96,7 +113,12 @@ void sg_ffn_run(sg_ffn *f, uint32_t layer, const sg_acts *x, const float *residu
     const uint32_t group = x->n == 1 ? GROUP : 1; /* several tokens: while the cluster is in a cache */
     uint32_t lo, hi;
     const sg_acts *seen = x;
-    if (f->policy.predict && l->predictor.kind != SG_PRED_NONE) seen = project(f, l, x, residual, team, thread);
+    if (f->policy.predict && l->predictor.kind != SG_PRED_NONE) seen = sg_ffn_project(f, l, x, residual, team, thread);
+    if (l->home) {
+        const bool by_neurons = x->n == 1 && sg_ffn_by_neurons(f, l);
+        (by_neurons ? sg_ffn_run_neurons : sg_ffn_run_clusters)(f, layer, x, seen, residual, y, ldy, team, thread);
+        return;
+    }
     if (f->policy.top_k > 0) {
         while (sg_team_take(team, clusters, 1, &lo, &hi))
             sg_ffn_gates(f, l, layer, x->n, seen, lo, hi, thread);
@@ -113,10 +135,7 @@ void sg_ffn_run(sg_ffn *f, uint32_t layer, const sg_acts *x, const float *residu
             sg_ffn_ups(f, l, layer, x->n, c0, c1, thread);
         }
     sg_team_barrier(team);
-    if (f->observe) {
-        if (thread == 0) observe(f, layer, x, residual);
-        sg_team_barrier(team);
-    }
+    sg_ffn_observe(f, layer, x, residual, team, thread);
     sg_ffn_down(f, l, x->n, y, ldy, team, thread);
 }
 
@@ -140,7 +159,7 @@ void sg_ffn_measure(sg_ffn *f) {
     for (uint32_t i = 0; i < f->n_layer && i < 4; i++) {
         const sg_bundle *b = &f->layers[i].bundle;
         const uint32_t n = b->l.per_cluster, half = b->l.n_clusters / 2 < 64 ? b->l.n_clusters / 2 : 64;
-        if (!b->l.gated || half == 0) return;
+        if (!b->l.gated || half == 0 || f->layers[i].home) return;
         for (uint32_t r = 0; r < n / 2; r++) rows[r] = 2 * r;
         const double t0 = now();
         for (uint32_t c = 0; c < half; c++) b->up->dot(y, ups(b, c), b->l.up_stride, rows, n / 2, &acts, 0);

@@ -12,6 +12,8 @@
 #ifndef SG_NE_FFN_H
 #define SG_NE_FFN_H
 
+#include <stdatomic.h>
+
 #include "neuron_engine/bundle.h"
 #include "neuron_engine/observe.h"
 #include "neuron_engine/predictor.h"
@@ -52,6 +54,17 @@ typedef struct sg_ffn_count {
     uint64_t neurons, gates, ups, active; /* all; gate computed; up computed; h != 0 */
 } sg_ffn_count;
 
+/* Clusters that are worked on together, at most; reads of neurons without a slot at a time, per thread (ffn_neurons.c). */
+#define SG_FFN_GROUP 8u
+#define SG_FFN_PASS 16u
+enum { SG_FFN_GROUP_NEW, SG_FFN_GROUP_OPEN /* reads are awaited */, SG_FFN_GROUP_DONE, SG_FFN_GROUP_BROKEN };
+
+/* What a thread spent waiting for reads, on a cache line of its own. */
+typedef struct sg_waited {
+    double seconds;
+    char pad[56];
+} sg_waited;
+
 /* Working memory of a session; the members are for neuron_engine/ffn*.c, except as noted. */
 typedef struct sg_ffn {
     const sg_kernels *kernels;
@@ -79,7 +92,18 @@ typedef struct sg_ffn {
     float *token_cut;    /* [n_batch], top_k */
     float *unit;         /* [n_batch], see sg_down_unit */
     int32_t *sums;       /* [max(n_threads, n_batch)][sum_words] */
+    /* for layers with a home (ffn_home.h); by neurons only one token is computed, and lists are as in at[] and h[] */
+    const struct sg_ffn_store *store; /* set by the owner, NULL: every layer is in RAM */
+    size_t slot_bytes;   /* the most of a layer; set by the owner */
+    sg_waited *waited;   /* [n_threads], set by the owner */
     sg_cluster_place *places; /* [ld_cluster], of a layer with a home: where the clusters lie at the moment */
+    float *u, *row_max;          /* [ld], up product and largest |d| of the down row */
+    uint32_t *up_at, *down_at;   /* [ld], bytes from the arena to the rows, or SG_AWAY */
+    struct sg_fetch **wait_for;  /* [ld], what brings the record, NULL: no slot */
+    uint32_t *pending, *n_pending; /* [ld] positions that are awaited, and how many; per group of clusters */
+    atomic_uint *group_state;      /* per group */
+    uint8_t *pass;                 /* [n_threads][pass_bytes], records without a slot */
+    size_t pass_bytes;
     float *observed;     /* [n_batch][ld], h by places; set by the owner before `observe` */
     sg_ffn_count *counts; /* [n_threads][n_layer] */
 } sg_ffn;
@@ -118,6 +142,13 @@ void sg_ffn_gates(sg_ffn *f, const sg_ffn_layer *l, uint32_t layer, uint32_t n, 
 /* From the gates: the list of live neurons of a cluster; then, from the lists of clusters: up products, h, peak and mass. */
 void sg_ffn_choose(sg_ffn *f, const sg_ffn_layer *l, uint32_t layer, uint32_t n, uint32_t c);
 void sg_ffn_ups(sg_ffn *f, const sg_ffn_layer *l, uint32_t layer, uint32_t n, uint32_t c0, uint32_t c1, uint32_t thread);
+/* sg_ffn_run_neurons: h, peak and mass of a cluster whose u, row_max and down_at are there. at[] becomes bytes to the down rows; where
+ * that is SG_AWAY, down_at[] becomes the neuron's place. */
+void sg_ffn_finish_found(sg_ffn *f, const sg_ffn_layer *l, uint32_t c, uint64_t *active);
+/* The predictor's first half for all tokens, by every thread. Returns what the second half reads besides f->z. */
+const sg_acts *sg_ffn_project(sg_ffn *f, const sg_ffn_layer *l, const sg_acts *x, const float *residual, sg_team *team, uint32_t thread);
+/* Lets the observer look, if there is one; by every thread, gates and h being there. */
+void sg_ffn_observe(sg_ffn *f, uint32_t layer, const sg_acts *x, const float *residual, sg_team *team, uint32_t thread);
 /* The cut of token t for policy.top_k; scratch: [ld] words. */
 float sg_ffn_top_k_cut(const sg_ffn *f, const sg_ffn_layer *l, uint32_t t, uint32_t *scratch);
 /* Down: see sg_ffn_run; and in parts: begin, clusters from 0 on in rising order with barriers in between, end. */

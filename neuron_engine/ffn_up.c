@@ -176,6 +176,29 @@ static void finish(const sg_ffn *f, const sg_ffn_layer *l, uint32_t c, uint32_t 
     f->live[slot] = kept;
 }
 
+void sg_ffn_finish_found(sg_ffn *f, const sg_ffn_layer *l, uint32_t c, uint64_t *active) {
+    const uint32_t from = c * l->bundle.l.per_cluster, m = f->live[c];
+    uint32_t *at = f->at + from, kept = 0;
+    float *h = f->h + from, *seen = f->observe ? f->observed + from : NULL, peak = 0, mass = 0;
+    if (seen) memset(seen, 0, neurons_of(&l->bundle.l, c) * sizeof *seen);
+    for (uint32_t i = 0; i < m; i++) {
+        const float u = f->u[from + i], v = !l->bundle.l.gated ? h[i] : h[i] * (f->act == SG_ACT_DRELU && u <= 0 ? 0 : u);
+        const uint32_t place = from + at[i], down = f->down_at[from + i];
+        *active += !(v == 0);
+        if (seen) seen[at[i]] = v;
+        if (v == 0) continue;
+        const float size = fabsf(v) * f->row_max[from + i];
+        if (!(size <= peak)) peak = size;
+        mass += size;
+        at[kept] = down;
+        if (down == SG_AWAY) f->down_at[from + kept] = place;
+        h[kept++] = v;
+    }
+    f->peak[c] = peak;
+    f->mass[c] = mass;
+    f->live[c] = kept;
+}
+
 static bool whole_cluster(const sg_ffn *f, const sg_bundle *b, uint64_t live, uint64_t all) {
     if (!b->l.gated || f->policy.mode == SG_FFN_SPARSE) return false;
     return f->policy.mode == SG_FFN_DENSE || (double)live >= (double)f->dense_share * (double)all;

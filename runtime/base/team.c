@@ -94,6 +94,15 @@ bool sg_team_take(sg_team *t, uint32_t total, uint32_t least, uint32_t *lo, uint
     return true;
 }
 
+bool sg_team_next(sg_team *t, uint32_t total, uint32_t *i) {
+    unsigned at = atomic_load_explicit(&t->next, memory_order_relaxed);
+    do {
+        if (at >= total) return false;
+    } while (!atomic_compare_exchange_weak_explicit(&t->next, &at, at + 1, memory_order_relaxed, memory_order_relaxed));
+    *i = at;
+    return true;
+}
+
 void sg_team_pin(sg_team *t, bool pin) { t->pin = pin && (uint32_t)CPU_COUNT(&t->cores) >= t->n; }
 
 /* The core that this thread was pinned to, or -1. OpenMP's threads outlive a team and may serve an unpinned one next. */

@@ -25,6 +25,9 @@ void sg_team_barrier(sg_team *t);
  * that somebody else uses, holds nobody up for longer than a small piece takes, and a fast one reads long stretches. */
 bool sg_team_take(sg_team *t, uint32_t total, uint32_t least, uint32_t *lo, uint32_t *hi);
 
+/* The same, one at a time and in order: what has to arrive in order is worked on as it arrives. */
+bool sg_team_next(sg_team *t, uint32_t total, uint32_t *i);
+
 /* Asks for each thread to stay on a core of its own while a job runs, the cores in the order in which the system offers them.
  * A hint: refused by the system, or with more threads than cores, it does nothing. The caller's thread is set back after. */
 void sg_team_pin(sg_team *t, bool pin);

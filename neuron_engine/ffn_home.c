@@ -1,0 +1,80 @@
+#include "neuron_engine/ffn_home.h"
+
+#include <string.h>
+
+size_t sg_ffn_slot_bytes(const sg_bundle_layout *l, uint64_t offset, uint32_t align) {
+    const size_t exact = (l->record + align - 1) / align * align;
+    const bool aligned = l->record % align == 0 && (offset + l->records_at) % align == 0;
+    return aligned ? l->record : exact + align;
+}
+
+uint32_t sg_ffn_slot_at(const sg_ffn_home *home, const sg_bundle_layout *l, uint32_t place, uint32_t slot, uint32_t align) {
+    const uint64_t from = home->offset + place / l->per_cluster * l->cluster_bytes + l->records_at + place % l->per_cluster * l->record;
+    return (uint32_t)(home->slots_at + slot * home->slot_bytes + from % align);
+}
+
+void sg_ffn_store_lay_out(sg_ffn_store *s, sg_carver *c) {
+    s->fetches = sg_carve(c, s->n_fetches, sizeof *s->fetches);
+    s->owner = sg_carve(c, s->n_fetches, sizeof *s->owner);
+    s->slot = sg_carve(c, s->n_fetches, sizeof *s->slot);
+    s->active = sg_carve(c, s->n_fetches, sizeof *s->active);
+    s->spare = sg_carve(c, s->n_fetches, sizeof *s->spare);
+}
+
+void sg_ffn_store_clear(sg_ffn_store *s) {
+    s->n_active = s->n_spare = 0;
+    for (uint32_t i = s->n_fetches - 1; i > 0; i--) s->spare[s->n_spare++] = i;
+}
+
+bool sg_ffn_by_neurons(const sg_ffn *f, const sg_ffn_layer *l) {
+    const bool sparse = f->act != SG_ACT_SILU || f->policy.cut || f->policy.top_k > 0 || f->policy.predict;
+    /* float down rows are added in the order of the neurons, not of their arrival */
+    return sparse && f->policy.mode != SG_FFN_DENSE && l->bundle.down->quantised;
+}
+
+void sg_ffn_store_begin(sg_ffn_store *s, bool by_neurons) {
+    s->run++;
+    for (uint32_t i = 0; by_neurons && s->homes[i].store; i++) sg_neuron_cache_begin(&s->homes[i].cache);
+}
+
+void sg_ffn_store_sweep(sg_ffn_store *s) {
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < s->n_active; i++) {
+        const uint32_t n = s->active[i];
+        if (sg_fetch_pending(&s->fetches[n])) {
+            s->active[kept++] = n;
+            continue;
+        }
+        sg_neuron_cache *c = &s->homes[s->owner[n]].cache;
+        if (sg_fetch_get(&s->fetches[n]) == SG_FETCH_DONE) c->flight[s->slot[n]] = 0;
+        else sg_neuron_cache_forget(c, s->slot[n]);
+        s->spare[s->n_spare++] = n;
+    }
+    s->n_active = kept;
+}
+
+void sg_ffn_store_recover(sg_ffn_store *s) {
+    pthread_mutex_lock(&s->lock);
+    sg_ffn_store_sweep(s);
+    pthread_mutex_unlock(&s->lock);
+}
+
+uint32_t sg_ffn_store_fetch(sg_ffn_store *s, sg_ffn_home *home, const sg_bundle_layout *l, uint32_t place, uint32_t slot) {
+    if (s->n_spare == 0) return 0;
+    const uint32_t n = s->spare[--s->n_spare];
+    s->active[s->n_active++] = n;
+    s->owner[n] = (uint32_t)(home - s->homes);
+    s->slot[n] = slot;
+    s->fetches[n] = (sg_fetch) { .offset = home->offset + place / l->per_cluster * l->cluster_bytes + l->records_at +
+                                           place % l->per_cluster * l->record,
+                                 .dst = home->arena + home->slots_at + slot * home->slot_bytes,
+                                 .size = (uint32_t)l->record, .file = home->file };
+    home->cache.flight[slot] = (uint16_t)n;
+    return n;
+}
+
+void sg_ffn_waited(sg_ffn *f, const sg_ffn_home *home, uint32_t layer, uint32_t thread, double begin) {
+    const double end = sg_trace_now();
+    f->waited[thread].seconds += end - begin;
+    sg_trace_add(home->store->trace, SG_TRACE_WAIT, NULL, thread, begin, end, layer);
+}

@@ -1,0 +1,50 @@
+/* Neurons of one layer that are kept in RAM one by one: slots of one record each, and who may stay.
+ *
+ * Who may stay: every neuron of the layer has a heat, a small number that grows when the neuron is used and is halved every
+ * SG_HEAT_TOKENS tokens; a new neuron takes the slot of the coldest among the next SG_HEAT_LOOK slots behind a hand that goes round.
+ * Compared with other rules in docs/cache.md. What was used in the present run, and what is being read, never goes.
+ *
+ * Not thread-safe: the owner has a lock. */
+#ifndef SG_NE_NEURON_CACHE_H
+#define SG_NE_NEURON_CACHE_H
+
+#include "runtime/base/mem.h"
+
+#define SG_SLOT_NONE UINT32_MAX
+#define SG_HEAT_TOKENS 32u
+#define SG_HEAT_LOOK 8u
+#define SG_HEAT_USE 16u /* added by a use */
+
+typedef struct sg_neuron_cache {
+    uint32_t n_slots, n_places;
+    uint32_t *slot_of;  /* [n_places], or SG_SLOT_NONE */
+    uint8_t *heat;      /* [n_places] */
+    uint32_t *place_of; /* [n_slots], or SG_SLOT_NONE */
+    uint32_t *used;     /* [n_slots], run of the last use */
+    uint16_t *flight;   /* [n_slots], number of the read that fills it, or 0: it is there */
+    uint32_t hand, free_from; /* slots from free_from on were never used */
+    uint32_t runs;            /* since the last halving */
+} sg_neuron_cache;
+
+/* The arrays from a carver, sizes from n_slots and n_places; sg_neuron_cache_clear before the first use. */
+void sg_neuron_cache_lay_out(sg_neuron_cache *c, sg_carver *carver);
+/* Forgets all slots, not the heat. */
+void sg_neuron_cache_clear(sg_neuron_cache *c);
+/* A token begins. */
+void sg_neuron_cache_begin(sg_neuron_cache *c);
+
+/* The slot of a neuron, or SG_SLOT_NONE. */
+static inline uint32_t sg_neuron_cache_find(const sg_neuron_cache *c, uint32_t place) { return c->slot_of[place]; }
+/* The neuron in this slot is used in this run: it stays until the next. */
+static inline void sg_neuron_cache_use(sg_neuron_cache *c, uint32_t slot, uint32_t run) {
+    uint8_t *heat = &c->heat[c->place_of[slot]];
+    c->used[slot] = run;
+    *heat = *heat > 255 - SG_HEAT_USE ? 255 : (uint8_t)(*heat + SG_HEAT_USE);
+}
+/* A slot for a neuron that has none, whose former holder is forgotten. `sure`: it is used in this run, else only expected to be, and
+ * takes no slot of one that is hotter. SG_SLOT_NONE: all are in use (or hotter). */
+uint32_t sg_neuron_cache_take(sg_neuron_cache *c, uint32_t place, uint32_t run, bool sure);
+/* The neuron in this slot is not there after all. */
+void sg_neuron_cache_forget(sg_neuron_cache *c, uint32_t slot);
+
+#endif
