@@ -65,6 +65,8 @@ static sg_status thresholds(const sg_gguf *g, sg_model_desc *d, sg_error *err) {
     }
     SG_TRY(grid(g, "sparsegen.calibration.threshold_shares", "sparsegen.calibration.thresholds", hp->n_layer, &d->shares, err));
     SG_TRY(grid(g, "sparsegen.predictor.recalls", "sparsegen.predictor.thresholds", hp->n_layer, &d->recalls, err));
+    const sg_gguf_kv *tokens = sg_gguf_find(g, "sparsegen.calibration.tokens");
+    if (tokens && !tokens->is_array && sg_gguf_kv_number(tokens, 0) >= 1) d->calibration_tokens = (uint64_t)sg_gguf_kv_number(tokens, 0);
     const char *input = "norm";
     SG_TRY(sg_gguf_get_str(g, "sparsegen.predictor.input", &input, err));
     d->pred_residual = strcmp(input, "residual") == 0;
@@ -90,7 +92,7 @@ static sg_status layer(const sg_gguf *g, const sg_model_desc *d, uint32_t l, siz
     if (b->clusters->type != SG_DTYPE_I8 || b->clusters->ne[2] != 1 || b->clusters->ne[3] != 1)
         return sg_fail(err, SG_E_FORMAT, "%s: tensor blk.%u.ffn_bundle is not clusters of bytes", path, l);
     (void)find(g, ORDER, l, n_bound);
-    (void)find(g, COUNTS, l, n_bound);
+    b->counts = find(g, COUNTS, l, n_bound);
     b->pred_a = find(g, PRED_A, l, n_bound);
     b->pred_b = find(g, PRED_B, l, n_bound);
     b->pred_scale = find(g, PRED_SCALE, l, n_bound);

@@ -91,6 +91,7 @@ const char *sg_arch_names(void);
 typedef struct sg_bundle_desc {
     const sg_tensor_info *clusters, *pred_a, *pred_b; /* the latter two NULL without a predictor, pred_b with `sign` */
     const sg_tensor_info *pred_scale, *pred_bias;     /* NULL: ones, zeros */
+    const sg_tensor_info *counts;                     /* how often neurons were active, by place; NULL: not counted */
     const char *predictor;                            /* its kind, "none" without one */
     uint32_t per_cluster;
     bool gated;
@@ -113,6 +114,7 @@ typedef struct sg_model_desc {
     float *ffn_threshold;                        /* [n_layer], owned: of FATRELU, else NULL */
     sg_threshold_grid shares;                    /* of neurons: magnitudes of the activated gate below which they lie */
     sg_threshold_grid recalls;                   /* of the predictors: scores above which a neuron is predicted */
+    uint64_t calibration_tokens;                 /* that `counts` were taken over; 0: the neurons were not counted */
     bool pred_residual;                          /* predictors read the residual stream instead of the normalised input */
 } sg_model_desc;
 

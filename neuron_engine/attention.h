@@ -40,6 +40,8 @@ typedef struct sg_kv_cache {
 SG_NODISCARD sg_status sg_kv_init(sg_kv_cache *c, sg_kv_type type, const sg_kernels *kernels, const sg_attention *a,
                                   uint32_t n_layer, uint32_t n_ctx, sg_error *err);
 void sg_kv_finish(sg_kv_cache *c);
+/* Bytes that sg_kv_init would take. */
+uint64_t sg_kv_bytes(sg_kv_type type, const sg_attention *a, uint32_t n_layer, uint32_t n_ctx);
 
 /* Writes k[head_dim_k] and v[head_dim_v] of one kv head at one position of a layer, rounded to the cache's type. Thread-safe for
  * different heads or positions. */

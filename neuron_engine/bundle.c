@@ -34,20 +34,22 @@ bool sg_bundle_layout_init(sg_bundle_layout *l) {
     return true;
 }
 
-bool sg_bundle_split(sg_bundle_layout *l, uint8_t *data) {
-    const size_t bytes = l->per_cluster * l->record;
-    if (l->up_row == 0) return true; /* down rows alone lie together already */
-    uint8_t *copy = malloc(bytes);
-    if (!copy) return false;
-    for (uint32_t c = 0; c < l->n_clusters; c++) {
-        uint8_t *up = data + c * l->cluster_bytes + l->records_at, *down = up + l->per_cluster * l->up_row;
-        const uint8_t *from = copy;
-        memcpy(copy, up, bytes);
-        for (uint32_t i = 0; i < l->per_cluster; i++, from += l->record, up += l->up_row, down += l->down_row) {
-            memcpy(up, from, l->up_row);
-            memcpy(down, from + l->up_row, l->down_row);
-        }
+void sg_bundle_split_records(const sg_bundle_layout *l, uint8_t *records, uint8_t *copy) {
+    uint8_t *up = records, *down = up + l->per_cluster * l->up_row;
+    const uint8_t *from = copy;
+    if (l->up_row == 0) return; /* down rows alone lie together already */
+    memcpy(copy, records, l->per_cluster * l->record);
+    for (uint32_t i = 0; i < l->per_cluster; i++, from += l->record, up += l->up_row, down += l->down_row) {
+        memcpy(up, from, l->up_row);
+        memcpy(down, from + l->up_row, l->down_row);
     }
+}
+
+bool sg_bundle_split(sg_bundle_layout *l, uint8_t *data) {
+    if (l->up_row == 0) return true;
+    uint8_t *copy = malloc(l->per_cluster * l->record);
+    if (!copy) return false;
+    for (uint32_t c = 0; c < l->n_clusters; c++) sg_bundle_split_records(l, data + c * l->cluster_bytes + l->records_at, copy);
     free(copy);
     l->downs_at = l->records_at + l->per_cluster * l->up_row;
     l->up_stride = l->up_row;

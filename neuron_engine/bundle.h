@@ -38,6 +38,10 @@ uint32_t sg_bundle_per_cluster(size_t gate_row_bytes);
  * nothing changed, when there is no memory for one cluster. */
 bool sg_bundle_split(sg_bundle_layout *l, uint8_t *data);
 
+/* The same for the records of one cluster, at `records`; copy: as many bytes of scratch memory. *l stays: the rows lie at 0 and at
+ * per_cluster * up_row from `records` then. */
+void sg_bundle_split_records(const sg_bundle_layout *l, uint8_t *records, uint8_t *copy);
+
 /* A bundled layer in RAM. data: n_clusters * cluster_bytes, not owned. */
 typedef struct sg_bundle {
     sg_bundle_layout l;

@@ -42,6 +42,7 @@ void sg_ffn_lay_out(sg_ffn *f, sg_carver *c) {
         if (places > f->ld) f->ld = places;
         if (l->bundle.l.n_clusters > f->ld_cluster) f->ld_cluster = l->bundle.l.n_clusters;
         if (l->predictor.rank > rank) rank = l->predictor.rank;
+        f->float_downs = f->float_downs || !l->bundle.down->quantised;
         quantised = quantised || l->bundle.gate->quantised || l->bundle.up->quantised;
     }
     const size_t n = f->n_batch, values = n * f->ld, parts = f->n_threads > f->n_batch ? f->n_threads : f->n_batch;
@@ -115,7 +116,7 @@ void sg_ffn_run(sg_ffn *f, uint32_t layer, const sg_acts *x, const float *residu
     const sg_acts *seen = x;
     if (f->policy.predict && l->predictor.kind != SG_PRED_NONE) seen = sg_ffn_project(f, l, x, residual, team, thread);
     if (l->home) {
-        const bool by_neurons = x->n == 1 && sg_ffn_by_neurons(f, l);
+        const bool by_neurons = x->n == 1 && sg_ffn_by_neurons(f);
         (by_neurons ? sg_ffn_run_neurons : sg_ffn_run_clusters)(f, layer, x, seen, residual, y, ldy, team, thread);
         return;
     }

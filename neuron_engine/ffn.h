@@ -95,6 +95,7 @@ typedef struct sg_ffn {
     /* for layers with a home (ffn_home.h); by neurons only one token is computed, and lists are as in at[] and h[] */
     const struct sg_ffn_store *store; /* set by the owner, NULL: every layer is in RAM */
     size_t slot_bytes;   /* the most of a layer; set by the owner */
+    bool float_downs;    /* some layer has down rows of floats, which are added in the order of the neurons, not of their arrival */
     sg_waited *waited;   /* [n_threads], set by the owner */
     sg_cluster_place *places; /* [ld_cluster], of a layer with a home: where the clusters lie at the moment */
     float *u, *row_max;          /* [ld], up product and largest |d| of the down row */

@@ -26,10 +26,9 @@ void sg_ffn_store_clear(sg_ffn_store *s) {
     for (uint32_t i = s->n_fetches - 1; i > 0; i--) s->spare[s->n_spare++] = i;
 }
 
-bool sg_ffn_by_neurons(const sg_ffn *f, const sg_ffn_layer *l) {
+bool sg_ffn_by_neurons(const sg_ffn *f) {
     const bool sparse = f->act != SG_ACT_SILU || f->policy.cut || f->policy.top_k > 0 || f->policy.predict;
-    /* float down rows are added in the order of the neurons, not of their arrival */
-    return sparse && f->policy.mode != SG_FFN_DENSE && l->bundle.down->quantised;
+    return sparse && f->policy.mode != SG_FFN_DENSE && !f->float_downs;
 }
 
 void sg_ffn_store_begin(sg_ffn_store *s, bool by_neurons) {

@@ -71,7 +71,7 @@ void sg_ffn_store_lay_out(sg_ffn_store *s, sg_carver *c);
 void sg_ffn_store_clear(sg_ffn_store *s);
 
 /* True when a run of one token goes by neurons. */
-bool sg_ffn_by_neurons(const sg_ffn *f, const sg_ffn_layer *l);
+bool sg_ffn_by_neurons(const sg_ffn *f);
 
 /* Begins a run; nobody else is in one. */
 void sg_ffn_store_begin(sg_ffn_store *s, bool by_neurons);

@@ -182,7 +182,7 @@ static bool await(turn *t, uint32_t *pending, uint32_t n) {
 /* Reads the records of n <= SG_FFN_PASS places into the thread's own buffer; at[i]: where record i is in it. */
 static bool pass(turn *t, const uint32_t *places, uint32_t n, uint32_t *at) {
     const sg_bundle_layout *l = &t->l->bundle.l;
-    sg_fetch fetches[SG_FFN_PASS], *list[SG_FFN_PASS];
+    sg_fetch fetches[SG_FFN_PASS], *list[SG_FFN_PASS] = { NULL };
     bool good = true;
     for (uint32_t i = 0; i < n; i++) {
         const uint64_t from = t->home->offset + places[i] / l->per_cluster * l->cluster_bytes + l->records_at +

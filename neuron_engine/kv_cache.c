@@ -29,6 +29,12 @@ sg_status sg_kv_init(sg_kv_cache *c, sg_kv_type type, const sg_kernels *kernels,
     return s;
 }
 
+uint64_t sg_kv_bytes(sg_kv_type type, const sg_attention *a, uint32_t n_layer, uint32_t n_ctx) {
+    const sg_dtype_info *info = sg_dtype_get(dtypes[type]);
+    const uint64_t rows = ((uint64_t)n_ctx + SG_KEY_BLOCK - 1) / SG_KEY_BLOCK * SG_KEY_BLOCK;
+    return (uint64_t)n_layer * a->n_head_kv * (rows * sg_dtype_bytes(info, a->head_dim_k) + n_ctx * sg_dtype_bytes(info, a->head_dim_v));
+}
+
 void sg_kv_finish(sg_kv_cache *c) {
     sg_region_destroy(&c->k);
     sg_region_destroy(&c->v);

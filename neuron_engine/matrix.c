@@ -1,5 +1,7 @@
 #include "neuron_engine/matrix.h"
 
+#include <string.h>
+
 size_t sg_matrix_bytes(const sg_mat_kernel *kernel, uint32_t rows, uint32_t k) {
     if (kernel->packed_bytes) return kernel->packed_bytes(rows, k);
     return (size_t)rows * sg_dtype_bytes(sg_dtype_get(kernel->type), k);
@@ -12,6 +14,17 @@ void sg_matrix_mul(const sg_matrix *w, const float *bias, const sg_acts *a, floa
     if (!bias) return;
     for (uint32_t t = 0; t < a->n; t++)
         for (uint32_t r = row0; r < row1; r++) y[t * ldy + r] += bias[r];
+}
+
+size_t sg_matrix_item_bytes(const sg_matrix *w) { return sg_matrix_bytes(w->kernel, w->away->rows, w->k); }
+
+void sg_matrix_mul_item(const sg_matrix *w, const float *bias, const sg_acts *a, float *y, size_t ldy, uint32_t i, const uint8_t *raw,
+                        void *scratch) {
+    const uint32_t row0 = i * w->away->rows, n = w->rows - row0 < w->away->rows ? w->rows - row0 : w->away->rows;
+    if (w->kernel->pack) w->kernel->pack(scratch, raw, n, w->k);
+    else memcpy(scratch, raw, n * w->away->row_bytes); /* a kernel wants its rows aligned */
+    const sg_matrix part = { .kernel = w->kernel, .data = scratch, .rows = n, .k = w->k };
+    sg_matrix_mul(&part, bias ? bias + row0 : NULL, a, y + row0, ldy, 0, sg_matrix_clusters(&part));
 }
 
 void sg_matrix_row(const sg_matrix *w, uint32_t row, float *out) {

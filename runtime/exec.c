@@ -11,7 +11,9 @@ typedef struct run {
     const int32_t *tokens;
     uint32_t n, pos, n_keep;
     atomic_bool *cancel;
-    bool stop; /* written by thread 0 before the barrier that ends an attention step, read by all right after it */
+    sg_way way; /* of what is not in RAM */
+    bool stop[2]; /* written by thread 0 before the barrier that ends a step, read by all right after it; two in turns, for thread 0 may
+                   * already be at the end of the next step by then */
 } run;
 
 static float *row(const sg_exec *e, sg_buf b, uint32_t t) { return e->f32[b] + (size_t)t * e->m.plan->width[b]; }
@@ -27,8 +29,14 @@ static void quantise_part(const sg_vec_fns *vec, const sg_acts *acts, uint32_t t
 }
 
 static void embed(const run *r, uint32_t thread, uint32_t threads) {
+    sg_exec *e = r->e;
+    const sg_matrix *table = &e->m.weights->globals[SG_T_TOKEN_EMBD].m;
+    if (table->away) { /* a failure shows in sg_stream_failure */
+        if (thread == 0) (void)sg_streaming_rows(e->m.streaming, table, r->tokens, r->n, e->rows, row(e, SG_BUF_X, 0), e->m.plan->width[SG_BUF_X]);
+        return;
+    }
     for (uint32_t t = thread; t < r->n; t += threads)
-        sg_matrix_row(&r->e->m.weights->globals[SG_T_TOKEN_EMBD].m, (uint32_t)r->tokens[t], row(r->e, SG_BUF_X, t));
+        sg_matrix_row(table, (uint32_t)r->tokens[t], row(e, SG_BUF_X, t));
 }
 
 static void norm(const run *r, const sg_step *s, uint32_t thread, uint32_t threads) {
@@ -44,8 +52,38 @@ static void norm(const run *r, const sg_step *s, uint32_t thread, uint32_t threa
     }
 }
 
+static void waited(const run *r, uint32_t thread, uint32_t layer, double seconds) {
+    r->e->waited[thread].seconds += seconds;
+    const double end = sg_trace_now();
+    sg_trace_add(r->e->m.streaming->trace, SG_TRACE_WAIT, NULL, thread, end - seconds, end, layer);
+}
+
+/* Products with matrices that are away: piece by piece, in the order in which the pieces come. */
+static void matmul_away(const run *r, const sg_step *s, const sg_acts *a, uint32_t t0, uint32_t thread) {
+    sg_exec *e = r->e;
+    sg_belt *belt = e->m.streaming->belt;
+    uint32_t total = 0, at;
+    for (uint32_t i = 0; i < s->n_products; i++)
+        if (s->product[i].w->m.away) total += sg_matrix_items(&s->product[i].w->m);
+    while (sg_team_next(e->team, total, &at)) {
+        const sg_product *p = s->product;
+        for (;; p++) {
+            if (!p->w->m.away) continue;
+            if (at < sg_matrix_items(&p->w->m)) break;
+            at -= sg_matrix_items(&p->w->m);
+        }
+        const uint32_t item = p->w->m.away->item[r->way] + at;
+        float *y = p->out == SG_BUF_LOGITS ? e->f32[p->out] : row(e, p->out, t0);
+        double seconds = 0;
+        const uint8_t *raw = sg_belt_get(belt, item, &seconds);
+        if (seconds > 0) waited(r, thread, s->layer, seconds);
+        if (raw) sg_matrix_mul_item(&p->w->m, p->bias, a, y, e->m.plan->width[p->out], at, raw, e->scratch + thread * e->scratch_bytes);
+        sg_belt_release(belt, item);
+    }
+}
+
 /* The matrices of a step stand one behind the other in one range of row clusters, from which the threads help themselves. */
-static void matmul(const run *r, const sg_step *s) {
+static void matmul(const run *r, const sg_step *s, uint32_t thread) {
     sg_exec *e = r->e;
     const uint32_t t0 = first(r, s);
     sg_acts a = e->acts[s->in];
@@ -56,11 +94,15 @@ static void matmul(const run *r, const sg_step *s) {
     a.sums += (size_t)t0 * a.n_blocks * 2;
     a.dsum += (size_t)t0 * a.n_blocks;
     uint32_t total = 0, lo, hi;
-    for (uint32_t i = 0; i < s->n_products; i++) total += sg_matrix_clusters(&s->product[i].w->m);
+    bool away = false;
+    for (uint32_t i = 0; i < s->n_products; i++) {
+        if (s->product[i].w->m.away) away = true;
+        else total += sg_matrix_clusters(&s->product[i].w->m);
+    }
     while (sg_team_take(e->team, total, 1, &lo, &hi)) {
         for (uint32_t i = 0, start = 0, end; i < s->n_products && start < hi; i++, start = end) {
             const sg_product *p = &s->product[i];
-            end = start + sg_matrix_clusters(&p->w->m);
+            end = p->w->m.away ? start : start + sg_matrix_clusters(&p->w->m);
             if (end <= lo) continue;
             /* Logits have a row per kept token only, other buffers one per token of the batch. */
             float *y = p->out == SG_BUF_LOGITS ? e->f32[p->out] : row(e, p->out, t0);
@@ -68,6 +110,9 @@ static void matmul(const run *r, const sg_step *s) {
                           (hi < end ? hi : end) - start);
         }
     }
+    if (!away) return;
+    sg_team_barrier(e->team);
+    matmul_away(r, s, &a, t0, thread);
 }
 
 static void rope(const run *r, const sg_step *s, uint32_t thread, uint32_t threads) {
@@ -156,6 +201,21 @@ static void activate(const run *r, const sg_step *s, uint32_t thread, uint32_t t
     }
 }
 
+/* What layer s->layer's feed-forward part will see is guessed from the stream before its attention: only that is missing. */
+static void look_ahead(const run *r, const sg_step *s, uint32_t thread) {
+    sg_exec *e = r->e;
+    if (r->way != SG_WAY_NEURONS || r->n != 1 || !e->ahead_cut) return;
+    const float *x = row(e, SG_BUF_X, 0);
+    sg_acts a = e->ahead;
+    if (e->m.pred_residual) a.x = x;
+    if (thread == 0 && !e->m.pred_residual) {
+        e->m.kernels->vec.rmsnorm((float *)(uintptr_t)a.x, x, s->norm, e->m.hp->n_embd, e->m.hp->norm_eps);
+        e->m.kernels->vec.quantize_acts(&a, 0);
+    }
+    sg_team_barrier(e->team);
+    sg_ffn_look_ahead(&e->ffn, s->layer, &a, e->ahead_cut[s->layer], e->team, thread);
+}
+
 static void ffn(const run *r, const sg_step *s, uint32_t thread) {
     sg_exec *e = r->e;
     sg_acts x = e->acts[s->in];
@@ -163,27 +223,36 @@ static void ffn(const run *r, const sg_step *s, uint32_t thread) {
     sg_ffn_run(&e->ffn, s->layer, &x, e->f32[SG_BUF_X], e->f32[s->out], e->m.plan->width[s->out], e->team, thread);
 }
 
+static const char *const op_names[] = { [SG_OP_EMBED] = "embed",       [SG_OP_NORM] = "norm",         [SG_OP_MATMUL] = "matmul",
+                                        [SG_OP_ROPE] = "rope",         [SG_OP_ATTENTION] = "attention", [SG_OP_ACTIVATE] = "activate",
+                                        [SG_OP_AHEAD] = "look ahead",  [SG_OP_FFN] = "feed-forward" };
+
+static bool failed(const sg_exec *e) { return e->m.streaming && sg_stream_failure(e->m.streaming->stream, NULL) != SG_OK; }
+
 static void walk(void *arg, uint32_t thread) {
     run *r = arg;
     sg_exec *e = r->e;
     const uint32_t threads = sg_team_size(e->team);
     const sg_plan *p = e->m.plan;
+    sg_trace *const trace = e->m.streaming ? e->m.streaming->trace : NULL;
     for (uint32_t i = 0; i < p->n_steps; i++) {
         const sg_step *s = &p->steps[i];
         if (s->last_only && r->n_keep == 0) break;
+        const double begin = trace ? sg_trace_now() : 0;
         switch (s->op) {
         case SG_OP_EMBED: embed(r, thread, threads); break;
         case SG_OP_NORM: norm(r, s, thread, threads); break;
-        case SG_OP_MATMUL: matmul(r, s); break;
+        case SG_OP_MATMUL: matmul(r, s, thread); break;
         case SG_OP_ROPE: rope(r, s, thread, threads); break;
         case SG_OP_ATTENTION: attention(r, s, thread, threads); break;
         case SG_OP_ACTIVATE: activate(r, s, thread, threads); break;
+        case SG_OP_AHEAD: look_ahead(r, s, thread); break;
         case SG_OP_FFN: ffn(r, s, thread); break;
         }
-        if (thread == 0 && s->op == SG_OP_ATTENTION) r->stop = atomic_load(r->cancel);
+        sg_trace_add(trace, SG_TRACE_STEP, op_names[s->op], thread, begin, trace ? sg_trace_now() : 0, s->layer);
+        if (thread == 0) r->stop[i % 2] = (s->op == SG_OP_ATTENTION && atomic_load(r->cancel)) || failed(e);
         sg_team_barrier(e->team);
-        /* Read only here: at any other step thread 0 might already have set it for a later one, and the team would part. */
-        if (s->op == SG_OP_ATTENTION && r->stop) break;
+        if (r->stop[i % 2]) break;
     }
 }
 
@@ -191,11 +260,52 @@ sg_status sg_exec_run(sg_exec *e, sg_kv_cache *kv, const int32_t *tokens, uint32
                       float *logits, atomic_bool *cancel, sg_error *err) {
     for (uint32_t t = 0; t < n; t++) sg_rope_table(e->m.rope, pos + t, e->rope_table + (size_t)t * 2 * e->m.rope->n_rot);
     e->f32[SG_BUF_LOGITS] = logits;
-    run r = { e, kv, tokens, n, pos, n_keep, cancel, false };
+    run r = { e, kv, tokens, n, pos, n_keep, cancel, SG_WAY_CLUSTERS, { false, false } };
+    sg_streaming *st = e->m.streaming;
+    if (n == 1 && e->m.weights->ffn && sg_ffn_by_neurons(&e->ffn)) r.way = SG_WAY_NEURONS;
+    if (st) sg_streaming_begin(st, r.way, n_keep > 0);
+    const double begin = sg_trace_now();
     sg_team_run(e->team, walk, &r);
     e->f32[SG_BUF_LOGITS] = NULL;
-    if (r.stop) return sg_fail(err, SG_E_CANCELLED, "evaluation was cancelled");
+    const bool stopped = r.stop[0] || r.stop[1];
+    if (st) {
+        sg_trace_add(st->trace, SG_TRACE_TOKEN, NULL, 0, begin, sg_trace_now(), pos);
+        SG_TRY(sg_streaming_end(st, stopped, err));
+    }
+    if (stopped) return sg_fail(err, SG_E_CANCELLED, "evaluation was cancelled");
     return SG_OK;
+}
+
+/* What is needed besides when not all is in RAM. */
+static void lay_out_away(sg_exec *e, sg_carver *c) {
+    const sg_plan *p = e->m.plan;
+    const sg_matrix *table = &e->m.weights->globals[SG_T_TOKEN_EMBD].m;
+    const uint32_t threads = sg_team_size(e->team), k = p->width[SG_BUF_X];
+    e->scratch_bytes = 0;
+    for (uint32_t i = 0; i < p->n_steps; i++)
+        for (uint32_t j = 0; j < p->steps[i].n_products; j++) {
+            const sg_matrix *m = &p->steps[i].product[j].w->m;
+            const uint32_t rows = sg_streaming_item_rows((size_t)sg_dtype_bytes(sg_dtype_get(m->kernel->type), m->k));
+            const size_t bytes = sg_matrix_bytes(m->kernel, rows, m->k);
+            if (bytes > e->scratch_bytes) e->scratch_bytes = (bytes + SG_CACHE_LINE - 1) / SG_CACHE_LINE * SG_CACHE_LINE;
+        }
+    e->scratch = sg_carve(c, threads, e->scratch_bytes);
+    e->waited = sg_carve(c, threads, sizeof *e->waited);
+    float *x = sg_carve(c, k, sizeof *x);
+    e->ahead = (sg_acts){ .n = 1, .k = k, .n_blocks = k / 32, .x = x };
+    e->ahead.q = sg_carve(c, k, 1);
+    e->ahead.d = sg_carve(c, k / 32, sizeof *e->ahead.d);
+    e->ahead.sums = sg_carve(c, k / 32, 2 * sizeof *e->ahead.sums);
+    e->ahead.dsum = sg_carve(c, k / 32, sizeof *e->ahead.dsum);
+    const size_t row_room = sg_belt_room((size_t)sg_dtype_bytes(sg_dtype_get(table->kernel->type), table->k));
+    uint8_t *rows = sg_carve(c, SG_ROWS_AT_ONCE * row_room + SG_STREAM_BLOCK, 1);
+    if (rows) e->rows = (uint8_t *)(((uintptr_t)rows + SG_STREAM_BLOCK - 1) / SG_STREAM_BLOCK * SG_STREAM_BLOCK);
+    e->ffn.waited = e->waited;
+    e->ffn.store = &e->m.streaming->store;
+    for (uint32_t i = 0; e->m.weights->ffn && i < e->m.hp->n_layer; i++) {
+        const size_t bytes = sg_ffn_slot_bytes(&e->m.weights->ffn[i].bundle.l, 1, SG_STREAM_BLOCK);
+        if (bytes > e->ffn.slot_bytes) e->ffn.slot_bytes = bytes;
+    }
 }
 
 static size_t lay_out(sg_exec *e, char *base) {
@@ -222,6 +332,7 @@ static size_t lay_out(sg_exec *e, char *base) {
         char *p = sg_carve(&c, scratch, 1);
         if (base) sg_attention_scratch_init(&e->attention[i], &e->att, p);
     }
+    if (e->m.streaming) lay_out_away(e, &c);
     if (e->m.weights->ffn) {
         sg_ffn_lay_out(&e->ffn, &c);
         e->ffn.x.x = e->f32[SG_BUF_NORMED];
@@ -229,14 +340,25 @@ static size_t lay_out(sg_exec *e, char *base) {
     return c.used;
 }
 
-sg_status sg_exec_init(sg_exec *e, const sg_exec_model *m, const sg_exec_options *o, sg_error *err) {
-    *e = (sg_exec){ .m = *m, .n_batch = o->n_batch, .n_ctx = o->n_ctx };
+static sg_status begin(sg_exec *e, const sg_exec_model *m, const sg_exec_options *o, sg_error *err) {
+    *e = (sg_exec){ .m = *m, .n_batch = o->n_batch, .n_ctx = o->n_ctx, .ahead_cut = o->ahead_cut };
     const sg_hparams *hp = m->hp;
     e->att = (sg_attention){ hp->n_head, hp->n_head_kv, hp->head_dim_k, hp->head_dim_v, 1.0f / sqrtf((float)hp->head_dim_k) };
     e->ffn = (sg_ffn){ .kernels = m->kernels, .layers = m->weights->ffn, .act = sg_plan_act(hp->ffn_act), .policy = o->policy,
                        .n_layer = hp->n_layer, .n_batch = o->n_batch, .n_threads = o->n_threads, .k = hp->n_embd,
                        .pred_residual = m->pred_residual };
-    SG_TRY(sg_team_create(o->n_threads, &e->team, err));
+    return sg_team_create(o->n_threads, &e->team, err);
+}
+
+uint64_t sg_exec_bytes(const sg_exec_model *m, const sg_exec_options *o) {
+    sg_exec e;
+    const uint64_t bytes = begin(&e, m, o, NULL) == SG_OK ? lay_out(&e, NULL) : 0;
+    sg_exec_finish(&e);
+    return bytes;
+}
+
+sg_status sg_exec_init(sg_exec *e, const sg_exec_model *m, const sg_exec_options *o, sg_error *err) {
+    SG_TRY(begin(e, m, o, err));
     sg_status s = sg_region_create(&e->memory, lay_out(e, NULL), "the working buffers", err);
     if (s != SG_OK) {
         sg_exec_finish(e);

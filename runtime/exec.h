@@ -7,7 +7,7 @@
 #include "neuron_engine/attention.h"
 #include "neuron_engine/rope.h"
 #include "runtime/base/team.h"
-#include "runtime/plan.h"
+#include "runtime/streaming.h"
 
 /* What an executor reads of a model; immutable. */
 typedef struct sg_exec_model {
@@ -18,11 +18,13 @@ typedef struct sg_exec_model {
     const sg_rope *rope;
     bool pred_residual;         /* as in sg_model_desc */
     const float *ffn_threshold; /* [n_layer] or NULL, likewise */
+    sg_streaming *streaming;    /* of a model that is not all in RAM, else NULL */
 } sg_exec_model;
 
 typedef struct sg_exec_options {
     uint32_t n_threads, n_batch, n_ctx;
     sg_ffn_policy policy; /* of layers made of neuron bundles; its arrays must outlive the executor */
+    const float *ahead_cut; /* [n_layer], scores above which a neuron is read before it is known to be needed; NULL: none is */
 } sg_exec_options;
 
 typedef struct sg_exec {
@@ -37,8 +39,17 @@ typedef struct sg_exec {
     sg_attention_scratch *attention; /* [threads] */
     float *attention_parts;        /* of one token, see sg_attention_part */
     sg_ffn ffn;                    /* when the model has neuron bundles */
+    /* when not all is in RAM */
+    uint8_t *scratch;              /* [threads][scratch_bytes], packed rows of an item */
+    size_t scratch_bytes;
+    uint8_t *rows;                 /* rows of the embedding table on their way */
+    sg_acts ahead;                 /* of one token, input of SG_OP_AHEAD */
+    const float *ahead_cut;
+    sg_waited *waited;             /* [threads] */
 } sg_exec;
 
+/* Bytes that an executor will take; m: weights without data will do, streaming is looked at for being there only. */
+uint64_t sg_exec_bytes(const sg_exec_model *m, const sg_exec_options *o);
 SG_NODISCARD sg_status sg_exec_init(sg_exec *e, const sg_exec_model *m, const sg_exec_options *o, sg_error *err);
 void sg_exec_finish(sg_exec *e);
 

@@ -1,10 +1,11 @@
 /* Opening a model: header, description, tokenizer, weights, plan. */
+#include "runtime/base/memavail.h"
 #include "runtime/model.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-static sg_status open_rope(sg_model *m, sg_error *err) {
+sg_status sg_model_open_rope(sg_model *m, sg_error *err) {
     const sg_rope_params *r = &m->desc.hp.rope;
     const sg_rope_config c = {
         .n_rot = r->n_rot,
@@ -48,7 +49,11 @@ static void fill_info(sg_model *m, const sg_gguf *g) {
         .chat_family = sg_chat_family_name(m->chat),
         .kernel_tier = m->kernels.tier,
         .n_params = params,
-        .n_bytes = m->weights.region.size,
+        .n_bytes = sg_weights_bytes(&m->weights),
+        .ram = m->ram,
+        .away_bytes = m->away_bytes,
+        .n_ctx = m->n_ctx,
+        .n_batch = m->n_batch,
         .n_vocab = hp->n_vocab,
         .n_ctx_train = hp->n_ctx_train,
         .n_embd = hp->n_embd,
@@ -59,7 +64,7 @@ static void fill_info(sg_model *m, const sg_gguf *g) {
     };
 }
 
-static sg_status open_model(sg_model *m, const sg_gguf *g, const sg_model_options *o, sg_error *err) {
+static sg_status open_model(sg_model *m, const sg_gguf *g, const sg_model_options *o, uint64_t base, sg_error *err) {
     const sg_log log = { o->log, o->user };
     uint32_t flags = sg_cpu_detect();
     SG_TRY(sg_cpu_mask(&flags, o->cpu_mask, err));
@@ -73,10 +78,7 @@ static sg_status open_model(sg_model *m, const sg_gguf *g, const sg_model_option
         fill_info(m, g);
         return SG_OK;
     }
-    const sg_weights_options wo = { o->io, &log, o->progress, o->user };
-    SG_TRY(sg_weights_load(&m->weights, g, &m->desc, &m->kernels, &wo, err));
-    SG_TRY(open_rope(m, err));
-    SG_TRY(sg_plan_create(&m->plan, &m->desc, &m->weights, err));
+    SG_TRY(sg_model_open_weights(m, g, o, base, err));
     fill_info(m, g);
     return SG_OK;
 }
@@ -88,10 +90,11 @@ sg_status sg_model_open(const char *path, const sg_model_options *options, sg_mo
     sg_model_options o = SG_MODEL_OPTIONS_INIT;
     if (options) memcpy(&o, options, options->struct_size < sizeof o ? options->struct_size : sizeof o);
 
+    const uint64_t base = sg_mem_resident();
     sg_gguf *g = NULL;
     SG_TRY(sg_gguf_open(path, &g, err));
     sg_model *m = calloc(1, sizeof *m);
-    sg_status s = m ? open_model(m, g, &o, err) : sg_fail(err, SG_E_NOMEM, "out of memory");
+    sg_status s = m ? open_model(m, g, &o, base, err) : sg_fail(err, SG_E_NOMEM, "out of memory");
     if (m) { /* these point into the file's header, which goes now */
         free(m->desc.layers);
         m->desc.layers = NULL;

@@ -2,6 +2,8 @@
 #ifndef SG_RUNTIME_MODEL_H
 #define SG_RUNTIME_MODEL_H
 
+#include <stdatomic.h>
+
 #include "neuron_engine/rope.h"
 #include "runtime/plan.h"
 #include "runtime/session.h"
@@ -17,7 +19,23 @@ struct sg_model {
     sg_chat_family chat;
     char *name, *arch;
     bool vocab_only;
+    bool prefetch;
+    uint64_t ram;              /* budget, 0: none */
+    uint64_t away_bytes;       /* of weights that are not in RAM */
+    uint32_t n_ctx, n_batch;   /* defaults of sessions */
+    uint64_t session_bytes;    /* that the budget keeps free for sessions; 0: no budget */
+    atomic_uint_fast64_t sessions; /* bytes that sessions have taken */
     sg_model_info info;
 };
+
+/* runtime/model_weights.c: decides what stays in RAM, reads it, and makes the plan. base: resident bytes before the file was opened. */
+SG_NODISCARD sg_status sg_model_open_weights(sg_model *m, const sg_gguf *g, const sg_model_options *o, uint64_t base, sg_error *err);
+SG_NODISCARD sg_status sg_model_open_rope(sg_model *m, sg_error *err);
+/* What an executor reads of a model. */
+struct sg_exec_model sg_model_for_exec(const sg_model *m);
+/* Tokens of context and of a batch that a session with these options gets. */
+uint32_t sg_session_n_ctx(const sg_model *m, const sg_session_options *o);
+uint32_t sg_session_n_batch(const sg_model *m, const sg_session_options *o);
+uint32_t sg_session_n_threads(const sg_session_options *o);
 
 #endif

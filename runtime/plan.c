@@ -2,7 +2,7 @@
 
 #include <stdlib.h>
 
-#define STEPS_PER_LAYER 9
+#define STEPS_PER_LAYER 10
 #define STEPS_AROUND 3 /* embedding, final norm, logits */
 
 sg_neuron_act sg_plan_act(sg_ffn_act act) {
@@ -39,7 +39,9 @@ static void product(sg_step *s, sg_step *maker, const sg_weight *w, const float 
 
 /* One decoder layer: attention and feed-forward, each behind a norm and added to the residual stream. */
 static void layer_steps(sg_plan *p, uint32_t l, const sg_weight *w, const sg_ffn_layer *ffn, bool first) {
-    sg_step *maker = norm(p, l, w[SG_L_ATTN_NORM].v, !first), *s = next(p, SG_OP_MATMUL, l);
+    sg_step *maker = norm(p, l, w[SG_L_ATTN_NORM].v, !first);
+    if (ffn && ffn->home && ffn->predictor.kind != SG_PRED_NONE) next(p, SG_OP_AHEAD, l)->norm = w[SG_L_FFN_NORM].v;
+    sg_step *s = next(p, SG_OP_MATMUL, l);
     product(s, maker, &w[SG_L_Q], w[SG_L_Q_BIAS].v, SG_BUF_Q);
     product(s, maker, &w[SG_L_K], w[SG_L_K_BIAS].v, SG_BUF_K);
     product(s, maker, &w[SG_L_V], w[SG_L_V_BIAS].v, SG_BUF_V);

@@ -12,6 +12,7 @@ typedef enum sg_op {
     SG_OP_ROPE,     /* per head: norm of q and k (if the model has one), rotary, k and v into the cache */
     SG_OP_ATTENTION,
     SG_OP_ACTIVATE, /* hidden = act(gate, up); ungated: act(up) */
+    SG_OP_AHEAD,    /* a guess of the layer's feed-forward input: reads of the neurons that its predictor names are started */
     SG_OP_FFN,      /* a feed-forward layer of neuron bundles: branch = down(act(gate x, up x)) */
 } sg_op;
 

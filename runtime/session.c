@@ -1,5 +1,6 @@
 #include "runtime/session.h"
 
+#include <math.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,8 +9,11 @@
 #include "runtime/exec.h"
 #include "runtime/model.h"
 
-#define DEFAULT_CTX 4096u
-#define DEFAULT_BATCH 128u
+/* Times of single tokens that are kept, the last ones. */
+#define TIMES 4096u
+/* Of the scores for which thresholds are kept: neurons are read ahead as if this share of the active ones was to be named. */
+#define AHEAD_RECALL 0.8f
+#define FEW_TOKENS 8u
 #define MAX_BATCH 65536u /* keeps token x head counts within 64 bits and buffers sane */
 
 struct sg_session {
@@ -23,6 +27,9 @@ struct sg_session {
     atomic_bool cancel;
     sg_stats stats;
     float *cut, *score_cut; /* [n_layer], of sg_ffn_policy */
+    float *ahead_cut;       /* [n_layer], of sg_exec_options */
+    float *times;           /* [TIMES], seconds of tokens fed one by one, the last ones */
+    uint64_t taken;         /* bytes of the model's session_bytes */
     float *observed;
 };
 
@@ -67,28 +74,55 @@ static sg_status set_policy(sg_session *s, const sg_session_options *o, sg_ffn_p
     return SG_OK;
 }
 
+/* Scores above which neurons are read ahead: those of the recall that is nearest to AHEAD_RECALL among the ones measured. */
+static sg_status set_ahead(sg_session *s, sg_error *err) {
+    const sg_threshold_grid *g = &s->model->desc.recalls;
+    const uint32_t n_layer = s->model->desc.hp.n_layer;
+    uint32_t best = 0;
+    if (!s->model->weights.streaming || !s->model->prefetch || g->n == 0) return SG_OK;
+    for (uint32_t i = 1; i < g->n; i++)
+        if (fabsf(g->x[i] - AHEAD_RECALL) < fabsf(g->x[best] - AHEAD_RECALL)) best = i;
+    s->ahead_cut = malloc(n_layer * sizeof *s->ahead_cut);
+    if (!s->ahead_cut) return sg_fail(err, SG_E_NOMEM, "out of memory");
+    for (uint32_t l = 0; l < n_layer; l++) s->ahead_cut[l] = g->thresholds[(size_t)l * g->n + best];
+    return SG_OK;
+}
+
+/* Under a budget the sessions of a model share what was kept free for them. */
+static sg_status take_memory(sg_session *s, sg_error *err) {
+    sg_model *m = s->model;
+    const uint64_t need = s->exec.memory.size + s->kv.k.size + s->kv.v.size;
+    if (m->session_bytes == 0) return SG_OK;
+    if (atomic_fetch_add(&m->sessions, need) + need <= m->session_bytes) {
+        s->taken = need;
+        return SG_OK;
+    }
+    const uint64_t others = atomic_fetch_sub(&m->sessions, need) - need;
+    return sg_fail(err, SG_E_NOMEM, "a session of %.1f MiB does not fit the memory budget, which leaves %.1f MiB for sessions (%.1f MiB are taken); open the "
+                   "model for this session", (double)need / (1 << 20), (double)m->session_bytes / (1 << 20), (double)others / (1 << 20));
+}
+
 static sg_status init(sg_session *s, const sg_session_options *o, sg_error *err) {
     const sg_model *m = s->model;
     const sg_hparams *hp = &m->desc.hp;
     if (m->vocab_only) return sg_fail(err, SG_E_ARG, "the model was opened without its weights (vocab_only)");
-    uint32_t n_ctx = o->n_ctx;
-    if (n_ctx == 0) n_ctx = hp->n_ctx_train < DEFAULT_CTX ? hp->n_ctx_train : DEFAULT_CTX;
-    uint32_t n_batch = o->n_batch ? o->n_batch : DEFAULT_BATCH;
-    if (n_batch > n_ctx) n_batch = n_ctx;
+    const uint32_t n_ctx = sg_session_n_ctx(m, o), n_batch = sg_session_n_batch(m, o), n_threads = sg_session_n_threads(o);
     if (n_batch > MAX_BATCH) return sg_fail(err, SG_E_ARG, "a batch of %u tokens is more than %u", n_batch, MAX_BATCH);
-    uint32_t n_threads = o->n_threads;
-    if (n_threads == 0) n_threads = sg_cpu_count() < SG_TEAM_MAX ? sg_cpu_count() : SG_TEAM_MAX;
     if ((unsigned)o->kv_type >= SG_KV_TYPES) return sg_fail(err, SG_E_ARG, "unknown KV cache type %d", (int)o->kv_type);
     s->n_ctx = n_ctx;
     s->tokens = malloc((size_t)n_ctx * sizeof *s->tokens);
     if (!s->tokens) return sg_fail(err, SG_E_NOMEM, "out of memory for a context of %u tokens", n_ctx);
-    const sg_exec_model em = { hp, &m->weights, &m->plan, &m->kernels, &m->rope, m->desc.pred_residual, m->desc.ffn_threshold };
+    if (!(s->times = malloc(TIMES * sizeof *s->times))) return sg_fail(err, SG_E_NOMEM, "out of memory");
+    const sg_exec_model em = sg_model_for_exec(m);
     sg_exec_options eo = { .n_threads = n_threads, .n_batch = n_batch, .n_ctx = n_ctx };
     SG_TRY(set_policy(s, o, &eo.policy, err));
+    SG_TRY(set_ahead(s, err));
+    eo.ahead_cut = s->ahead_cut;
     SG_TRY(sg_exec_init(&s->exec, &em, &eo, err));
     sg_team_pin(s->exec.team, o->pin_threads);
     SG_TRY(sg_kv_init(&s->kv, o->kv_type, &m->kernels, &s->exec.att, hp->n_layer, n_ctx, err));
-    s->stats = (sg_stats){ .weight_bytes = m->weights.region.size,
+    SG_TRY(take_memory(s, err));
+    s->stats = (sg_stats){ .weight_bytes = sg_weights_bytes(&m->weights),
                            .kv_bytes = s->kv.k.size + s->kv.v.size,
                            .buffer_bytes = s->exec.memory.size };
     return SG_OK;
@@ -118,6 +152,9 @@ void sg_session_destroy(sg_session **session) {
     free(s->logits);
     free(s->cut);
     free(s->score_cut);
+    free(s->ahead_cut);
+    free(s->times);
+    atomic_fetch_sub(&s->model->sessions, s->taken);
     free(s->observed);
     free(s);
     *session = NULL;
@@ -148,6 +185,14 @@ static sg_status check_tokens(const sg_session *s, const int32_t *tokens, size_t
     return SG_OK;
 }
 
+/* Few tokens of a model that is not all in RAM are faster one by one, each with the neurons that it needs, than together with all of
+ * them. */
+static uint32_t batch_of(const sg_session *s, size_t left) {
+    const bool by_neurons = s->model->weights.streaming && s->model->weights.ffn && sg_ffn_by_neurons(&s->exec.ffn);
+    if (by_neurons && left < FEW_TOKENS) return 1;
+    return left < s->exec.n_batch ? (uint32_t)left : s->exec.n_batch;
+}
+
 sg_status sg_session_feed(sg_session *s, const int32_t *tokens, size_t n, size_t n_keep, sg_error *err) {
     if (!s || !tokens || n == 0) return sg_fail(err, SG_E_ARG, "sg_session_feed: no session or no tokens");
     if (n_keep < 1 || n_keep > n) return sg_fail(err, SG_E_ARG, "sg_session_feed: n_keep %zu is not between 1 and %zu", n_keep, n);
@@ -158,7 +203,7 @@ sg_status sg_session_feed(sg_session *s, const int32_t *tokens, size_t n, size_t
     sg_status status = SG_OK;
     size_t done = 0;
     while (done < n) {
-        const uint32_t batch = n - done < s->exec.n_batch ? (uint32_t)(n - done) : s->exec.n_batch;
+        const uint32_t batch = batch_of(s, n - done);
         /* Of this batch, the tokens at or after `skip` keep their logits. */
         const size_t end = done + batch;
         const uint32_t keep = end <= skip ? 0 : (uint32_t)(end - (done > skip ? done : skip));
@@ -174,6 +219,7 @@ sg_status sg_session_feed(sg_session *s, const int32_t *tokens, size_t n, size_t
         done = end;
     }
     if (status == SG_OK) s->logits_rows = n_keep;
+    if (n == 1 && done == 1) s->times[s->stats.decode_tokens % TIMES] = (float)(now() - start);
     (n > 1 ? (s->stats.prompt_tokens += done) : (s->stats.decode_tokens += done));
     *(n > 1 ? &s->stats.prompt_seconds : &s->stats.decode_seconds) += now() - start;
     return status;
@@ -225,6 +271,60 @@ void sg_session_cancel(sg_session *s) {
 
 bool sg_session_take_cancel(sg_session *s) { return atomic_exchange(&s->cancel, false); }
 
+static int by_value(const void *a, const void *b) {
+    const float x = *(const float *)a, y = *(const float *)b;
+    return (x > y) - (x < y);
+}
+
+/* The times of single tokens that 50, 90 and 99 of 100 stay below. */
+static void set_percentiles(const sg_session *s, sg_stats *stats) {
+    const size_t n = s->stats.decode_tokens < TIMES ? (size_t)s->stats.decode_tokens : TIMES;
+    float *sorted = n > 0 ? malloc(n * sizeof *sorted) : NULL;
+    if (!sorted) return;
+    memcpy(sorted, s->times, n * sizeof *sorted);
+    qsort(sorted, n, sizeof *sorted, by_value);
+    stats->token_p50 = (double)sorted[(n - 1) * 50 / 100];
+    stats->token_p90 = (double)sorted[(n - 1) * 90 / 100];
+    stats->token_p99 = (double)sorted[(n - 1) * 99 / 100];
+    free(sorted);
+}
+
+/* What was read and found while computing. */
+static void set_streaming(const sg_session *s, sg_stats *stats) {
+    sg_streaming *st = s->model->weights.streaming;
+    if (!st) return;
+    for (uint32_t i = 0; i < stats->n_threads; i++) stats->wait_seconds += s->exec.waited[i].seconds;
+    pthread_mutex_lock(&st->store.lock);
+    const sg_ffn_finds *f = &st->store.finds;
+    stats->found_hot = f->hot;
+    stats->found_cold = f->cold;
+    stats->found_ahead = f->ahead;
+    stats->found_late = f->late;
+    stats->found_missed = f->missed;
+    stats->found_passed = f->passed;
+    stats->predicted = f->predicted;
+    pthread_mutex_unlock(&st->store.lock);
+    const sg_stream_counts c = sg_stream_get_counts(st->stream);
+    stats->demand_bytes = c.demand_bytes - st->filled.demand_bytes;
+    stats->demand_reads = c.demand_reads - st->filled.demand_reads;
+    stats->prefetch_bytes = c.prefetch_bytes;
+    stats->prefetch_reads = c.prefetch_reads;
+}
+
+sg_status sg_session_trace(sg_session *s, size_t events, sg_error *err) {
+    if (!s) return sg_fail(err, SG_E_ARG, "sg_session_trace: session is NULL");
+    sg_streaming *st = s->model->weights.streaming;
+    if (!st) return sg_fail(err, SG_E_UNSUPPORTED, "all of the model is in memory: there are no reads to trace");
+    return sg_streaming_trace(st, events, err);
+}
+
+sg_status sg_session_write_trace(sg_session *s, const char *path, sg_error *err) {
+    if (!s || !path) return sg_fail(err, SG_E_ARG, "sg_session_write_trace: an argument is NULL");
+    sg_streaming *st = s->model->weights.streaming;
+    if (!st || !st->trace) return sg_fail(err, SG_E_ARG, "sg_session_write_trace: nothing is being traced");
+    return sg_streaming_write_trace(st, path, err);
+}
+
 sg_stats sg_session_get_stats(const sg_session *s) {
     if (!s) return (sg_stats){ 0 };
     sg_stats stats = s->stats;
@@ -236,6 +336,8 @@ sg_stats sg_session_get_stats(const sg_session *s) {
         stats.neuron_ups = sum.ups;
         stats.neurons_active = sum.active;
     }
+    set_percentiles(s, &stats);
+    set_streaming(s, &stats);
     return stats;
 }
 

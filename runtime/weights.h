@@ -1,4 +1,4 @@
-/* The weights of a model in RAM: one region, every matrix packed for its kernel, vectors as F32. */
+/* The weights of a model: in RAM in one region, every matrix packed for its kernel, vectors as F32; or away, in the file. */
 #ifndef SG_RUNTIME_WEIGHTS_H
 #define SG_RUNTIME_WEIGHTS_H
 
@@ -20,6 +20,8 @@ typedef struct sg_weights {
     sg_ffn_layer *ffn;               /* [n_layer], owned; NULL: the feed-forward weights are matrices */
     float *down_max;                 /* of all bundles, see there; owned */
     sg_weight (*predictors)[4];      /* [n_layer], owned: a, b, scale and bias; NULL like ffn */
+    sg_matrix_away *aways;           /* of the matrices that are not in RAM, owned */
+    struct sg_streaming *streaming;  /* owned; NULL: everything is in RAM */
 } sg_weights;
 
 typedef struct sg_weights_options {
@@ -27,12 +29,16 @@ typedef struct sg_weights_options {
     const sg_log *log;
     sg_progress_fn progress;
     void *user;
+    const char *faults; /* as in sg_stream_options */
     size_t chunk_bytes; /* read at a time of a tensor that has to be packed; 0: 8 MiB */
 } sg_weights_options;
 
-/* Reads and packs every tensor of the description. On failure *w is empty. */
-SG_NODISCARD sg_status sg_weights_load(sg_weights *w, const sg_gguf *g, const sg_model_desc *d, const sg_kernels *kernels,
-                                       const sg_weights_options *options, sg_error *err);
+/* Reads and packs every tensor that is not marked as away. w was begun by sg_loader_init (weights_private.h) and is the caller's to
+ * finish, also on failure. */
+typedef struct sg_loader sg_loader;
+SG_NODISCARD sg_status sg_weights_load(sg_weights *w, sg_loader *l, const sg_model_desc *d, const sg_weights_options *options,
+                                       sg_error *err);
+uint64_t sg_weights_bytes(const sg_weights *w); /* in RAM */
 void sg_weights_finish(sg_weights *w);
 
 #endif

@@ -93,3 +93,7 @@ uint64_t sg_mem_available(const char *root) {
     const uint64_t machine = free_kib ? free_kib * 1024 : UINT64_MAX, group = cgroup_left(root);
     return machine < group ? machine : group;
 }
+
+uint64_t sg_mem_resident(void) {
+    return 1024 * field("", "/proc/self/status", "VmRSS:");
+}

@@ -9,4 +9,7 @@
  * memory.limit_in_bytes and memory.usage_in_bytes (v1), the page cache that a cgroup holds not counted as used. */
 uint64_t sg_mem_available(const char *root);
 
+/* Resident bytes of this process now; 0 when unknown. */
+uint64_t sg_mem_resident(void);
+
 #endif

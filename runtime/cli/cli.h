@@ -59,7 +59,9 @@ typedef struct cli_model {
     int cpu_mask; /* index of the choice, 0: the best there is */
     int ffn;      /* index of the choice, equal to sg_ffn_mode */
     cli_list lossy;
-    bool quiet, stats, pin;
+    bool quiet, stats, pin, no_prefetch;
+    uint64_t ram;      /* bytes, 0: the library's choice */
+    const char *trace; /* file for a trace, or NULL */
     bool vocab_only; /* the command needs no weights */
     sg_model *model;
     sg_session *session;
@@ -71,7 +73,7 @@ extern const char *const cli_kv_choices[], *const cli_io_choices[], *const cli_c
 #define CLI_MODEL_OPTS(m)                                                                                              \
     { NULL, 0, CLI_FLAG, NULL, NULL, "model and machine:" },                                                           \
     { "model", 'm', CLI_STR, &(m)->path, "FILE", "GGUF file, or the first file of a split set" },                      \
-    { "io", 0, CLI_CHOICE, &(m)->io, "ENGINE", "how the model is read: auto (default), uring, pread", 0, 0,            \
+    { "io", 0, CLI_CHOICE, &(m)->io, "ENGINE", "how the model is read: auto (default), uring, pread; fault: for tests", 0, 0, \
       cli_io_choices },                                                                                                \
     { "cpu-mask", 0, CLI_CHOICE, &(m)->cpu_mask, "TIER",                                                               \
       "highest kernel tier to use: ref, avx2, .. (default: auto, the best)", 0, 0, cli_cpu_choices },                  \
@@ -80,6 +82,10 @@ extern const char *const cli_kv_choices[], *const cli_io_choices[], *const cli_c
     { "threads", 't', CLI_INT, &(m)->threads, "N", "threads (default: one per usable core)", 0, 1024 },                \
     CLI_BATCH_OPTS(m)
 #define CLI_BATCH_OPTS(m)                                                                                              \
+    { "ram", 0, CLI_SIZE, &(m)->ram, "SIZE",                                                                            \
+      "the most memory to take, as 800M or 2G; what does not fit is read while computing (default: what is available)" }, \
+    { "no-prefetch", 0, CLI_FLAG, &(m)->no_prefetch, NULL, "read neurons only when they are known to be needed" },       \
+    { "trace", 0, CLI_STR, &(m)->trace, "FILE", "write reads, waits and steps as a Chrome trace (with a model larger than --ram)" }, \
     { "pin", 0, CLI_FLAG, &(m)->pin, NULL, "ask for each thread to stay on a core of its own" },                         \
     { "batch", 'b', CLI_INT, &(m)->batch, "N", "prompt tokens evaluated together (default 128)", 0, 65536 },           \
     { "kv", 0, CLI_CHOICE, &(m)->kv, "TYPE", "type of the KV cache: f16 (default), f32, q8_0", 0, 0, cli_kv_choices }, \
@@ -89,13 +95,15 @@ extern const char *const cli_kv_choices[], *const cli_io_choices[], *const cli_c
       "leave neurons of a model.bin out: predict=RECALL, threshold=SHARE, topk=K; may be repeated" }
 /* clang-format on */
 
-/* Opens the model with a progress bar; 0 or the exit code, the error printed. */
-int cli_open_model(cli_model *m);
-/* Makes the session and hands it to Ctrl-C. n_ctx 0: the library's choice. */
+/* Opens the model with a progress bar, so that a session of n_ctx tokens (0: the library's choice) fits into --ram; 0 or the exit code,
+ * the error printed. */
+int cli_open_model(cli_model *m, uint64_t n_ctx);
+/* Makes the session and hands it to Ctrl-C. */
 int cli_open_session(cli_model *m, uint64_t n_ctx);
 void cli_close_session(cli_model *m);
 void cli_close(cli_model *m); /* both */
 void cli_print_stats(const cli_model *m);
+int cli_write_trace(const cli_model *m); /* --trace; 0 or the exit code, the error printed */
 
 /* ---- files ---- */
 

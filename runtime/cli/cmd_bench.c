@@ -10,7 +10,8 @@ static const char *const formats[] = { "table", "json", "csv", NULL };
 typedef struct bench_args {
     cli_model m;
     cli_ints prompt, decode, depth, threads;
-    int64_t repeats;
+    int64_t repeats, warm;
+    const char *ids_file;
     int format;
     bool no_limits, limits_only;
     int32_t *ids; /* for the longest test */
@@ -65,7 +66,9 @@ static int measure(const bench_args *a, size_t depth, size_t n, bool together, b
     double *times = malloc(k * sizeof *times), warm_up;
     if (!times) return cli_fail("out of memory");
     sg_error err;
-    sg_status s = evaluate(a, depth, together ? n : 1, together, &warm_up, &err);
+    const size_t warm = a->warm > 0 ? (size_t)a->warm : 1;
+    sg_status s = evaluate(a, depth, together ? n : warm, together, &warm_up, &err);
+    if (!together) depth += (size_t)a->warm;
     for (size_t i = 0; i < k && s == SG_OK; i++) s = evaluate(a, depth, n, together, &times[i], &err);
     if (s == SG_OK) {
         qsort(times, k, sizeof *times, by_value);
@@ -83,11 +86,17 @@ static int measure(const bench_args *a, size_t depth, size_t n, bool together, b
     return s == SG_OK ? CLI_OK : cli_fail_error(&err);
 }
 
+/* Tokens of the longest test: before tokens that are fed one by one come those to warm up. */
+static uint64_t longest(const bench_args *a, int64_t np, int64_t nd) {
+    const int64_t one_by_one = nd > 0 ? nd + a->warm : 0;
+    return (uint64_t)(np > one_by_one ? np : one_by_one);
+}
+
 /* All tests at one depth, in a context that is no longer than they need. */
 static int run_depth(bench_args *a, int64_t threads, size_t depth) {
     a->m.threads = threads;
     const int64_t np = largest(&a->prompt), nd = largest(&a->decode);
-    int r = cli_open_session(&a->m, depth + (uint64_t)(np > nd ? np : nd));
+    int r = cli_open_session(&a->m, depth + longest(a, np, nd));
     sg_error err;
     if (r == CLI_OK && depth > 0 && sg_session_feed(a->m.session, a->ids, depth, 1, &err) != SG_OK)
         r = cli_fail_error(&err);
@@ -97,6 +106,7 @@ static int run_depth(bench_args *a, int64_t threads, size_t depth) {
         if (n > 0) r = measure(a, depth, (size_t)n, together, &a->rows[a->n_rows++]);
     }
     if (r == CLI_OK && a->m.stats) cli_print_stats(&a->m);
+    if (r == CLI_OK) r = cli_write_trace(&a->m);
     cli_close_session(&a->m);
     return r;
 }
@@ -135,12 +145,35 @@ static int run_threads(bench_args *a, int64_t threads, sg_limits *limits) {
     return r;
 }
 
+/* The first n ids of a file of numbers, again from the beginning when it has fewer. */
+static int read_ids(bench_args *a, size_t n) {
+    char *text;
+    size_t len, k = 0;
+    const int r = cli_read_file(a->ids_file, &text, &len);
+    if (r != CLI_OK) return r;
+    const int64_t n_vocab = sg_model_get_info(a->m.model)->n_vocab;
+    int code = CLI_OK;
+    char *zero_ended = realloc(text, len + 1), *save = NULL;
+    if (zero_ended) (text = zero_ended)[len] = 0;
+    else code = cli_fail("out of memory");
+    for (char *word = code == CLI_OK ? strtok_r(text, " \t\r\n", &save) : NULL; word && k < n && code == CLI_OK; word = strtok_r(NULL, " \t\r\n", &save)) {
+        int64_t id;
+        if (cli_parse_int(word, &id) && id >= 0 && id < n_vocab) a->ids[k++] = (int32_t)id;
+        else code = cli_fail("%s: '%.20s' is no token id of this model", a->ids_file, word);
+    }
+    free(text);
+    if (code == CLI_OK && k == 0) code = cli_fail("%s: there are no token ids", a->ids_file);
+    for (size_t i = k; code == CLI_OK && i < n; i++) a->ids[i] = a->ids[i - k];
+    return code;
+}
+
 /* Token ids for the longest test. */
 static int make_ids(bench_args *a) {
     const int64_t np = largest(&a->prompt), nd = largest(&a->decode);
-    const size_t n = (size_t)(largest(&a->depth) + (np > nd ? np : nd));
+    const size_t n = (size_t)largest(&a->depth) + longest(a, np, nd);
     a->ids = malloc(n * sizeof *a->ids);
     if (!a->ids) return cli_fail("out of memory");
+    if (a->ids_file) return read_ids(a, n);
     uint32_t x = 1;
     for (size_t i = 0; i < n; i++) {
         x = x * 1664525u + 1013904223u; /* Numerical Recipes, section 7.1 */
@@ -153,7 +186,8 @@ static int run(bench_args *a) {
     sg_limits limits[CLI_INTS_MAX] = { 0 };
     cli_catch_interrupts();
     int r = CLI_OK;
-    if (!a->limits_only) r = cli_open_model(&a->m);
+    const int64_t np = largest(&a->prompt), nd = largest(&a->decode);
+    if (!a->limits_only) r = cli_open_model(&a->m, (uint64_t)largest(&a->depth) + longest(a, np, nd));
     if (r == CLI_OK && !a->limits_only) r = make_ids(a);
     if (r != CLI_OK) return r;
     a->rows = malloc((1 + a->depth.n * (a->prompt.n + a->decode.n)) * sizeof *a->rows);
@@ -181,6 +215,9 @@ int cmd_bench(int argc, char **argv) {
           "tokens evaluated one by one (default 32, 0: leave this out)", 0, most },
         { "depth", 'd', CLI_INTS, &a.depth, "N,..", "tokens in the context before a test begins (default 0)", 0, most },
         { "threads", 't', CLI_INTS, &a.threads, "N,..", "threads (default: one per usable core)", 0, 1024 },
+        { "warm", 0, CLI_INT, &a.warm, "N",
+          "tokens fed one by one before those that are measured so (default: 1, fed again); fills the caches of a model larger than --ram", 0, most },
+        { "ids", 0, CLI_STR, &a.ids_file, "FILE", "token ids to use, numbers between blanks or lines (default: pseudo-random ones)" },
         { "repeats", 'r', CLI_INT, &a.repeats, "N", "runs of each, after one to warm up (default 3)", 1, 10000 },
         { "output", 'o', CLI_CHOICE, &a.format, "FORMAT", "table (default), json, csv", 0, 0, formats },
         { "no-limits", 0, CLI_FLAG, &a.no_limits, NULL, "do not measure the limits of the machine" },

@@ -117,10 +117,11 @@ static int run(cli_generate_args *a, const char *file) {
     sg_sampler *sampler = NULL;
     int r = read_prompt(a, file, &prompt, &len);
     cli_catch_interrupts();
-    if (r == CLI_OK) r = cli_open_model(&a->m);
+    if (r == CLI_OK) r = cli_open_model(&a->m, (uint64_t)a->n_ctx);
     if (r == CLI_OK) r = cli_open_session(&a->m, (uint64_t)a->n_ctx);
     if (r == CLI_OK) r = make_sampler(a, &sampler);
     if (r == CLI_OK) r = a->chat ? cli_chat(a, sampler, prompt) : generate(a, sampler, prompt, len);
+    if (r == CLI_OK) r = cli_write_trace(&a->m);
     free(prompt);
     sg_sampler_destroy(&sampler);
     cli_close(&a->m);

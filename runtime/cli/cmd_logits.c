@@ -74,7 +74,8 @@ static int run(logits_args *a) {
     size_t n = a->n_ids;
     sg_error err;
     cli_catch_interrupts();
-    int r = cli_open_model(&a->m);
+    /* a token has at least one byte, the beginning aside */
+    int r = cli_open_model(&a->m, a->tokens ? a->n_ids : strlen(a->prompt) + 2);
     if (r != CLI_OK) return r;
     if (!a->tokens &&
         sg_tokenize(a->m.model, a->prompt, strlen(a->prompt), SG_TOKENIZE_SPECIAL, &tokenized, &n, &err) != SG_OK)

@@ -80,7 +80,7 @@ static int run(cli_model *m, const char *text, size_t len, size_t n_ctx, size_t 
     size_t n = 0;
     sg_error err;
     cli_catch_interrupts();
-    int r = cli_open_model(m);
+    int r = cli_open_model(m, n_ctx);
     if (r == CLI_OK && sg_tokenize(m->model, text, len, SG_TOKENIZE_SPECIAL, &ids, &n, &err) != SG_OK)
         r = cli_fail_error(&err);
     if (r == CLI_OK) r = cli_open_session(m, n_ctx);

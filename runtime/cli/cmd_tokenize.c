@@ -43,7 +43,7 @@ int cmd_tokenize(int argc, char **argv) {
     size_t len = prompt ? strlen(prompt) : 0;
     r = file ? cli_read_file(file, &text, &len) : CLI_OK;
     cli_catch_interrupts();
-    if (r == CLI_OK) r = cli_open_model(&m);
+    if (r == CLI_OK) r = cli_open_model(&m, 0);
     if (r == CLI_OK)
         r = tokenize(&m, prompt ? prompt : text, len,
                      (no_bos ? 0u : SG_TOKENIZE_SPECIAL) | (special ? SG_TOKENIZE_PARSE_SPECIAL : 0u));

@@ -13,7 +13,7 @@
 #include "runtime/cli/cli.h"
 
 const char *const cli_kv_choices[] = { "f16", "f32", "q8_0", NULL };
-const char *const cli_io_choices[] = { "auto", "uring", "pread", NULL };
+const char *const cli_io_choices[] = { "auto", "uring", "pread", "fault", NULL };
 const char *const cli_ffn_choices[] = { "auto", "sparse", "dense", NULL };
 /* The names that sg_model_options.cpu_mask takes; a test compares them with the library's own list. */
 const char *const cli_cpu_choices[] = { "auto",       "ref",  "avx2",    "avxvnni", "avx512",
@@ -122,22 +122,6 @@ static bool step(void *user, uint64_t done, uint64_t total) {
     return cli_progress_step(&s->progress, done, total);
 }
 
-int cli_open_model(cli_model *m) {
-    open_state state = { .quiet = m->quiet, .verbose = m->stats && !m->quiet };
-    cli_progress_start(&state.progress, "reading", m->quiet);
-    sg_model_options o = SG_MODEL_OPTIONS_INIT;
-    o.io = (sg_io_engine)m->io;
-    o.cpu_mask = m->cpu_mask > 0 ? cli_cpu_choices[m->cpu_mask] : NULL;
-    o.vocab_only = m->vocab_only;
-    o.log = log_line;
-    o.progress = step;
-    o.user = &state;
-    sg_error err;
-    const sg_status s = sg_model_open(m->path, &o, &m->model, &err);
-    cli_progress_end(&state.progress);
-    return s == SG_OK ? CLI_OK : cli_fail_error(&err);
-}
-
 /* One --lossy: sets the field that it names. */
 static int set_lossy(const char *text, sg_session_options *o) {
     static const char *const names[] = { "predict=", "threshold=", "topk=" };
@@ -155,21 +139,58 @@ static int set_lossy(const char *text, sg_session_options *o) {
     return cli_fail("--lossy %s: predict=RECALL, threshold=SHARE and topk=K are known", text);
 }
 
-int cli_open_session(cli_model *m, uint64_t n_ctx) {
+static int session_options(const cli_model *m, uint64_t n_ctx, sg_session_options *o) {
     if (n_ctx > UINT32_MAX) return cli_fail("a context of %llu tokens is too large", (unsigned long long)n_ctx);
-    sg_session_options o = SG_SESSION_OPTIONS_INIT;
-    o.n_ctx = (uint32_t)n_ctx;
-    o.n_threads = (uint32_t)m->threads;
-    o.n_batch = (uint32_t)m->batch;
-    o.kv_type = (sg_kv_type)m->kv;
-    o.pin_threads = m->pin;
-    o.ffn = (sg_ffn_mode)m->ffn;
+    *o = (sg_session_options) SG_SESSION_OPTIONS_INIT;
+    o->n_ctx = (uint32_t)n_ctx;
+    o->n_threads = (uint32_t)m->threads;
+    o->n_batch = (uint32_t)m->batch;
+    o->kv_type = (sg_kv_type)m->kv;
+    o->pin_threads = m->pin;
+    o->ffn = (sg_ffn_mode)m->ffn;
     for (size_t i = 0; i < m->lossy.n; i++)
-        if (set_lossy(m->lossy.v[i], &o) != CLI_OK) return CLI_FAILED;
+        if (set_lossy(m->lossy.v[i], o) != CLI_OK) return CLI_FAILED;
+    return CLI_OK;
+}
+
+int cli_open_model(cli_model *m, uint64_t n_ctx) {
+    open_state state = { .quiet = m->quiet, .verbose = m->stats && !m->quiet };
+    cli_progress_start(&state.progress, "reading", m->quiet);
+    sg_model_options o = SG_MODEL_OPTIONS_INIT;
+    sg_session_options session;
+    if (session_options(m, n_ctx, &session) != CLI_OK) return CLI_FAILED;
+    o.io = (sg_io_engine)m->io;
+    o.cpu_mask = m->cpu_mask > 0 ? cli_cpu_choices[m->cpu_mask] : NULL;
+    o.vocab_only = m->vocab_only;
+    o.log = log_line;
+    o.progress = step;
+    o.user = &state;
+    o.ram = m->ram;
+    o.session = &session;
+    o.no_prefetch = m->no_prefetch;
+    sg_error err;
+    const sg_status s = sg_model_open(m->path, &o, &m->model, &err);
+    cli_progress_end(&state.progress);
+    return s == SG_OK ? CLI_OK : cli_fail_error(&err);
+}
+
+/* Spans of a trace at most: some hundred tokens of a large model. */
+#define TRACE_EVENTS ((size_t)1 << 20)
+
+int cli_open_session(cli_model *m, uint64_t n_ctx) {
+    sg_session_options o;
+    if (session_options(m, n_ctx, &o) != CLI_OK) return CLI_FAILED;
     sg_error err;
     if (sg_session_create(m->model, &o, &m->session, &err) != SG_OK) return cli_fail_error(&err);
+    if (m->trace && sg_session_trace(m->session, TRACE_EVENTS, &err) != SG_OK) return cli_fail("--trace: %s", err.message);
     cli_set_session(m->session);
     return CLI_OK;
+}
+
+int cli_write_trace(const cli_model *m) {
+    sg_error err;
+    if (!m->trace || !m->session) return CLI_OK;
+    return sg_session_write_trace(m->session, m->trace, &err) == SG_OK ? CLI_OK : cli_fail_error(&err);
 }
 
 void cli_close_session(cli_model *m) {
@@ -198,20 +219,45 @@ static long peak_kib(void) {
 
 static double rate(uint64_t tokens, double seconds) { return seconds > 0.0 ? (double)tokens / seconds : 0.0; }
 
+/* What was found and read, of a model that is not all in RAM. */
+static void print_streaming(const sg_stats *s, const sg_model_info *info) {
+    const double mib = 1024.0 * 1024.0, tokens = (double)(s->decode_tokens ? s->decode_tokens : 1);
+    const double found = (double)(s->found_hot + s->found_cold + s->found_ahead + s->found_late + s->found_missed + s->found_passed);
+    if (info->away_bytes == 0) return;
+    if (found > 0)
+        fprintf(stderr,
+                "cache    of the neurons that fired %.1f %% were in hot clusters, %.1f %% in the cache, %.1f %% read ahead (%.1f %% late), "
+                "%.1f %% missed, %.1f %% without room; %.0f predicted a token\n",
+                100.0 * (double)s->found_hot / found, 100.0 * (double)s->found_cold / found,
+                100.0 * (double)(s->found_ahead + s->found_late) / found, 100.0 * (double)s->found_late / found,
+                100.0 * (double)s->found_missed / found, 100.0 * (double)s->found_passed / found, (double)s->predicted / tokens);
+    const double seconds = s->prompt_seconds + s->decode_seconds;
+    fprintf(stderr, "reads    %.1f MiB in %llu demands, %.1f MiB in %llu ahead; %.2f MiB and %.0f reads a token; waiting %.1f %% of the time\n",
+            (double)s->demand_bytes / mib, (unsigned long long)s->demand_reads, (double)s->prefetch_bytes / mib,
+            (unsigned long long)s->prefetch_reads, (double)(s->demand_bytes + s->prefetch_bytes) / mib / (double)(s->decode_tokens + s->prompt_tokens),
+            (double)(s->demand_reads + s->prefetch_reads) / (double)(s->decode_tokens + s->prompt_tokens),
+            seconds > 0 ? 100.0 * s->wait_seconds / seconds / s->n_threads : 0.0);
+}
+
 void cli_print_stats(const cli_model *m) {
     const double mib = 1024.0 * 1024.0;
     const sg_stats s = sg_session_get_stats(m->session);
     const sg_model_info *info = sg_model_get_info(m->model);
     fprintf(stderr, "prompt   %8llu tokens %10.3f s %10.2f tokens/s\n", (unsigned long long)s.prompt_tokens,
             s.prompt_seconds, rate(s.prompt_tokens, s.prompt_seconds));
-    fprintf(stderr, "decode   %8llu tokens %10.3f s %10.2f tokens/s\n", (unsigned long long)s.decode_tokens,
+    fprintf(stderr, "decode   %8llu tokens %10.3f s %10.2f tokens/s", (unsigned long long)s.decode_tokens,
             s.decode_seconds, rate(s.decode_tokens, s.decode_seconds));
-    fprintf(stderr, "memory   weights %.1f MiB, KV cache %.1f MiB, buffers %.1f MiB; peak resident %.1f MiB\n",
+    if (s.decode_tokens > 0)
+        fprintf(stderr, "; ms a token: P50 %.1f, P90 %.1f, P99 %.1f", 1e3 * s.token_p50, 1e3 * s.token_p90, 1e3 * s.token_p99);
+    fprintf(stderr, "\nmemory   weights %.1f MiB, KV cache %.1f MiB, buffers %.1f MiB; peak resident %.1f MiB",
             (double)s.weight_bytes / mib, (double)s.kv_bytes / mib, (double)s.buffer_bytes / mib,
             (double)peak_kib() / 1024.0);
+    if (info->ram) fprintf(stderr, " of a budget of %.1f MiB", (double)info->ram / mib);
+    fputc('\n', stderr);
     if (s.neurons > 0)
         fprintf(stderr, "neurons  gates %.1f %%, ups %.1f %% computed; active %.1f %%\n", 100.0 * (double)s.neuron_gates / (double)s.neurons,
                 100.0 * (double)s.neuron_ups / (double)s.neurons, 100.0 * (double)s.neurons_active / (double)s.neurons);
+    print_streaming(&s, info);
     fprintf(stderr, "machine  %u threads, %s kernels\n", s.n_threads, info->kernel_tier);
 }
 

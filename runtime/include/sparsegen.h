@@ -102,8 +102,15 @@ typedef struct sg_model_options {
     sg_progress_fn progress; /* bytes of weights read; called from the opening thread */
     void *user;              /* handed to log and progress; neither is called after sg_model_open returned */
     bool vocab_only;         /* read the tokenizer and nothing else: no weights in RAM, no sessions */
+    /* The most memory that the model and one session may take, in bytes: weights, caches, KV cache, buffers, tokenizer. What does not
+     * fit is read from the file while computing; results are the same to the bit. 0: what is available (of the machine, and of the
+     * process's cgroup), less a reserve. SG_E_NOMEM when it is too small; the message says what is needed. */
+    uint64_t ram;
+    const struct sg_session_options *session; /* the session that is to fit; NULL: one with default options */
+    bool no_prefetch; /* read neurons only when they are known to be needed; changes no result */
+    const char *faults; /* of SG_IO_FAULT, see io/stream.h */
 } sg_model_options;
-#define SG_MODEL_OPTIONS_INIT { sizeof(sg_model_options), SG_IO_AUTO, NULL, NULL, NULL, NULL, false }
+#define SG_MODEL_OPTIONS_INIT { sizeof(sg_model_options), SG_IO_AUTO, NULL, NULL, NULL, NULL, false, 0, NULL, false, NULL }
 
 /* Facts about an open model. Strings live as long as the model. */
 typedef struct sg_model_info {
@@ -112,13 +119,16 @@ typedef struct sg_model_info {
     const char *chat_family;  /* "chatml", "llama-3", .. or NULL when the file names no template that is known */
     const char *kernel_tier;  /* tier in use, "avx2" */
     uint64_t n_params;        /* weights, all tensors */
-    uint64_t n_bytes;         /* bytes of weights in RAM */
+    uint64_t n_bytes;         /* bytes of weights in RAM, caches of weights included */
     uint32_t n_vocab, n_ctx_train, n_embd, n_layer;
     int32_t bos, eos; /* -1 when the vocabulary has none */
     bool adds_bos;
+    uint64_t ram;        /* the budget; 0: everything is in RAM and no budget was asked for */
+    uint64_t away_bytes; /* bytes of weights that are read while computing; 0: everything is in RAM */
+    uint32_t n_ctx, n_batch; /* what sessions get by default: smaller than usual where the budget asks for it */
 } sg_model_info;
 
-/* Opens a GGUF file (the first one of a split set) and reads its weights into RAM.
+/* Opens a GGUF file (the first one of a split set) and reads its weights into RAM, as far as the budget allows.
  * Errors: SG_E_NOT_FOUND, SG_E_ACCESS, SG_E_FORMAT, SG_E_UNSUPPORTED, SG_E_IO, SG_E_NOMEM; SG_E_ARG when cpu_mask
  * names no tier or one that this machine lacks, or io no engine; SG_E_CANCELLED when progress returned false. */
 SG_API SG_NODISCARD sg_status sg_model_open(const char *path, const sg_model_options *options, sg_model **out,
@@ -228,8 +238,19 @@ typedef struct sg_stats {
     uint32_t n_threads;
     /* Neurons of all layers and tokens of a model.bin: all; those whose gate, whose up product was computed; the active ones. */
     uint64_t neurons, neuron_gates, neuron_ups, neurons_active;
+    /* Of a model that is not all in RAM, since it was opened, all sessions together. Neurons that fired were found: in hot clusters; in the
+     * cache; there, or on the way, thanks to a prediction; or had to be read (missed; passed: and there was no room to keep them). */
+    uint64_t found_hot, found_cold, found_ahead, found_late, found_missed, found_passed, predicted;
+    uint64_t demand_bytes, demand_reads, prefetch_bytes, prefetch_reads; /* read while computing */
+    double wait_seconds; /* of this session's threads, waiting for reads, summed over the threads */
+    double token_p50, token_p90, token_p99; /* seconds of the tokens that were fed one by one */
 } sg_stats;
 SG_API sg_stats sg_session_get_stats(const sg_session *session);
+
+/* Keeps what happens from now on in memory (up to `events` spans; 0: stops) and writes it as a Chrome trace. For models that are not all in
+ * RAM, SG_E_UNSUPPORTED for others. The spans of all sessions of the model go into one trace. */
+SG_API SG_NODISCARD sg_status sg_session_trace(sg_session *session, size_t events, sg_error *err);
+SG_API SG_NODISCARD sg_status sg_session_write_trace(sg_session *session, const char *path, sg_error *err);
 
 /* ---- sampling ---------------------------------------------------------------------------------------------------- */
 

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "runtime/weights.h"
+#include "runtime/weights_private.h"
 
 static void load(sg_weights *w, const char *name, size_t chunk) {
     char path[1024];
@@ -17,7 +17,10 @@ static void load(sg_weights *w, const char *name, size_t chunk) {
     ck_assert_msg(sg_model_describe(g, &d, &err) == SG_OK, "%s", err.message);
     sg_kernels_init(&kernels, sg_cpu_detect());
     const sg_weights_options o = { .chunk_bytes = chunk };
-    ck_assert_msg(sg_weights_load(w, g, &d, &kernels, &o, &err) == SG_OK, "%s", err.message);
+    sg_loader l;
+    ck_assert_msg(sg_loader_init(&l, w, g, &d, &kernels, &err) == SG_OK, "%s", err.message);
+    ck_assert_msg(sg_weights_load(w, &l, &d, &o, &err) == SG_OK, "%s", err.message);
+    sg_loader_finish(&l);
     sg_model_desc_finish(&d);
     sg_gguf_close(&g);
 }

@@ -1,0 +1,192 @@
+/* Opening a model: what of it stays in RAM. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime/base/memavail.h"
+#include "runtime/exec.h"
+#include "runtime/model.h"
+#include "runtime/weights_private.h"
+
+#define DEFAULT_CTX 4096u
+#define DEFAULT_BATCH 128u
+/* Without a budget from the caller: what is left to others, a part of what is available and at least so much. */
+#define RESERVE_PART 16u
+#define RESERVE_LEAST ((uint64_t)64 << 20)
+/* Defaults shrink until a session takes no more than this part of the budget, down to these. */
+#define SESSION_PART 4u
+#define LEAST_CTX 512u
+#define LEAST_BATCH 16u
+
+#define MIB(x) ((double)(x) / (1 << 20))
+
+uint32_t sg_session_n_ctx(const sg_model *m, const sg_session_options *o) { return o->n_ctx ? o->n_ctx : m->n_ctx; }
+uint32_t sg_session_n_batch(const sg_model *m, const sg_session_options *o) {
+    const uint32_t n_ctx = sg_session_n_ctx(m, o), n = o->n_batch ? o->n_batch : m->n_batch;
+    /* the gates of a whole layer have to be known before its first up product */
+    if (o->lossy_top_k > 0 && m->weights.streaming) return 1;
+    return n > n_ctx ? n_ctx : n;
+}
+uint32_t sg_session_n_threads(const sg_session_options *o) {
+    if (o->n_threads) return o->n_threads;
+    return sg_cpu_count() < SG_TEAM_MAX ? sg_cpu_count() : SG_TEAM_MAX;
+}
+
+sg_exec_model sg_model_for_exec(const sg_model *m) {
+    return (sg_exec_model) { &m->desc.hp, &m->weights, &m->plan, &m->kernels, &m->rope, m->desc.pred_residual, m->desc.ffn_threshold,
+                             m->weights.streaming };
+}
+
+static bool act_is_sparse(const sg_model *m, const sg_session_options *o) {
+    return m->desc.hp.ffn_act != SG_FFN_SILU || o->lossy_predict != 0 || o->lossy_threshold != 0 || o->lossy_top_k != 0;
+}
+
+/* KV cache and buffers of a session. */
+static void session_need(const sg_model *m, const sg_session_options *o, bool streams, uint64_t *kv, uint64_t *buffers) {
+    sg_exec_model em = sg_model_for_exec(m);
+    sg_streaming none = { 0 };
+    if (streams) em.streaming = &none;
+    const sg_hparams *hp = &m->desc.hp;
+    const sg_attention a = { hp->n_head, hp->n_head_kv, hp->head_dim_k, hp->head_dim_v, 1 };
+    const uint32_t n_ctx = sg_session_n_ctx(m, o);
+    const sg_exec_options eo = { .n_threads = sg_session_n_threads(o), .n_batch = sg_session_n_batch(m, o), .n_ctx = n_ctx };
+    *kv = sg_kv_bytes(o->kv_type, &a, hp->n_layer, n_ctx) + (uint64_t)n_ctx * sizeof(int32_t);
+    *buffers = sg_exec_bytes(&em, &eo) + 2 * (uint64_t)hp->n_vocab * sizeof(float);
+}
+
+/* Smaller defaults where the budget is small; what the caller asked for stays. */
+static void shrink(sg_model *m, const sg_session_options *o, uint64_t ram, const sg_log *log) {
+    uint64_t kv, buffers;
+    for (;;) {
+        session_need(m, o, true, &kv, &buffers);
+        if (kv + buffers <= ram / SESSION_PART) break;
+        if (!o->n_batch && m->n_batch > LEAST_BATCH && buffers > ram / (4 * SESSION_PART)) m->n_batch /= 2;
+        else if (!o->n_ctx && m->n_ctx > LEAST_CTX) m->n_ctx /= 2;
+        else if (!o->n_batch && m->n_batch > LEAST_BATCH) m->n_batch /= 2;
+        else break;
+    }
+    if (m->n_ctx < m->desc.hp.n_ctx_train && m->n_ctx < DEFAULT_CTX && !o->n_ctx)
+        sg_log_line(log, SG_LOG_WARN, "a context of %u tokens, to leave memory for the model", m->n_ctx);
+}
+
+static void describe_need(const sg_model *m, const sg_loader *l, const sg_session_options *o, uint64_t *matrices, sg_residency_need *n) {
+    const bool tied = m->weights.globals[SG_T_OUTPUT].m.kernel == NULL;
+    for (size_t i = 0; i < l->n_jobs; i++) {
+        const sg_load_job *j = &l->jobs[i];
+        switch (j->part) {
+        case SG_LOAD_VECTOR: n->vectors += j->bytes; break;
+        case SG_LOAD_PREDICTOR: n->predictors += j->bytes; break;
+        case SG_LOAD_BUNDLE: break;
+        case SG_LOAD_EMBEDDING:
+            if (!tied) n->embedding = j->bytes;
+            else matrices[n->n_matrices++] = j->bytes;
+            break;
+        case SG_LOAD_MATRIX: matrices[n->n_matrices++] = j->bytes; break;
+        }
+        if (j->part != SG_LOAD_MATRIX && !(j->part == SG_LOAD_EMBEDDING && tied)) continue;
+        const size_t row = (size_t)(j->info->n_bytes / j->info->ne[1]), item = row * sg_streaming_item_rows(row);
+        if (item > n->largest_item) n->largest_item = (uint32_t)item;
+    }
+    n->matrices = matrices;
+    n->keep_predictors = o->lossy_predict != 0;
+}
+
+static void mark(sg_loader *l, const sg_residency *r, bool tied) {
+    size_t matrix = 0;
+    for (size_t i = 0; i < l->n_jobs; i++) {
+        sg_load_job *j = &l->jobs[i];
+        const bool counts = j->part == SG_LOAD_MATRIX || (j->part == SG_LOAD_EMBEDDING && tied);
+        if (counts) j->away = r->away[matrix++];
+        else if (j->part == SG_LOAD_EMBEDDING) j->away = r->embedding_away;
+        else if (j->part == SG_LOAD_BUNDLE) j->away = true;
+        else if (j->part == SG_LOAD_PREDICTOR) j->away = !r->predictors;
+    }
+}
+
+static sg_status decide(sg_model *m, sg_loader *l, const sg_session_options *so, uint64_t outside, uint64_t budget, sg_residency *r,
+                        const sg_log *log, sg_error *err) {
+    const uint32_t n_layer = m->weights.ffn ? m->desc.hp.n_layer : 0;
+    uint64_t *matrices = calloc(l->n_jobs + 1, sizeof *matrices);
+    sg_bundle_layout *layouts = calloc(n_layer + 1, sizeof *layouts);
+    sg_residency_need need = { .ram = budget, .outside = outside, .n_layer = n_layer, .layouts = layouts, .by_neurons = act_is_sparse(m, so) };
+    sg_status s = SG_OK;
+    if (!matrices || !layouts) s = sg_fail(err, SG_E_NOMEM, "out of memory");
+    for (uint32_t i = 0; s == SG_OK && i < n_layer; i++) {
+        layouts[i] = m->weights.ffn[i].bundle.l;
+        const size_t slot = sg_ffn_slot_bytes(&layouts[i], m->desc.bundles[i].clusters->offset, 512);
+        if (slot > need.slot_bytes) need.slot_bytes = slot;
+        need.by_neurons = need.by_neurons && m->weights.ffn[i].bundle.down->quantised;
+    }
+    if (s == SG_OK) {
+        describe_need(m, l, so, matrices, &need);
+        need.by_neurons = need.by_neurons && n_layer > 0;
+        session_need(m, so, false, &need.kv, &need.buffers);
+        s = sg_residency_decide(&need, r, err);
+        if (r->streams) {
+            sg_residency_finish(r);
+            shrink(m, so, budget, log);
+            session_need(m, so, true, &need.kv, &need.buffers);
+            s = sg_residency_decide(&need, r, err);
+        }
+        m->session_bytes = need.kv + need.buffers;
+    }
+    free(matrices);
+    free(layouts);
+    return s;
+}
+
+static void report(const sg_model *m, const sg_residency *r, uint64_t budget, bool chosen, const sg_log *log) {
+    if (!r->streams) return;
+    sg_log_line(log, chosen ? SG_LOG_WARN : SG_LOG_INFO, "%.0f MiB of weights are read while computing, within %s of %.0f MiB",
+                MIB(r->away_bytes), chosen ? "the available memory" : "a budget", MIB(budget));
+    if (m->weights.ffn)
+        sg_log_line(log, SG_LOG_INFO, "of each layer %u gate parts and %u whole clusters of %u are in memory, and %u neurons", r->n_gates,
+                    r->n_hot, m->weights.ffn[0].bundle.l.n_clusters, r->n_slots);
+}
+
+static sg_status load(sg_model *m, sg_loader *l, const sg_model_options *o, const sg_session_options *so, uint64_t base, sg_residency *r,
+                      sg_error *err) {
+    const sg_log log = { o->log, o->user };
+    const uint64_t resident = sg_mem_resident(), available = sg_mem_available("");
+    const uint64_t reserve = available / RESERVE_PART > RESERVE_LEAST ? available / RESERVE_PART : RESERVE_LEAST;
+    const uint64_t budget = o->ram ? o->ram : available == UINT64_MAX ? available : available > 2 * reserve ? available - reserve : available / 2;
+    SG_TRY(decide(m, l, so, resident > base ? resident - base : 0, budget, r, &log, err));
+    if (r->streams || o->ram) m->ram = budget;
+    else m->session_bytes = 0;
+    if (r->streams) {
+        mark(l, r, m->weights.globals[SG_T_OUTPUT].m.kernel == NULL);
+        m->away_bytes = r->away_bytes;
+    }
+    report(m, r, budget, !o->ram, &log);
+    sg_weights_options wo = { .io = o->io, .log = &log, .progress = o->progress, .user = o->user, .faults = o->faults };
+    if (r->streams) wo.chunk_bytes = (size_t)1 << 20;
+    SG_TRY(sg_weights_load(&m->weights, l, &m->desc, &wo, err));
+    if (!r->streams) return SG_OK;
+    return sg_streaming_create(&m->weights.streaming, r, &m->weights, l, &m->desc, &wo, err);
+}
+
+sg_status sg_model_open_weights(sg_model *m, const sg_gguf *g, const sg_model_options *o, uint64_t base, sg_error *err) {
+    sg_session_options so = SG_SESSION_OPTIONS_INIT;
+    if (o->session) memcpy(&so, o->session, o->session->struct_size < sizeof so ? o->session->struct_size : sizeof so);
+    const sg_hparams *hp = &m->desc.hp;
+    m->n_ctx = hp->n_ctx_train < DEFAULT_CTX ? hp->n_ctx_train : DEFAULT_CTX;
+    m->n_batch = DEFAULT_BATCH;
+    m->prefetch = !o->no_prefetch;
+    atomic_init(&m->sessions, 0);
+    if ((unsigned)so.kv_type >= SG_KV_TYPES) return sg_fail(err, SG_E_ARG, "unknown KV cache type %d", (int)so.kv_type);
+    if (sg_session_n_threads(&so) > SG_TEAM_MAX) return sg_fail(err, SG_E_ARG, "too many threads");
+    sg_loader l;
+    sg_residency r = { 0 };
+    sg_status s = sg_loader_init(&l, &m->weights, g, &m->desc, &m->kernels, err);
+    /* widths and layouts are known, which is enough to say what a session takes */
+    m->rope.n_rot = hp->rope.n_rot;
+    if (s == SG_OK) s = sg_plan_create(&m->plan, &m->desc, &m->weights, err);
+    if (s == SG_OK) s = load(m, &l, o, &so, base, &r, err);
+    sg_plan_finish(&m->plan);
+    sg_residency_finish(&r);
+    sg_loader_finish(&l);
+    m->rope.n_rot = 0;
+    SG_TRY(s);
+    SG_TRY(sg_model_open_rope(m, err));
+    SG_TRY(sg_plan_create(&m->plan, &m->desc, &m->weights, err));
+    return m->weights.streaming ? sg_streaming_program(m->weights.streaming, &m->plan, &m->weights, err) : SG_OK;
+}

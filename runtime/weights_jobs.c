@@ -1,0 +1,153 @@
+/* Which tensors of a file a model needs, and in which form. */
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime/weights_private.h"
+
+/* Bytes that are used as they lie in the file. */
+static void add_raw(sg_loader *l, sg_load_part part, const sg_tensor_info *info, const uint8_t **dst) {
+    sg_load_job *job = &l->jobs[l->n_jobs++];
+    *job = (sg_load_job){ .part = part, .info = info, .raw = dst, .bytes = info->n_bytes };
+}
+
+/* Gives a tensor its place in the region. */
+static sg_status add_job(sg_loader *l, sg_load_part part, const sg_tensor_info *info, sg_weight *dst, bool vector, sg_error *err) {
+    const char *path = sg_gguf_path(l->g, info->file);
+    const sg_dtype_info *type = sg_dtype_get(info->type);
+    sg_load_job *job = &l->jobs[l->n_jobs++];
+    *job = (sg_load_job){ .part = part, .info = info, .dst = dst };
+    if (info->ne[0] > UINT32_MAX || info->ne[1] > UINT32_MAX)
+        return sg_fail(err, SG_E_UNSUPPORTED, "%s: tensor %s is too large", path, info->name);
+    if (vector) {
+        if (info->type == SG_DTYPE_I8 || info->type == SG_DTYPE_I32)
+            return sg_fail(err, SG_E_UNSUPPORTED, "%s: tensor %s of type %s holds no weights", path, info->name, type->name);
+        job->bytes = info->ne[0] * sizeof(float);
+    } else {
+        job->kernel = l->kernels->mat[info->type];
+        if (!job->kernel)
+            return sg_fail(err, SG_E_UNSUPPORTED, "%s: no kernel for tensor %s of type %s", path, info->name, type->name);
+        job->bytes = sg_matrix_bytes(job->kernel, (uint32_t)info->ne[1], (uint32_t)info->ne[0]);
+        dst->m = (sg_matrix){ .kernel = job->kernel, .rows = (uint32_t)info->ne[1], .k = (uint32_t)info->ne[0] };
+    }
+    return SG_OK;
+}
+
+/* The layout of a layer's bundles, checked against the tensor. */
+static sg_status bundle(sg_loader *l, const sg_model_desc *d, uint32_t layer, sg_ffn_layer *out, sg_error *err) {
+    const sg_bundle_desc *b = &d->bundles[layer];
+    const sg_tensor_info *t = b->clusters;
+    const char *path = sg_gguf_path(l->g, t->file);
+    sg_bundle_layout *lay = &out->bundle.l;
+    *lay = (sg_bundle_layout){ .n_neurons = d->hp.n_ff, .k = d->hp.n_embd, .per_cluster = b->per_cluster, .gated = b->gated,
+                               .gate_type = b->gate_type, .up_type = b->up_type, .down_type = b->down_type };
+    if (!sg_bundle_layout_init(lay))
+        return sg_fail(err, SG_E_UNSUPPORTED, "%s: tensor %s: clusters of %u neurons with rows of %s, %s and %s cannot be used", path, t->name,
+                       b->per_cluster, sg_dtype_get(b->gate_type)->name, sg_dtype_get(b->up_type)->name, sg_dtype_get(b->down_type)->name);
+    if (t->ne[0] != lay->cluster_bytes || t->ne[1] != lay->n_clusters)
+        return sg_fail(err, SG_E_FORMAT, "%s: tensor %s is %" PRIu64 " clusters of %" PRIu64 " bytes, expected %u of %zu", path, t->name,
+                       t->ne[1], t->ne[0], lay->n_clusters, lay->cluster_bytes);
+    if (t->n_bytes > UINT32_MAX) return sg_fail(err, SG_E_UNSUPPORTED, "%s: tensor %s is larger than 4 GiB", path, t->name);
+    out->bundle.gate = l->kernels->neuron[lay->gate_type];
+    out->bundle.up = l->kernels->neuron[lay->up_type];
+    out->bundle.down = l->kernels->neuron[lay->down_type];
+    out->fat_threshold = d->ffn_threshold ? d->ffn_threshold[layer] : 0;
+    add_raw(l, SG_LOAD_BUNDLE, t, &out->bundle.data);
+    return SG_OK;
+}
+
+static sg_predictor_kind kind_of(const char *name) {
+    int k = 0;
+    while (k < SG_PRED_KINDS && strcmp(sg_predictor_names[k], name) != 0) k++;
+    return (sg_predictor_kind)k;
+}
+
+/* A value per neuron, if there is such a tensor. */
+static sg_status per_neuron(sg_loader *l, const sg_tensor_info *t, uint64_t n, sg_weight *out, sg_error *err) {
+    if (!t) return SG_OK;
+    if (t->type != SG_DTYPE_F32 || t->n_dims != 1 || t->ne[0] != n)
+        return sg_fail(err, SG_E_FORMAT, "%s: tensor %s is not %" PRIu64 " values of type F32", sg_gguf_path(l->g, t->file), t->name, n);
+    return add_job(l, SG_LOAD_PREDICTOR, t, out, true, err);
+}
+
+static sg_status predictor(sg_loader *l, const sg_model_desc *d, uint32_t layer, sg_predictor *p, sg_weight w[4], sg_error *err) {
+    const sg_bundle_desc *b = &d->bundles[layer];
+    const sg_tensor_info *ta = b->pred_a, *tb = b->pred_b;
+    const char *path = sg_gguf_path(l->g, 0);
+    const uint64_t k = d->hp.n_embd, n = d->hp.n_ff;
+    *p = (sg_predictor){ .kind = kind_of(b->predictor), .k = d->hp.n_embd, .n_neurons = d->hp.n_ff };
+    if (p->kind == SG_PRED_KINDS)
+        return sg_fail(err, SG_E_UNSUPPORTED, "%s: layer %u has a predictor of the unknown kind \"%s\"", path, layer, b->predictor);
+    if (p->kind == SG_PRED_NONE) return SG_OK;
+    SG_TRY(per_neuron(l, b->pred_scale, n, &w[2], err));
+    SG_TRY(per_neuron(l, b->pred_bias, n, &w[3], err));
+    bool good;
+    if (p->kind == SG_PRED_SIGN) {
+        good = ta->type == SG_DTYPE_I8 && k % 32 == 0 && ta->ne[0] == k / 8 && ta->ne[1] == n && ta->ne[2] * ta->ne[3] == 1;
+        if (good) add_raw(l, SG_LOAD_PREDICTOR, ta, &p->signs);
+    } else {
+        good = tb && ta->ne[0] == k && tb->ne[0] == ta->ne[1] && tb->ne[1] == n && ta->ne[1] % 32 == 0 && ta->ne[1] <= 1u << 16 &&
+               ta->ne[2] * ta->ne[3] * tb->ne[2] * tb->ne[3] == 1;
+        if (good) {
+            p->rank = (uint32_t)ta->ne[1];
+            SG_TRY(add_job(l, SG_LOAD_PREDICTOR, ta, &w[0], false, err));
+            SG_TRY(add_job(l, SG_LOAD_PREDICTOR, tb, &w[1], false, err));
+        }
+    }
+    if (!good) return sg_fail(err, SG_E_FORMAT, "%s: the predictor of layer %u has not the shape of kind %s", path, layer, b->predictor);
+    return SG_OK;
+}
+
+static sg_status plan_jobs(sg_loader *l, sg_weights *w, const sg_model_desc *d, sg_error *err) {
+    const size_t most = SG_T_GLOBALS + (size_t)d->hp.n_layer * (SG_L_SLOTS + 5);
+    l->jobs = calloc(most, sizeof *l->jobs);
+    w->layers = calloc(d->hp.n_layer, sizeof *w->layers);
+    if (!l->jobs || !w->layers) return sg_fail(err, SG_E_NOMEM, "out of memory for the table of weights");
+    for (size_t i = 0; i < d->arch->n_tensors; i++) {
+        const sg_tensor_rule *rule = &d->arch->tensors[i];
+        const bool per_layer = strstr(rule->name, "%u") != NULL;
+        for (uint32_t layer = 0; layer < (per_layer ? d->hp.n_layer : 1); layer++) {
+            const sg_tensor_info *info = per_layer ? d->layers[layer][rule->slot] : d->globals[rule->slot];
+            sg_weight *dst = per_layer ? &w->layers[layer][rule->slot] : &w->globals[rule->slot];
+            const bool vector = rule->ne1 == SG_D_ONE, table = !per_layer && rule->slot == SG_T_TOKEN_EMBD;
+            if (info) SG_TRY(add_job(l, vector ? SG_LOAD_VECTOR : table ? SG_LOAD_EMBEDDING : SG_LOAD_MATRIX, info, dst, vector, err));
+        }
+    }
+    if (!d->bundles) return SG_OK;
+    w->ffn = calloc(d->hp.n_layer, sizeof *w->ffn);
+    w->predictors = calloc(d->hp.n_layer, sizeof *w->predictors);
+    if (!w->ffn || !w->predictors) return sg_fail(err, SG_E_NOMEM, "out of memory for the table of weights");
+    for (uint32_t i = 0; i < d->hp.n_layer; i++) {
+        SG_TRY(bundle(l, d, i, &w->ffn[i], err));
+        SG_TRY(predictor(l, d, i, &w->ffn[i].predictor, w->predictors[i], err));
+    }
+    return SG_OK;
+}
+
+/* In the order in which a run uses them: matrices of the layers, then what comes once. */
+static int by_use(const void *a, const void *b) {
+    const sg_load_job *x = a, *y = b;
+    if (x->order != y->order) return x->order < y->order ? -1 : 1;
+    return 0;
+}
+
+sg_status sg_loader_init(sg_loader *l, sg_weights *w, const sg_gguf *g, const sg_model_desc *d, const sg_kernels *kernels, sg_error *err) {
+    *l = (sg_loader){ .g = g, .kernels = kernels };
+    *w = (sg_weights){ 0 };
+    const sg_status s = plan_jobs(l, w, d, err);
+    if (s != SG_OK) return s;
+    for (size_t i = 0; i < l->n_jobs; i++) {
+        sg_load_job *j = &l->jobs[i];
+        j->order = (SIZE_MAX >> 1) + (size_t)j->info->offset; /* behind the layers, as in the file */
+        for (uint32_t layer = 0; layer < d->hp.n_layer; layer++)
+            if (j->dst >= w->layers[layer] && j->dst < w->layers[layer] + SG_L_SLOTS)
+                j->order = (size_t)layer * SG_L_SLOTS + (size_t)(j->dst - w->layers[layer]);
+    }
+    qsort(l->jobs, l->n_jobs, sizeof *l->jobs, by_use);
+    return SG_OK;
+}
+
+void sg_loader_finish(sg_loader *l) {
+    free(l->jobs);
+    l->jobs = NULL;
+}
