@@ -4,7 +4,7 @@
 #include <stdlib.h>
 
 /* Items in the ring at most. */
-#define ENTRIES 2048u
+#define ENTRIES 512u
 /* Fetches that are handed to the stream at a time. */
 #define SUBMIT 64u
 

@@ -285,7 +285,7 @@ static void lay_out_away(sg_exec *e, sg_carver *c) {
     for (uint32_t i = 0; i < p->n_steps; i++)
         for (uint32_t j = 0; j < p->steps[i].n_products; j++) {
             const sg_matrix *m = &p->steps[i].product[j].w->m;
-            const uint32_t rows = sg_streaming_item_rows((size_t)sg_dtype_bytes(sg_dtype_get(m->kernel->type), m->k));
+            const uint32_t rows = sg_streaming_item_rows(e->m.weights, (size_t)sg_dtype_bytes(sg_dtype_get(m->kernel->type), m->k));
             const size_t bytes = sg_matrix_bytes(m->kernel, rows, m->k);
             if (bytes > e->scratch_bytes) e->scratch_bytes = (bytes + SG_CACHE_LINE - 1) / SG_CACHE_LINE * SG_CACHE_LINE;
         }

@@ -17,6 +17,12 @@
 #define LEAST_CTX 512u
 #define LEAST_BATCH 16u
 
+/* Bytes of rows of a matrix that come together: enough for the drive, few enough that several threads have work, and for small models
+ * a small part of them. */
+#define ITEM_MOST ((uint64_t)384 << 10)
+#define ITEM_LEAST ((uint64_t)16 << 10)
+#define ITEM_PART 256u
+
 #define MIB(x) ((double)(x) / (1 << 20))
 
 uint32_t sg_session_n_ctx(const sg_model *m, const sg_session_options *o) { return o->n_ctx ? o->n_ctx : m->n_ctx; }
@@ -83,7 +89,7 @@ static void describe_need(const sg_model *m, const sg_loader *l, const sg_sessio
         case SG_LOAD_MATRIX: matrices[n->n_matrices++] = j->bytes; break;
         }
         if (j->part != SG_LOAD_MATRIX && !(j->part == SG_LOAD_EMBEDDING && tied)) continue;
-        const size_t row = (size_t)(j->info->n_bytes / j->info->ne[1]), item = row * sg_streaming_item_rows(row);
+        const size_t row = (size_t)(j->info->n_bytes / j->info->ne[1]), item = row * sg_streaming_item_rows(&m->weights, row);
         if (item > n->largest_item) n->largest_item = (uint32_t)item;
     }
     n->matrices = matrices;
@@ -177,6 +183,9 @@ sg_status sg_model_open_weights(sg_model *m, const sg_gguf *g, const sg_model_op
     sg_loader l;
     sg_residency r = { 0 };
     sg_status s = sg_loader_init(&l, &m->weights, g, &m->desc, &m->kernels, err);
+    uint64_t item = 0;
+    for (size_t i = 0; s == SG_OK && i < l.n_jobs; i++) item += l.jobs[i].info->n_bytes / ITEM_PART;
+    m->weights.item_bytes = (size_t)(item > ITEM_MOST ? ITEM_MOST : item < ITEM_LEAST ? ITEM_LEAST : item);
     /* widths and layouts are known, which is enough to say what a session takes */
     m->rope.n_rot = hp->rope.n_rot;
     if (s == SG_OK) s = sg_plan_create(&m->plan, &m->desc, &m->weights, err);

@@ -7,14 +7,13 @@
 #define MIB(x) ((double)(x) / (1 << 20))
 /* Share of the neurons whose slots come before matrices and gates, see residency.h. */
 #define FIRST_SLOTS 0.15
-/* The belt's memory: at least so much, and so many of the largest items; a larger one makes reads overlap better, up to a point. */
-#define RING_LEAST ((uint64_t)4 << 20)
-#define RING_ITEMS 6u
+/* The belt's memory: so many of the largest items at least; a larger one makes reads overlap better, up to a point. */
+#define RING_ITEMS 4u
 #define RING_GOOD ((uint64_t)48 << 20)
 /* Slots of a layer at least. */
 #define SLOTS_LEAST 32u
 /* Lists of the stream and of items, stacks of its threads. */
-#define TABLES ((uint64_t)2 << 20)
+#define TABLES ((uint64_t)768 << 10)
 
 /* One layer in the worst case over all layers. */
 typedef struct shape {
@@ -97,18 +96,20 @@ sg_status sg_residency_decide(const sg_residency_need *n, sg_residency *r, sg_er
     const uint64_t fixed = n->outside + n->kv + n->buffers + n->vectors;
     r->used = fixed + matrices + n->embedding + n->predictors + bundles;
     const uint64_t item = most(sg_belt_room(n->largest_item), s.cluster ? sg_belt_room(s.cluster) : 0);
-    r->ring = (most(RING_LEAST, RING_ITEMS * item) + SG_STREAM_BLOCK - 1) / SG_STREAM_BLOCK * SG_STREAM_BLOCK;
+    r->ring = RING_ITEMS * item;
     r->n_fetches = n->by_neurons ? (uint32_t)least(32768, most(1024, s.neurons / 4)) : 2;
     r->overhead = TABLES + sg_belt_overhead() + r->n_fetches * (sizeof(sg_fetch) + 16) + n->n_layer * (s.neurons * 5 + 4096);
     const uint64_t slots = n->by_neurons ? least(SLOTS_LEAST, s.neurons) * slot_cost(n) : 0, kept = n->keep_predictors ? n->predictors : 0;
-    r->floor = fixed + r->overhead + r->ring + slots + kept;
+    const uint64_t parts = fixed + r->overhead + r->ring + slots + kept;
+    r->floor = parts;
+    r->floor = least(r->floor, r->used); /* a small model may need less as a whole than in parts */
     if (r->used <= n->ram) return SG_OK;
     r->streams = true;
     r->embedding_away = n->embedding > 0;
-    if (r->floor > n->ram) return refuse(n, r, err);
+    if (parts > n->ram) return refuse(n, r, err);
     r->away = calloc(n->n_matrices + 1, sizeof *r->away);
     if (!r->away) return sg_fail(err, SG_E_NOMEM, "out of memory");
-    uint64_t room = n->ram - (r->floor - r->ring - slots);
+    uint64_t room = n->ram - (parts - r->ring - slots);
     r->ring = most(r->ring, least(RING_GOOD, room / 16));
     room -= r->ring;
     const uint64_t first = n->by_neurons ? most(slots, least(room / 2, (uint64_t)(FIRST_SLOTS * (double)s.neurons) * slot_cost(n))) : 0;

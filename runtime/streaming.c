@@ -6,13 +6,10 @@
 #include "runtime/streaming_private.h"
 #include "runtime/weights_private.h"
 
-/* Bytes of rows of a matrix that come together on the belt: enough for the drive, few enough that several threads have work. */
-#define ITEM_BYTES ((size_t)384 << 10)
-
 /* ---- creating ---- */
 
-uint32_t sg_streaming_item_rows(size_t row_bytes) {
-    const size_t rows = ITEM_BYTES / row_bytes / SG_ROW_CLUSTER * SG_ROW_CLUSTER;
+uint32_t sg_streaming_item_rows(const sg_weights *w, size_t row_bytes) {
+    const size_t rows = w->item_bytes / row_bytes / SG_ROW_CLUSTER * SG_ROW_CLUSTER;
     return rows < SG_ROW_CLUSTER ? SG_ROW_CLUSTER : (uint32_t)rows;
 }
 
@@ -26,7 +23,7 @@ static sg_status note_aways(sg_weights *w, const sg_loader *l, sg_error *err) {
         if (!j->away || (j->part != SG_LOAD_MATRIX && j->part != SG_LOAD_EMBEDDING)) continue;
         sg_matrix_away *a = &w->aways[n++];
         const size_t row = (size_t)(j->info->n_bytes / j->info->ne[1]);
-        *a = (sg_matrix_away){ .offset = j->info->offset, .file = j->info->file, .row_bytes = row, .rows = sg_streaming_item_rows(row) };
+        *a = (sg_matrix_away){ .offset = j->info->offset, .file = j->info->file, .row_bytes = row, .rows = sg_streaming_item_rows(w, row) };
         j->dst->m.away = a;
     }
     return SG_OK;

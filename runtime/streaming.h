@@ -28,7 +28,7 @@ typedef struct sg_streaming {
 SG_NODISCARD sg_status sg_streaming_create(sg_streaming **out, const sg_residency *r, sg_weights *w, const sg_loader *l,
                                            const sg_model_desc *d, const sg_weights_options *o, sg_error *err);
 /* Rows of a matrix that come together. */
-uint32_t sg_streaming_item_rows(size_t row_bytes);
+uint32_t sg_streaming_item_rows(const sg_weights *w, size_t row_bytes);
 /* The programs of the belt, from the steps of the final plan. */
 SG_NODISCARD sg_status sg_streaming_program(sg_streaming *s, const sg_plan *p, const sg_weights *w, sg_error *err);
 void sg_streaming_destroy(sg_streaming **s);

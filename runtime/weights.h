@@ -21,6 +21,7 @@ typedef struct sg_weights {
     float *down_max;                 /* of all bundles, see there; owned */
     sg_weight (*predictors)[4];      /* [n_layer], owned: a, b, scale and bias; NULL like ffn */
     sg_matrix_away *aways;           /* of the matrices that are not in RAM, owned */
+    size_t item_bytes;               /* of rows of a matrix that come together when it is away */
     struct sg_streaming *streaming;  /* owned; NULL: everything is in RAM */
 } sg_weights;
 
