@@ -22,7 +22,7 @@ ssize_t __wrap_preadv64(int fd, const struct iovec *p, int n, off_t offset);
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t moved = PTHREAD_COND_INITIALIZER;
-static int arrived, passed, permits; /* lanes that came; that went on; that may go on */
+static int arrived, passed, permits; /* lanes that came; that went on; that may go on. Read without the lock when none runs */
 static off_t order[64];              /* offsets of reads, as they came */
 static atomic_int preadvs, troubles;
 
@@ -192,6 +192,7 @@ START_TEST(dropping) {
     sg_stream_drop(s);
     const int flying = in_state(f, 6, SG_FETCH_FLYING);
     ck_assert_int_eq(in_state(f, 6, SG_FETCH_DROPPED), 6 - flying);
+    ck_assert_uint_eq(sg_stream_count(s), (uint32_t)(6 - flying)); /* news for who waits */
     ck_assert_uint_eq(sg_stream_get_counts(s).dropped, (uint64_t)(6 - flying));
     sg_stream_wait(s, &f[5]); /* returns at once */
     permit(NO_GATE);
@@ -223,7 +224,61 @@ START_TEST(lanes_for_demands) {
 END_TEST
 
 /* The ring's thread is stopped before it submits; what it took shows in the states. */
+/* What waits when a read fails is never read. */
+START_TEST(failure_empties_the_queues) {
+    sg_stream *s = open_one(SG_IO_PREAD, 1, 0);
+    sg_fetch f[9];
+    make_some(s, f, 9);
+    atomic_store(&troubles, 2);
+    submit_one(s, &f[8], false);
+    wait_arrived(1);
+    submit_all(s, f, 4, false);
+    submit_all(s, f + 4, 4, true);
+    permit(NO_GATE);
+    for (int i = 0; i < 8; i++) sg_stream_wait(s, &f[i]);
+    ck_assert_int_eq(in_state(f, 9, SG_FETCH_FAILED), 9);
+    sg_stream_drain(s);
+    ck_assert_uint_eq(sg_stream_count(s), 9);
+    ck_assert_int_eq(arrived, 3);
+    sg_stream_recover(s);
+    submit_one(s, &f[1], false);
+    sg_stream_wait(s, &f[1]);
+    check_fetch(s, &f[1]);
+    ck_assert_int_eq(arrived, 4);
+    finish(s, f, 9);
+}
+END_TEST
+
 #if SG_HAVE_LIBURING
+/* Stops the ring's thread before its next system call; returns how often it went on before. */
+static int stop_ring(void) {
+    pthread_mutex_lock(&lock);
+    const int before = permits = passed;
+    pthread_mutex_unlock(&lock);
+    return before;
+}
+
+START_TEST(ring_reserve) {
+    permit(NO_GATE);
+    sg_stream *s = open_one(SG_IO_URING, 0, 8);
+    sg_fetch f[21];
+    make_some(s, f, 21);
+    const int before = stop_ring();
+    submit_one(s, &f[20], false);
+    wait_arrived(before + 1);
+    submit_all(s, f, 20, true);
+    permit(before + 1);
+    wait_arrived(before + 2);
+    ck_assert_int_eq(in_state(f, 20, SG_FETCH_FLYING), 6);
+    permit(NO_GATE);
+    for (int i = 0; i < 21; i++) {
+        sg_stream_wait(s, &f[i]);
+        check_fetch(s, &f[i]);
+    }
+    finish(s, f, 21);
+}
+END_TEST
+
 START_TEST(ring_order) {
     permit(NO_GATE);
     sg_stream *s = open_one(SG_IO_URING, 0, 8);
@@ -231,9 +286,7 @@ START_TEST(ring_order) {
     make_some(s, f, 30);
     submit_one(s, &f[0], false);
     sg_stream_wait(s, &f[0]);
-    pthread_mutex_lock(&lock); /* from now on it stops before the system call */
-    const int before = permits = passed;
-    pthread_mutex_unlock(&lock);
+    const int before = stop_ring();
     submit_one(s, &f[1], false);
     wait_arrived(before + 1);
     submit_all(s, f + 2, 20, true);
@@ -331,11 +384,13 @@ int main(void) {
     tcase_add_test(tc, waiting_promotes);
     tcase_add_test(tc, dropping);
     tcase_add_test(tc, lanes_for_demands);
+    tcase_add_test(tc, failure_empties_the_queues);
     tcase_add_test(tc, interrupted_and_short);
     tcase_add_test(tc, eio_names_the_place);
 #if SG_HAVE_LIBURING
     if (have_uring) {
         tcase_add_test(tc, ring_order);
+        tcase_add_test(tc, ring_reserve);
         tcase_add_loop_test(tc, ring_is_lost, 0, 2);
     }
 #endif
