@@ -1,6 +1,8 @@
-/* The automatic choice of an engine where io_uring is forbidden. Android's filter kills a process that calls io_uring_setup;
- * containers answer with an error. Each filter is put on a child of this program. Skipped (77) where seccomp is missing. */
+/* The automatic choice of an engine where io_uring is forbidden, by the reader and by the stream. Android's filter kills a process
+ * that calls io_uring_setup; containers answer with an error. Each filter is put on a child of this program. Skipped (77) where
+ * seccomp is missing. */
 #include "io/reader.h"
+#include "io/stream.h"
 #include "sg_config.h"
 
 #include <errno.h>
@@ -50,6 +52,29 @@ static void keep_line(void *user, sg_log_level level, const char *line) {
         }                                                                                   \
     } while (0)
 
+/* The same for what streams. */
+static int stream_under_filter(const char *path, sg_io_engine engine, const char *reason) {
+    const sg_log log = { keep_line, NULL };
+    const sg_stream_options o = { .engine = engine, .buffered = true };
+    sg_stream *s = NULL;
+    sg_error err = { 0 };
+    n_lines = 0;
+    EXPECT(sg_stream_create(&o, &log, &s, &err) == SG_OK);
+    EXPECT(strcmp(sg_stream_engine_name(s), "pread") == 0);
+    EXPECT(n_lines == 1);
+    EXPECT(last_level == (engine == SG_IO_URING ? SG_LOG_WARN : SG_LOG_INFO));
+    EXPECT(strncmp(last_line, "streaming with pread: io_uring: ", 32) == 0);
+    EXPECT(strstr(last_line, reason));
+    char got[6] = "";
+    sg_fetch f = { .offset = 1, .size = 5, .dst = got }, *const list = &f;
+    EXPECT(sg_stream_open(s, &path, 1, &err) == SG_OK);
+    sg_stream_submit(s, &list, 1, false);
+    sg_stream_wait(s, &f);
+    EXPECT(sg_fetch_get(&f) == SG_FETCH_DONE && strcmp(got, "12345") == 0);
+    sg_stream_destroy(&s);
+    return PASSED;
+}
+
 /* Runs in the child. `reason` must be in the one line that is logged. */
 static int read_under_filter(const char *path, sg_io_engine engine, unsigned action, const char *reason) {
     if (!forbid_io_uring(action)) {
@@ -73,7 +98,7 @@ static int read_under_filter(const char *path, sg_io_engine engine, unsigned act
     EXPECT(strcmp(got, "12345") == 0);
     sg_reader_destroy(&r);
     printf("ok: %s\n", last_line);
-    return PASSED;
+    return stream_under_filter(path, engine, reason);
 }
 
 static int in_child(const char *path, sg_io_engine engine, unsigned action, const char *reason) {

@@ -165,6 +165,14 @@ START_TEST(changed_or_replaced) {
     ck_assert_int_eq(utimensat(AT_FDCWD, paths[3], times, 0), 0);
     snprintf(want, sizeof want, "%s was changed while it was in use", paths[3]);
     fails(sg_stream_check_files(s, err), SG_E_IO, want);
+
+    struct stat st; /* another size and the old time */
+    sg_stream_destroy(&s);
+    s = open_all(_i, NULL);
+    ck_assert_int_eq(stat(paths[3], &st), 0);
+    ck_assert_int_eq(truncate(paths[3], 1000), 0);
+    ck_assert_int_eq(utimensat(AT_FDCWD, paths[3], (struct timespec[2]){ st.st_atim, st.st_mtim }, 0), 0);
+    fails(sg_stream_check_files(s, err), SG_E_IO, want);
     sg_stream_destroy(&s);
 }
 END_TEST
