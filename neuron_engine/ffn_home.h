@@ -55,7 +55,7 @@ typedef struct sg_ffn_home {
     size_t hot_at, slots_at, slot_bytes;
     uint64_t offset;      /* of cluster 0 in the file */
     uint32_t file;
-    uint32_t item;        /* by neurons: belt item of cluster n_gates; the others follow */
+    uint32_t item;        /* by neurons: belt item of the last cluster; the others follow, down to n_gates */
     uint32_t whole_item;  /* by clusters: of cluster n_hot */
     uint32_t again_item;  /* by clusters, where they come again for the down sums: of cluster n_hot */
     uint32_t round;       /* clusters that the belt can hold then; 0: it can hold all */

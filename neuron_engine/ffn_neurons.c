@@ -3,7 +3,8 @@
  * The threads help themselves from one range: first the gates of all groups of clusters, then, group by group again, what had to be
  * read. Who finds missing neurons starts their reads at once and goes on with the next group, so reads of early groups run while the gates
  * of later ones are computed (the pipeline of PowerInfer-2, arXiv 2406.06282 section 4.3, with records that hold up and down row in the
- * place of its second and third step). */
+ * place of its second and third step). The last clusters come first: in a sorted file they are the cold ones, and while what they miss
+ * is being read there is work in the hot ones. */
 #include <sched.h>
 #include <string.h>
 
@@ -40,9 +41,8 @@ static bool gates(turn *t, const sg_acts *seen, uint32_t c0, uint32_t c1) {
         f->places[c] = (sg_cluster_place) { t->home->arena + c * l->records_at, t->home->arena, at, at + (uint32_t)(l->per_cluster * l->up_row),
                                             (uint32_t)l->up_row, (uint32_t)l->down_row };
     }
-    if (c0 < in_ram) sg_ffn_gates(f, t->l, t->layer, 1, seen, c0, in_ram, t->thread);
-    for (uint32_t c = c0 > t->home->n_gates ? c0 : t->home->n_gates; c < c1; c++) {
-        const uint32_t item = t->home->item + c - t->home->n_gates;
+    for (uint32_t c = c1; c-- > (c0 > t->home->n_gates ? c0 : t->home->n_gates);) {
+        const uint32_t item = t->home->item + l->n_clusters - 1 - c;
         double waited = 0;
         f->places[c].gates = sg_belt_get(t->store->belt, item, &waited);
         if (waited > 0) sg_ffn_waited(f, t->home, t->layer, t->thread, sg_trace_now() - waited);
@@ -50,6 +50,7 @@ static bool gates(turn *t, const sg_acts *seen, uint32_t c0, uint32_t c1) {
         sg_belt_release(t->store->belt, item);
         if (!f->places[c].gates) return false;
     }
+    if (c0 < in_ram) sg_ffn_gates(f, t->l, t->layer, 1, seen, c0, in_ram, t->thread);
     return true;
 }
 
@@ -302,13 +303,13 @@ void sg_ffn_run_neurons(sg_ffn *f, uint32_t layer, const sg_acts *x, const sg_ac
     const bool top_k = f->policy.top_k > 0;
     if (top_k) {
         while (sg_team_next(team, groups, &i))
-            if (!gates(&t, seen, i * per, (i + 1) * per < n ? (i + 1) * per : n)) memset(f->gate, 0, n * l->bundle.l.per_cluster * sizeof *f->gate);
+            if (!gates(&t, seen, (groups - 1 - i) * per, (groups - i) * per < n ? (groups - i) * per : n)) memset(f->gate, 0, n * l->bundle.l.per_cluster * sizeof *f->gate);
         sg_team_barrier(team);
         if (thread == 0) f->token_cut[0] = sg_ffn_top_k_cut(f, l, 0, f->at);
         sg_team_barrier(team);
     }
     while (sg_team_next(team, 2 * groups, &i)) {
-        const uint32_t g = i % groups, c0 = g * per, c1 = c0 + per < n ? c0 + per : n;
+        const uint32_t g = groups - 1 - i % groups, c0 = g * per, c1 = c0 + per < n ? c0 + per : n;
         if (i < groups) first_visit(&t, seen, !top_k, g, c0, c1);
         else second_visit(&t, g, c0, c1);
     }

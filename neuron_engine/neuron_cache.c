@@ -47,7 +47,7 @@ uint32_t sg_neuron_cache_take(sg_neuron_cache *c, uint32_t place, uint32_t run, 
     if (slot == SG_SLOT_NONE) return SG_SLOT_NONE;
     const uint32_t old = c->place_of[slot];
     if (old != SG_SLOT_NONE) {
-        if (!sure && c->heat[old] > c->heat[place] + SG_HEAT_USE) return SG_SLOT_NONE;
+        (void)sure;
         c->slot_of[old] = SG_SLOT_NONE;
     }
     c->slot_of[place] = slot;

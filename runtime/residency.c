@@ -112,6 +112,12 @@ sg_status sg_residency_decide(const sg_residency_need *n, sg_residency *r, sg_er
     uint64_t room = n->ram - (parts - r->ring - slots);
     r->ring = most(r->ring, least(RING_GOOD, room / 16));
     room -= r->ring;
+    const uint64_t lists = n->n_layer * s.clusters * s.gate_part;
+    if (n->by_neurons && matrices + lists + slots + RING_GOOD / 4 < room) { /* only prompts will need the belt */
+        room += r->ring;
+        r->ring = most(RING_ITEMS * item, RING_GOOD / 4);
+        room -= r->ring;
+    }
     const uint64_t first = n->by_neurons ? most(slots, least(room / 2, (uint64_t)(FIRST_SLOTS * (double)s.neurons) * slot_cost(n))) : 0;
     const uint64_t stay = spread(n, room - first, r->away);
     uint64_t used = stay;

@@ -112,6 +112,8 @@ sg_status sg_streaming_create(sg_streaming **out, const sg_residency *r, sg_weig
         if (bytes > slot) slot = bytes;
     }
     SG_TRY(make_homes(s, r, w, d, slot, err));
+    sg_stream_register(s->stream, s->arenas.data, s->arenas.size);
+    sg_stream_register(s->stream, s->ring.data, s->ring.size);
     SG_TRY(sg_streaming_fill(s, w, d, o, err));
     s->filled = sg_stream_get_counts(s->stream);
     return SG_OK;
@@ -156,7 +158,7 @@ static void add_layer(sg_ffn_home *h, const sg_bundle_layout *l, sg_way way, sg_
     const size_t hot = sg_ffn_hot_bytes(l);
     if (way == SG_WAY_NEURONS) {
         h->item = *n;
-        for (uint32_t c = h->n_gates; c < l->n_clusters; c++) add(items, n, h->file, h->offset + c * l->cluster_bytes, l->per_cluster * l->gate_row);
+        for (uint32_t c = l->n_clusters; c-- > h->n_gates;) add(items, n, h->file, h->offset + c * l->cluster_bytes, l->per_cluster * l->gate_row);
         return;
     }
     h->whole_item = *n;
