@@ -1,0 +1,232 @@
+"""Models larger than the memory budget: the same logits to the bit at every budget, engine, prefetch setting and number of threads;
+the budget is kept; faults of the drive and of the file give an error or the right text.
+
+SG_FULL_GRID=1 runs every combination instead of a sample (an hour). SG_GRID_MODEL and SG_GRID_IDS name one more model and a file of
+token ids for it; SG_GRID_RAM budgets for it, as --ram takes them."""
+import functools
+import itertools
+import os
+import random
+import re
+import subprocess
+import tempfile
+import unittest
+
+from cli_case import EXE, ROOT, Case, main, run
+
+DEMO = ROOT / 'models' / 'demo' / 'stories-drelu-5M.gguf'
+PROMPTS = ['Once upon a time, there was a little girl named Sue.', 'Tom saw a big dog. The dog',
+           'One day a boy went to the park with his mom and they saw a bird in a tree. The bird was sad because it']
+# Above the floor, in MiB; the last one holds everything.
+ABOVE = [0.3, 0.8, 1.6, 2.6, 60]
+ENGINES = ['uring', 'pread', 'fault']
+SLACK = 32  # MiB that the resident memory may be above the budget
+SAMPLE = 160
+FAULTS = 'seed={},delay=40,reorder=8,short=20,eio=10'
+
+
+@functools.lru_cache(maxsize=None)
+def folder():
+    return tempfile.TemporaryDirectory()
+
+
+@functools.lru_cache(maxsize=None)
+def model(name):
+    """A file of each form: dense and in bundles, sparse and not, calibrated."""
+    path = os.path.join(folder().name, name)
+    if name == 'silu.gguf':  # with the key that says "drelu" out of the way, the architecture's own activation counts
+        data = DEMO.read_bytes()
+        assert data.count(b'sparsegen.ffn_activation') == 1
+        with open(path, 'wb') as f:
+            f.write(data.replace(b'sparsegen.ffn_activation', b'sparsegen.not_activation'))
+    elif name == 'drelu.gguf':
+        return str(DEMO)
+    elif name == 'calibrated.bin':
+        text = os.path.join(folder().name, 'text')
+        with open(text, 'w', encoding='utf-8') as f:
+            f.write(' '.join(PROMPTS * 6))
+        done = run('calibrate', '-m', model('drelu.bin'), '-f', text, '-o', path, '--tokens', 200, '-q')
+        assert done.returncode == 0, done.stderr
+    else:
+        done = run('convert', model(name.replace('.bin', '.gguf')), '-o', path, '-q')
+        assert done.returncode == 0, done.stderr
+    return path
+
+
+def logits(path, prompt, *args, env=None):
+    """The bytes of the logits and what was said."""
+    out = os.path.join(folder().name, 'out.f32')
+    done = run('logits', '-m', path, *prompt, '-o', out, *args, env={**os.environ, **(env or {})})
+    if done.returncode:
+        return None, done.stderr.decode()
+    with open(out, 'rb') as f:
+        return f.read(), done.stderr.decode()
+
+
+@functools.lru_cache(maxsize=None)
+def resident(path, prompt):
+    got, said = logits(path, prompt)
+    assert got is not None, said
+    return got
+
+
+@functools.lru_cache(maxsize=None)
+def floor(path, prompt, threads, batch):
+    """The least budget, in MiB, as the refusal of a smaller one says it."""
+    got, said = logits(path, prompt, '-t', threads, '-b', batch, '--ram', '1K')
+    found = re.search(r'at least ([0-9.]+) MiB', said)
+    assert got is None and found, said
+    return float(found.group(1))
+
+
+@functools.lru_cache(maxsize=None)
+def sanitized():
+    """Whether the program was built with memory of its own for checks, which belongs to no budget."""
+    with open(EXE, 'rb') as f:
+        return b'__asan_init' in f.read()
+
+
+class Grid(Case):
+    def check_one(self, path, prompt, ram, engine, prefetch, threads, batch, more=()):
+        args = ['--ram', ram, '--io', engine, '-t', threads, '-b', batch, '--stats', *more, *([] if prefetch else ['--no-prefetch'])]
+        got, said = logits(path, prompt, *args, env={'SPARSEGEN_FAULTS': FAULTS.format(threads + batch)})
+        self.assertIsNotNone(got, f'{path} {args}: {said}')
+        self.assertTrue(got == resident(path, prompt), f'{path} {prompt} {args}: other logits than with everything in memory')
+        peak, budget = re.search(r'peak resident ([0-9.]+) MiB(?: of a budget of ([0-9.]+) MiB)?', said).groups()
+        self.assertIsNotNone(budget, said)
+        if not sanitized():
+            self.assertLessEqual(float(peak), float(budget) + SLACK, f'{path} {args}: {said}')
+        return 'read while computing' in said
+
+    def test_demo_models(self):
+        names = ['drelu.gguf', 'silu.gguf', 'drelu.bin', 'calibrated.bin', 'silu.bin']
+        ways = [(), ('--ffn', 'dense')]
+        grid = list(itertools.product(names, PROMPTS, ABOVE, ENGINES, (True, False), (1, 2, 3), (1, 3, 128), ways))
+        if not os.environ.get('SG_FULL_GRID'):
+            grid = random.Random(7).sample(grid, SAMPLE // 3 if sanitized() else SAMPLE)
+        streamed = 0
+        for name, text, above, engine, prefetch, threads, batch, way in grid:
+            path, prompt = model(name), ('-p', text)
+            ram = f'{int(1024 * (floor(path, prompt, threads, batch) + above))}K'
+            streamed += self.check_one(path, prompt, ram, engine, prefetch, threads, batch, way)
+        print(f'{len(grid)} runs with the bits of everything in memory, {streamed} of them reading while computing', flush=True)
+        self.assertGreater(streamed, len(grid) // 3)
+
+    @unittest.skipUnless(os.environ.get('SG_GRID_MODEL'), 'no further model was named')
+    def test_another_model(self):
+        path, count = os.environ['SG_GRID_MODEL'], 0
+        with open(os.environ['SG_GRID_IDS'], encoding='ascii') as f:
+            ids = f.read().split()
+        for i, ram in itertools.product(range(3), os.environ['SG_GRID_RAM'].split(',')):
+            prompt = ('--tokens', ' '.join(ids[20 * i:20 * i + 12]))
+            for engine, prefetch, threads, batch in itertools.product(ENGINES, (True, False), (1, 2, 3), (1, 128)):
+                self.check_one(path, prompt, ram, engine, prefetch, threads, batch)
+                count += 1
+                print(f'{count}: {ram} {engine} prefetch {prefetch}, {threads} threads, batch {batch}: same bits', flush=True)
+
+    def test_lossy_choices(self):
+        path, prompt = model('calibrated.bin'), ('-p', PROMPTS[2])
+        for more in ('--lossy', 'topk=100'), ('--lossy', 'threshold=0.3'), ('--lossy', 'predict=0.9'), ('--lossy', 'predict=0.9', '--ffn', 'sparse'):
+            want, said = logits(path, prompt, *more)
+            self.assertIsNotNone(want, said)
+            for batch, threads in (1, 2), (128, 2), (3, 1):
+                least = re.search(r'at least ([0-9.]+) MiB', logits(path, prompt, *more, '-b', batch, '-t', threads, '--ram', '1K')[1]).group(1)
+                got, said = logits(path, prompt, *more, '-b', batch, '-t', threads, '--ram', f'{int(1024 * (float(least) + 0.4))}K', '--stats')
+                self.assertTrue(got == want, f'{more} {batch}: {said}')
+                self.assertIn('read while computing', said)
+
+    def test_every_weight_type(self):
+        """Rows are packed as they come: every type that a GGUF file can have."""
+        goldens = sorted(p for p in (ROOT / 'tests' / 'data' / 'goldens').glob('*.gguf') if '00002' not in p.name)
+        for path in goldens:
+            want, said = logits(str(path), ('--tokens', '1 5 7 9 11'))
+            self.assertIsNotNone(want, said)
+            least = float(re.search(r'at least ([0-9.]+) MiB', logits(str(path), ('--tokens', '1 5 7 9 11'), '--ram', '1K')[1]).group(1))
+            got, said = logits(str(path), ('--tokens', '1 5 7 9 11'), '--ram', f'{int(1024 * least + 200)}K')
+            self.assertTrue(got == want, f'{path}: {said}')
+
+    def test_refusals(self):
+        self.fails(1, 'too small: at least', 'logits', '-m', model('drelu.bin'), '-p', 'x', '-o', self.tmp / 'x', '--ram', '1M')
+        self.fails(2, '--ram', 'logits', '-m', model('drelu.bin'), '-p', 'x', '-o', self.tmp / 'x', '--ram', 'much')
+
+
+class Faults(Case):
+    """With a budget that keeps little, every token reads from the file."""
+
+    def setUp(self):
+        super().setUp()
+        self.path = self.tmp / 'm.bin'
+        with open(model('drelu.bin'), 'rb') as f:
+            self.data = f.read()
+        self.path.write_bytes(self.data)
+        least = floor(str(self.path), ('-p', PROMPTS[0]), 2, 1)
+        self.args = ['-m', self.path, '-p', PROMPTS[0], '--temp', 0, '-n', 24, '-t', 2, '-b', 1, '-c', 128, '--ram', f'{int(1024 * (least + 0.6))}K']
+        self.right = self.ok(*self.args[:-2]).stdout
+        # in the feed-forward part of the last layer, which is needed for every token
+        self.within = len(self.data) * 9 // 10
+
+    def faulty(self, faults):
+        return run(*self.args, '--io', 'fault', env={**os.environ, 'SPARSEGEN_FAULTS': faults})
+
+    def test_right_without_faults(self):
+        done = self.ok(*self.args, '--stats')
+        self.assertEqual(done.stdout, self.right)
+        self.assertIn(b'read while computing', done.stderr)
+
+    def test_an_error_that_passes(self):
+        done = self.faulty(f'seed=1,delay=20,eio_at={self.within}')
+        self.assertEqual((done.returncode, done.stdout), (0, self.right), done.stderr)
+
+    def test_an_error_that_stays(self):
+        done = self.faulty(f'seed=1,delay=20,dead_at={self.within}')
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertIn(b'Input/output error', done.stderr)
+        self.assertTrue(self.right.startswith(done.stdout), done.stdout)
+
+    def while_running(self, change):
+        """Starts, waits for the first text, changes the file, and collects the rest."""
+        p = subprocess.Popen([EXE, *map(str, self.args), '--io', 'fault'], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE, env={**os.environ, 'SPARSEGEN_FAULTS': 'seed=1,delay=700'})
+        with p:
+            text = p.stdout.read(4)
+            change()
+            text += p.stdout.read()
+            said = p.stderr.read().decode()
+        self.assertTrue(self.right.startswith(text), (text, said))
+        self.assertIn(p.wait(), (0, 1), said)
+        if p.returncode == 0:
+            self.assertEqual(text, self.right)
+        return p.returncode, said
+
+    def test_truncated(self):
+        code, said = self.while_running(lambda: os.truncate(self.path, len(self.data) // 2))
+        self.assertEqual(code, 1)
+        self.assertRegex(said, 'truncated|changed')
+
+    def test_rewritten_in_place(self):
+        def rewrite():
+            with open(self.path, 'r+b') as f:
+                f.seek(len(self.data) // 3)
+                f.write(b'\x55' * (len(self.data) // 2))
+        code, said = self.while_running(rewrite)
+        self.assertEqual(code, 1)
+        self.assertIn('was changed', said)
+
+    def test_replaced_by_name(self):
+        def replace():
+            other = self.tmp / 'other'
+            other.write_bytes(b'\x55' * len(self.data))
+            os.replace(other, self.path)
+        self.assertEqual(self.while_running(replace)[0], 0)
+
+    def test_trace(self):
+        trace = self.tmp / 'trace.json'
+        self.ok(*self.args, '--trace', trace)
+        text = trace.read_text()
+        for word in '"traceEvents"', 'feed-forward', '"X"':
+            self.assertIn(word, text)
+        self.fails(1, 'all of the model is in memory', *self.args[:-2], '--trace', trace)
+
+
+if __name__ == '__main__':
+    main()
