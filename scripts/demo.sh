@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From a fresh Debian, Ubuntu or Termux to a story: installs what is missing, builds, and lets the small model that comes with
-# the source continue a sentence. Works from any folder, needs no answers.
+# the source continue a sentence, with a memory budget (3600 KiB) that is smaller than the model. Works from any folder, needs no answers.
 #
 #   scripts/demo.sh [PROMPT [options of sparsegen..]]     default: "Once upon a time" -n 200
 set -euo pipefail
@@ -28,7 +28,7 @@ say "$(basename "${models[0]}")"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 printf '%s' "$prompt"
-if ! "$root/build/runtime/cli/sparsegen" -m "${models[0]}" -p "$prompt" -n 200 --stats "$@" 2>"$log"; then
+if ! "$root/build/runtime/cli/sparsegen" -m "${models[0]}" -p "$prompt" -n 200 --ram 3600K --stats "$@" 2>"$log"; then
   echo
   cat "$log" >&2
   exit 1
