@@ -76,7 +76,7 @@ static sg_status make_homes(sg_streaming *s, const sg_residency *r, sg_weights *
     s->store.n_fetches = r->n_fetches;
     const size_t bytes = lay_out_homes(s, r, w, d, slot_bytes, NULL);
     if (bytes == SIZE_MAX) return sg_fail(err, SG_E_UNSUPPORTED, "more than 4 GiB of a layer would be in memory; a smaller budget works");
-    SG_TRY(sg_region_create(&s->arenas, bytes, "neurons in memory", err));
+    SG_TRY(sg_region_create(&s->arenas, bytes + SG_BUNDLE_ALIGN, "neurons in memory", err)); /* never empty: places are counted from it */
     sg_region_large_pages(&s->arenas);
     lay_out_homes(s, r, w, d, slot_bytes, s->arenas.data);
     sg_carver c = { 0 };
