@@ -103,7 +103,7 @@ static void matmul(const run *r, const sg_step *s, uint32_t thread) {
         for (uint32_t i = 0, start = 0, end; i < s->n_products && start < hi; i++, start = end) {
             const sg_product *p = &s->product[i];
             end = p->w->m.away ? start : start + sg_matrix_clusters(&p->w->m);
-            if (end <= lo) continue;
+            if (end <= lo || p->w->m.away) continue;
             /* Logits have a row per kept token only, other buffers one per token of the batch. */
             float *y = p->out == SG_BUF_LOGITS ? e->f32[p->out] : row(e, p->out, t0);
             sg_matrix_mul(&p->w->m, p->bias, &a, y, e->m.plan->width[p->out], lo > start ? lo - start : 0,
