@@ -7,6 +7,7 @@ until the layer is done. What does not fit is used once from a buffer beside the
 so too with a missed unit that ranks no higher than what it would replace. `following`: the step at which each is needed again
 (Belady only). Per-unit state is kept for absent units too: there are only so many neurons.
 """
+import math
 from collections import deque
 
 import numpy as np
@@ -210,11 +211,12 @@ class Hand(Clock):
     """The cheap form of Decay: a counter of `bits` for every unit, present or not. A use adds `add`; every `every` tokens all are halved
     (lazily in C: shifting by the number of halvings since the counter was last looked at gives the same). The hand takes the first
     unit whose counter is not above `low`; only after a whole turn without one `low` becomes the lowest counter seen, plus `slack`.
-    It is halved as the counters are. With bypass a missed unit that is not above `low` is not kept, and costs no search."""
+    It is halved as the counters are. The missed units of a set come in by falling counters (256 buckets in C); those that are not above
+    `low` only while fewer than `fresh`, a share of the slots, came in; the others cost no search. fresh 0: bypass, 1: none."""
 
-    def __init__(self, units, slots, every, add, slack=0, bypass=False, bits=8):
+    def __init__(self, units, slots, every, add, slack=0, fresh=1.0, bits=8):
         super().__init__(units, slots)
-        self.count, self.low, self.slack, self.bypass = np.zeros(units, np.int64), 0, slack, bypass
+        self.count, self.low, self.slack, self.fresh = np.zeros(units, np.int64), 0, slack, math.ceil(fresh * slots)
         self.every, self.add, self.highest, self.epoch = every, add, (1 << bits) - 1, 0
         self.looked = self.evicted = 0  # slots that the hand looked at, units that it took
 
@@ -227,9 +229,9 @@ class Hand(Clock):
 
     def place(self, missed):
         missed = self.fill(missed)
+        missed, fresh = missed[np.argsort(-self.count[missed], kind="stable")], self.fresh
         while len(missed):
-            if self.bypass:
-                missed = missed[self.count[missed] > self.low]
+            missed = missed[:max(fresh, int((self.count[missed] > self.low).sum()))]
             turn = self.turn()
             there = self.slot[turn]
             loose = ~self.pinned[there]
@@ -240,6 +242,7 @@ class Hand(Clock):
             self.evicted += len(ready)
             if len(ready):
                 self.replace(missed[:len(ready)], turn[ready])
+                fresh = max(0, fresh - len(ready))
                 missed = missed[len(ready):]
             else:
                 self.low = int(self.count[there][loose].min()) + self.slack

@@ -144,15 +144,15 @@ def policies():
         table[f"decay {half}"] = plain(p.Decay, half)
     for half in (8, 16, 64):
         table[f"decay {half}, bypass"] = plain(p.Decay, half, bypass=True)
-    for every, add, slack in ((8, 16, 0), (8, 16, 8), (16, 8, 0), (16, 8, 4), (32, 4, 2)):
-        table[f"hand +{add}, halved every {every}, slack {slack}"] = plain(p.Hand, every, add, slack)
-    table["hand +16, halved every 8, slack 8, bypass"] = plain(p.Hand, 8, 16, 8, True)
-    table["hand of 16 bits +1024, halved every 16, slack 1024"] = plain(p.Hand, 16, 1024, 1024, bits=16)
+    for every, add, slack, fresh in ((8, 16, 0, 1), (16, 8, 0, 1), (32, 4, 2, 1), (8, 16, 8, 1), (16, 8, 4, 1), (16, 8, 4, 0), (16, 8, 4, 1 / 4),
+                                     (16, 8, 4, 1 / 8), (8, 16, 8, 1 / 8)):
+        table[f"hand +{add}, halved every {every}, slack {slack}, fresh {fresh:g}"] = plain(p.Hand, every, add, slack, fresh)
+    table["hand of 16 bits, +1024, halved every 16, slack 512, fresh 0.125"] = plain(p.Hand, 16, 1024, 512, 1 / 8, bits=16)
     table["static, first quarter"] = lambda units, slots, warm, whole: p.Static(units, slots, warm)
     table["static, whole trace"] = lambda units, slots, warm, whole: p.Static(units, slots, whole)
     for share in (0.25, 0.5, 0.75):
         table[f"static {share:.0%} + LRU"] = split(share, p.Lru)
-        table[f"static {share:.0%} + decay 16"] = split(share, p.Decay, 16)
+        table[f"static {share:.0%} + hand +8"] = split(share, p.Hand, 16, 8, 4, 1 / 8)
     return table
 
 

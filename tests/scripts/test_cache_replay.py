@@ -133,7 +133,17 @@ class Counted(unittest.TestCase):
 
     def test_hand_bypass(self):
         """A unit used once does not replace one used once; the second time it does."""
-        self.check(p.Hand(8, 1, 1000, 4, bypass=True), "a b b b a", [0, 0, 0, 1, 0])
+        self.check(p.Hand(8, 1, 1000, 4, fresh=0), "a b b b a", [0, 0, 0, 1, 0])
+
+    def test_hand_fresh(self):
+        """`low` is 8. With one new unit to a set: 5, then 6, which has 8 and 4 has 4, then 7, which has 12, and so 8 is not kept."""
+        for fresh, left in ((1 / 4, [3, 5, 6, 7]), (0, [1, 2, 3, 7]), (1, [4, 6, 7, 8])):
+            cache = p.Hand(9, 4, 1000, 4, fresh=fresh)
+            hits(cache, [[0, 1, 2, 3], [0, 1, 2, 3], [5, 6, 7], [4, 6, 7], [8, 7]])
+            self.assertEqual(np.flatnonzero(cache.inside).tolist(), left)
+        cache = p.Hand(9, 4, 1000, 4, fresh=1 / 4)  # in the end 7 and 8 have 12: 7 takes the last below that, 8 is one too many
+        hits(cache, [[0, 1, 2, 3], [1, 2, 3], [1, 2, 3], [6, 7], [7, 8], [6, 8], [7, 8]])
+        self.assertEqual((np.flatnonzero(cache.inside).tolist(), cache.low), ([1, 2, 3, 7], 12))
 
     def test_static(self):
         counts = np.array([5, 1, 9, 0, 0, 0, 0, 0])
