@@ -192,7 +192,7 @@ class Faults(Case):
 
     def while_running(self, change):
         """Starts, waits for the first text, changes the file, and collects the rest."""
-        p = subprocess.Popen([EXE, *map(str, self.args), '--io', 'fault'], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        p = subprocess.Popen([EXE, *map(str, self.args), '--stats', '--io', 'fault'], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                              stderr=subprocess.PIPE, env={**os.environ, 'SPARSEGEN_FAULTS': 'seed=1,delay=700'})
         with p:
             text = p.stdout.read(4)
@@ -203,6 +203,8 @@ class Faults(Case):
         self.assertIn(p.wait(), (0, 1), said)
         if p.returncode == 0:
             self.assertEqual(text, self.right)
+            if sanitized() and 'read while computing' not in said:
+                self.skipTest('the budget held everything')
         return p.returncode, said
 
     def test_truncated(self):
