@@ -185,9 +185,11 @@ const uint8_t *sg_belt_get(sg_belt *b, uint32_t i, double *waited) {
         sg_fetch_state s = sg_fetch_get(e->parts[p]);
         if (s == SG_FETCH_DONE) continue;
         if (begin == 0) begin = sg_trace_now();
-        sg_belt_renew(b);
-        sg_stream_wait(b->stream, e->parts[p]);
-        s = sg_fetch_get(e->parts[p]);
+        do { /* another thread may drop it between the two */
+            sg_belt_renew(b);
+            sg_stream_wait(b->stream, e->parts[p]);
+            s = sg_fetch_get(e->parts[p]);
+        } while (s == SG_FETCH_DROPPED);
         good = good && s == SG_FETCH_DONE;
     }
     if (begin != 0) *waited += sg_trace_now() - begin;

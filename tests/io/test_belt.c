@@ -6,6 +6,7 @@
 #include "io/reader_engine.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 
 #define FILE_BYTES ((size_t)7 * 1024 * 1024 + 1234)
@@ -270,6 +271,41 @@ START_TEST(broken_off) {
 }
 END_TEST
 
+typedef struct dropper {
+    sg_stream *s;
+    atomic_bool over;
+} dropper;
+
+static void *drop(void *arg) {
+    dropper *d = arg;
+    while (!atomic_load(&d->over)) {
+        sg_stream_drop(d->s);
+        sched_yield();
+    }
+    return NULL;
+}
+
+/* Somebody drops prefetches all the time, as whoever ends a layer does while others wait for what comes next. */
+START_TEST(drops_in_between) {
+    enum { N = 60 };
+    sg_belt_item items[N];
+    uint64_t seed = 777 + (uint64_t)_i;
+    const size_t room = make_items(items, N, 50000, &seed);
+    rig r = rig_open(_i, "seed=2,delay=100", 4 * room);
+    dropper d = { .s = r.s };
+    pthread_t id;
+    atomic_init(&d.over, false);
+    ck_assert_int_eq(pthread_create(&id, NULL, drop, &d), 0);
+    for (uint32_t k = 0; k < 40; k++) {
+        run(&r, items, N, 2, 1 + k % MOST_THREADS, k + 1);
+        if (k % 3) sg_belt_renew(r.b);
+    }
+    atomic_store(&d.over, true);
+    pthread_join(id, NULL);
+    rig_close(&r);
+}
+END_TEST
+
 /* ---- failures ---- */
 
 /* Byte DEAD of the file cannot be read. */
@@ -339,6 +375,7 @@ int main(void) {
     tcase_add_loop_test(tc, programs_change, 0, n);
     tcase_add_loop_test(tc, reads_ahead_over_the_end, 0, n);
     tcase_add_loop_test(tc, broken_off, 0, n);
+    tcase_add_loop_test(tc, drops_in_between, 0, n);
     tcase_add_loop_test(tc, dead_place, 0, 4);
     tcase_add_loop_test(tc, nothing, 0, n);
     suite_add_tcase(s, tc);
