@@ -341,6 +341,34 @@ START_TEST(dead_place) {
 }
 END_TEST
 
+/* A read ahead of the next run fails after the last one has ended well; by then it can be read again. */
+START_TEST(fails_between_runs) {
+    const sg_belt_item items[2] = { { .offset = 5, .size = 30000 }, { .offset = 100000, .size = 30001 } };
+    rig r = rig_open(_i, "seed=1", 2 * sg_belt_room(30001));
+    double waited = 0;
+    sg_belt_begin(r.b, items, 2);
+    ck_assert_ptr_nonnull(sg_belt_get(r.b, 0, &waited));
+    ck_assert_ptr_nonnull(sg_belt_get(r.b, 1, &waited));
+    ck_assert(waited >= 0);
+    ck_assert_int_eq(truncate(path, 0), 0);
+    sg_belt_release(r.b, 0); /* makes room for item 0 of the next run */
+    sg_belt_release(r.b, 1);
+    sg_belt_end(r.b);
+    for (;;) {
+        const uint32_t seen = sg_stream_count(r.s);
+        if (sg_stream_failure(r.s, NULL) != SG_OK) break;
+        sg_stream_wait_news(r.s, seen);
+    }
+    sg_stream_drain(r.s);
+    ck_assert(temp_write(path, bytes, FILE_BYTES));
+    sg_stream_recover(r.s);
+    run(&r, items, 2, 0, 1, 1);
+    ok(sg_stream_failure(r.s, err));
+    run(&r, items, 2, 0, 2, 1);
+    rig_close(&r);
+}
+END_TEST
+
 START_TEST(nothing) {
     rig r = rig_open(_i, NULL, 2 * SG_STREAM_BLOCK);
     ck_assert_uint_gt(sg_belt_overhead(), 0);
@@ -377,6 +405,7 @@ int main(void) {
     tcase_add_loop_test(tc, broken_off, 0, n);
     tcase_add_loop_test(tc, drops_in_between, 0, n);
     tcase_add_loop_test(tc, dead_place, 0, 4);
+    tcase_add_loop_test(tc, fails_between_runs, 0, n);
     tcase_add_loop_test(tc, nothing, 0, n);
     suite_add_tcase(s, tc);
     SRunner *sr = srunner_create(s);
