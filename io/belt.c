@@ -126,17 +126,20 @@ static void pump(sg_belt *b) {
     if (any) pthread_cond_broadcast(&b->room);
 }
 
-static void renew(sg_belt *b) {
+/* Reads that were dropped go into the queue again; `failed`: those that failed too. */
+static void renew(sg_belt *b, bool failed) {
     for (uint64_t i = b->first; i < b->next; i++) {
         entry *e = at(b, i);
-        for (uint32_t p = 0; !e->released && p < e->n_parts; p++)
-            if (sg_fetch_get(e->parts[p]) == SG_FETCH_DROPPED) sg_stream_submit(b->stream, &e->parts[p], 1, true);
+        for (uint32_t p = 0; !e->released && p < e->n_parts; p++) {
+            const sg_fetch_state s = sg_fetch_get(e->parts[p]);
+            if (s == SG_FETCH_DROPPED || (failed && s == SG_FETCH_FAILED)) sg_stream_submit(b->stream, &e->parts[p], 1, true);
+        }
     }
 }
 
 void sg_belt_renew(sg_belt *b) {
     pthread_mutex_lock(&b->lock);
-    renew(b);
+    renew(b, false);
     pthread_mutex_unlock(&b->lock);
 }
 
@@ -161,7 +164,7 @@ void sg_belt_begin(sg_belt *b, const sg_belt_item *items, uint32_t n) {
     b->next_index = n > 0 ? (uint32_t)((b->next - b->first) % n) : 0;
     b->run = b->first;
     b->released = 0;
-    renew(b);
+    renew(b, true); /* a failure between the runs belongs to neither: try again, and fail in this one if it must */
     pump(b);
     pthread_mutex_unlock(&b->lock);
 }
@@ -185,9 +188,11 @@ const uint8_t *sg_belt_get(sg_belt *b, uint32_t i, double *waited) {
         sg_fetch_state s = sg_fetch_get(e->parts[p]);
         if (s == SG_FETCH_DONE) continue;
         if (begin == 0) begin = sg_trace_now();
-        sg_belt_renew(b);
-        sg_stream_wait(b->stream, e->parts[p]);
-        s = sg_fetch_get(e->parts[p]);
+        do { /* another thread may drop it between the two */
+            sg_belt_renew(b);
+            sg_stream_wait(b->stream, e->parts[p]);
+            s = sg_fetch_get(e->parts[p]);
+        } while (s == SG_FETCH_DROPPED);
         good = good && s == SG_FETCH_DONE;
     }
     if (begin != 0) *waited += sg_trace_now() - begin;
