@@ -153,10 +153,12 @@ def measure(args, runs, record):
     place = memory_group.find()
     if place:
         try:
-            with memory_group.Group(place, 64 * MIB):
-                pass
-        except OSError as error:
-            print(f"bench_flash: no memory cgroup can be made ({error.strerror})", file=sys.stderr)
+            with memory_group.Group(place, 64 * MIB) as group:
+                usable = memory_group.run(["/bin/true"], 60, group)["code"] == 0
+        except OSError:
+            usable = False
+        if not usable:
+            print(f"bench_flash: no memory cgroup can be made and entered in {place[1]}", file=sys.stderr)
             place = None
     if not place:
         print("bench_flash: nothing limits the page cache: llama.cpp is not held to the budgets", file=sys.stderr)
