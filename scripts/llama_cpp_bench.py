@@ -3,7 +3,7 @@
 """Time prefill and decode of llama.cpp through llama-cpp-python, with the arguments and JSON of `sparsegen bench`.
 
 Used by bench_peers.py, and by itself. llama.cpp's defaults hold (mmap, repacking at load, flash attention auto, F16
-KV cache). Each test starts behind the same number of tokens (-d) after a warm-up (one whole prompt; one token) and is
+KV cache), but for --mmap. Each test starts behind the same number of tokens (-d) after a warm-up (one whole prompt; one token) and is
 fed random tokens: prefill in one batch, decode one by one, with the logits of each batch's last token and no sampling.
 """
 import argparse
@@ -42,10 +42,12 @@ def versions():
             "llama.cpp system": lc.llama_print_system_info().decode().strip(" |\n")}
 
 
-def load(path, threads, context_tokens, prompt):
+def load(path, threads, context_tokens, prompt, mapped):
     """Load the model on the CPU and make a context for so many tokens; returns it, the batch and the vocabulary."""
     model_params, params = lc.llama_model_default_params(), lc.llama_context_default_params()
     model_params.n_gpu_layers = 0
+    if mapped:
+        model_params.load_mode, model_params.use_extra_bufts = lc.LLAMA_LOAD_MODE_MMAP, False
     params.n_ctx = context_tokens
     params.n_batch = max(params.n_batch, prompt)
     params.n_threads = params.n_threads_batch = threads
@@ -82,6 +84,7 @@ def main():
     add("-r", type=int, default=1, metavar="N", help="times to run each test; the median counts (default %(default)s)")
     add("-o", choices=["json"], default="json", help="form of the output")
     add("--seed", type=int, default=1, help="seed of the random tokens (default %(default)s)")
+    add("--mmap", action="store_true", help="map the file and do not repack the weights, for a model larger than memory")
     add("--versions", action="store_true", help="print versions as JSON and stop")
     args = parser.parse_args()
     if args.versions:
@@ -89,7 +92,7 @@ def main():
     if not args.m or min(args.t, args.r) < 1 or min(args.p, args.n, args.d) < 0:
         parser.error("-m is needed, -t and -r must be at least 1, -p, -n and -d at least 0")
     lc.llama_backend_init()
-    context, most, vocabulary = load(args.m, args.t, args.d + max(args.p, args.n, 32), args.p)
+    context, most, vocabulary = load(args.m, args.t, args.d + max(args.p, args.n, 32), args.p, args.mmap)
     numbers, results = random.Random(args.seed), []
     feed(context, 0, [numbers.randrange(vocabulary) for _ in range(args.d)], most)
     for name, count, batch in (("pp", args.p, args.p), ("tg", args.n, 1)):
