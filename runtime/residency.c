@@ -48,7 +48,7 @@ static uint64_t spread(const sg_residency_need *n, uint64_t room, bool *away) {
     for (uint32_t i = 0; i < n->n_matrices; i++) {
         seen += n->matrices[i];
         const double allowed = total <= room ? (double)seen : (double)room * ((double)seen / (double)total);
-        away[i] = (double)(stay + n->matrices[i]) > allowed + 1;
+        away[i] = stay + n->matrices[i] > room || (double)(stay + n->matrices[i]) > allowed + 1;
         if (!away[i]) stay += n->matrices[i];
     }
     return stay;

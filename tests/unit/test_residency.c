@@ -249,6 +249,34 @@ START_TEST(all_budgets) {
 }
 END_TEST
 
+/* Every budget of a model of a few matrices, byte by byte where a matrix fits or does not. */
+START_TEST(to_the_byte) {
+    static const uint64_t some[][4] = { { 1, 0, 0, 0 }, { 5, 3, 8, 2 }, { 1000, 1, 1000, 1 }, { 7, 7, 7, 7 }, { 0, 90, 0, 5 } };
+    model *m = make(DENSE);
+    sg_residency r;
+    m->need.embedding = 10 * MIB; /* so that it is worth going in parts */
+    m->need.largest_item = 1;
+    for (size_t k = 0; k < sizeof some / sizeof *some; k++) {
+        m->need.matrices = some[k];
+        m->need.n_matrices = 4;
+        uint64_t sum = 0;
+        for (int i = 0; i < 4; i++) sum += some[k][i];
+        ck_assert(!decide(m, 0, &r));
+        const uint64_t floor = r.floor;
+        for (uint64_t more = 0; more < sum + 5; more++) {
+            ck_assert(decide(m, floor + more, &r));
+            ck_assert(r.streams);
+            check_streams(m, &r);
+            const uint64_t stay = matrices_in_ram(&m->need, &r);
+            must(stay <= more, "%" PRIu64 " bytes stay in %" PRIu64, stay, more);
+            must(more < sum + 1 || stay == sum, "%" PRIu64 " bytes stay of %" PRIu64 ", %" PRIu64 " fit", stay, sum, more);
+            sg_residency_finish(&r);
+        }
+    }
+    free(m);
+}
+END_TEST
+
 /* Numbers as large as they come, and larger. */
 START_TEST(huge) {
     static const uint64_t budgets[] = { 0, 1, MIB, (uint64_t)1 << 40, (uint64_t)1 << 52, (uint64_t)1 << 60, UINT64_MAX - 1, UINT64_MAX };
@@ -282,6 +310,7 @@ int main(void) {
     TCase *tc = tcase_create("budgets");
     tcase_set_timeout(tc, 60);
     tcase_add_loop_test(tc, all_budgets, 0, MODELS);
+    tcase_add_test(tc, to_the_byte);
     tcase_add_loop_test(tc, huge, 0, MODELS);
     suite_add_tcase(s, tc);
     SRunner *sr = srunner_create(s);
