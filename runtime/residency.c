@@ -110,7 +110,7 @@ sg_status sg_residency_decide(const sg_residency_need *n, sg_residency *r, sg_er
     r->away = calloc(n->n_matrices + 1, sizeof *r->away);
     if (!r->away) return sg_fail(err, SG_E_NOMEM, "out of memory");
     uint64_t room = n->ram - (parts - r->ring - slots);
-    r->ring = most(r->ring, least(RING_GOOD, room / 16));
+    r->ring = most(r->ring, least(RING_GOOD, least(room / 16, room - slots)));
     room -= r->ring;
     const uint64_t lists = n->n_layer * s.clusters * s.gate_part;
     if (n->by_neurons && matrices + lists + slots + RING_GOOD / 4 < room) { /* only prompts will need the belt */

@@ -43,8 +43,8 @@ static void add_layers(model *m, uint32_t n, uint32_t neurons, uint32_t k, uint3
     }
 }
 
-enum { DENSE, NEURONS_7B, KEPT_7B, CLUSTERS_7B, CLUSTERS_KEPT_7B, SMALL, UNEVEN, TINY, TINY_CLUSTERS, MODELS };
-static const char *const names[MODELS] = { "dense", "7B by neurons", "7B with predictors kept", "7B by clusters", "7B by clusters, kept", "small",
+enum { DENSE, NEURONS_7B, KEPT_7B, CLUSTERS_7B, CLUSTERS_KEPT_7B, SMALL, SMALL_DEEP, UNEVEN, TINY, TINY_CLUSTERS, MODELS };
+static const char *const names[MODELS] = { "dense", "7B by neurons", "7B with predictors kept", "7B by clusters", "7B by clusters, kept", "small", "small and deep",
                                            "uneven layers", "tiny", "tiny by clusters" };
 
 static model *make(int which) {
@@ -81,6 +81,12 @@ static model *make(int which) {
         n->kv = n->buffers = n->vectors = n->outside = 100000;
         n->embedding = 9 * MIB;
         n->predictors = 50001;
+        break;
+    case SMALL_DEEP: /* the least slots of all layers are more than the belt */
+        add_matrices(m, 240, 100000);
+        add_layers(m, 120, 4096, 96, 32, false, SG_DTYPE_Q4_0);
+        n->largest_item = 4 << 10;
+        n->kv = n->buffers = n->vectors = n->outside = 100000;
         break;
     case UNEVEN:
         add_matrices(m, 10, 5 * MIB);
@@ -305,6 +311,33 @@ START_TEST(huge) {
 }
 END_TEST
 
+/* At the floor and a little above it, for many shapes. */
+START_TEST(any_shape_at_its_floor) {
+    static const uint32_t layers[] = { 1, 2, 30, 90, MOST_LAYERS }, sizes[] = { 32, 64, 576, 2048 }, pers[] = { 32, 64, 256 };
+    uint32_t streams = 0;
+    for (int i = 0; i < 5 * 4 * 3 * 2 * 2; i++) {
+        model *m = make(UNEVEN);
+        sg_residency r;
+        m->need.n_layer = 0;
+        m->need.slot_bytes = 0;
+        m->need.largest_item = 8192;
+        m->need.by_neurons = i / 120;
+        add_layers(m, layers[i % 5], 1111, sizes[i / 5 % 4], pers[i / 20 % 3], i / 60 % 2, SG_DTYPE_Q8_0);
+        ck_assert(!decide(m, 0, &r));
+        const uint64_t floor = r.floor;
+        ck_assert(!decide(m, floor - 1, &r));
+        for (uint64_t more = 0; more < 64 * MIB; more += more / 2 + 1) {
+            ck_assert(decide(m, floor + more, &r));
+            if (r.streams) check_streams(m, &r);
+            streams += r.streams;
+            sg_residency_finish(&r);
+        }
+        free(m);
+    }
+    ck_assert_uint_gt(streams, 3000);
+}
+END_TEST
+
 int main(void) {
     Suite *s = suite_create("residency");
     TCase *tc = tcase_create("budgets");
@@ -312,6 +345,7 @@ int main(void) {
     tcase_add_loop_test(tc, all_budgets, 0, MODELS);
     tcase_add_test(tc, to_the_byte);
     tcase_add_loop_test(tc, huge, 0, MODELS);
+    tcase_add_test(tc, any_shape_at_its_floor);
     suite_add_tcase(s, tc);
     SRunner *sr = srunner_create(s);
     srunner_run_all(sr, CK_ENV);
