@@ -48,7 +48,7 @@ static uint64_t spread(const sg_residency_need *n, uint64_t room, bool *away) {
     for (uint32_t i = 0; i < n->n_matrices; i++) {
         seen += n->matrices[i];
         const double allowed = total <= room ? (double)seen : (double)room * ((double)seen / (double)total);
-        away[i] = (double)(stay + n->matrices[i]) > allowed + 1;
+        away[i] = stay + n->matrices[i] > room || (double)(stay + n->matrices[i]) > allowed + 1;
         if (!away[i]) stay += n->matrices[i];
     }
     return stay;
@@ -110,7 +110,7 @@ sg_status sg_residency_decide(const sg_residency_need *n, sg_residency *r, sg_er
     r->away = calloc(n->n_matrices + 1, sizeof *r->away);
     if (!r->away) return sg_fail(err, SG_E_NOMEM, "out of memory");
     uint64_t room = n->ram - (parts - r->ring - slots);
-    r->ring = most(r->ring, least(RING_GOOD, room / 16));
+    r->ring = most(r->ring, least(RING_GOOD, least(room / 16, room - slots)));
     room -= r->ring;
     const uint64_t lists = n->n_layer * s.clusters * s.gate_part;
     if (n->by_neurons && matrices + lists + slots + RING_GOOD / 4 < room) { /* only prompts will need the belt */
