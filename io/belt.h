@@ -26,7 +26,8 @@ static inline size_t sg_belt_room(size_t item) { return (item + 2 * SG_STREAM_BL
 /* Bytes besides the ring. */
 size_t sg_belt_overhead(void);
 
-/* memory: the ring, aligned to SG_STREAM_BLOCK; not owned, like the stream. */
+/* memory: the ring, aligned to SG_STREAM_BLOCK; not owned, like the stream. It holds at least two of the largest item (sg_belt_room): one that
+ * does not fit behind the last needs room from the beginning on. */
 SG_NODISCARD sg_status sg_belt_create(sg_stream *s, void *memory, size_t size, sg_belt **out, sg_error *err);
 /* Waits for reads under way. */
 void sg_belt_destroy(sg_belt **b);
@@ -39,8 +40,8 @@ void sg_belt_end(sg_belt *b);
 /* Stops reading ahead and waits until no read is under way. */
 void sg_belt_stop(sg_belt *b);
 
-/* The bytes of item i of this run, there until it is released; NULL: a read failed (sg_stream_failure). Any number of threads may get
- * an item. *waited is increased by the seconds of waiting. */
+/* The bytes of item i of this run, there until it is released; NULL: a read failed (sg_stream_failure says so, unless that was forgotten
+ * during the run, which nobody may do). It has to be released then, too. Any number of threads may get an item. *waited is increased by the seconds of waiting. */
 const uint8_t *sg_belt_get(sg_belt *b, uint32_t i, double *waited);
 /* Once per item. */
 void sg_belt_release(sg_belt *b, uint32_t i);

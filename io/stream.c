@@ -239,10 +239,10 @@ void sg_stream_drain(sg_stream *s) {
 
 sg_status sg_stream_failure(sg_stream *s, sg_error *err) {
     pthread_mutex_lock(&s->lock);
-    const sg_error e = s->failure;
+    const sg_status code = s->failure.code;
+    if (err && code != SG_OK) *err = s->failure;
     pthread_mutex_unlock(&s->lock);
-    if (err && e.code != SG_OK) *err = e;
-    return e.code;
+    return code;
 }
 
 void sg_stream_recover(sg_stream *s) {

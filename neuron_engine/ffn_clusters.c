@@ -10,12 +10,7 @@ typedef struct turn {
     uint32_t layer, thread;
 } turn;
 
-static const uint8_t *get(turn *t, uint32_t item) {
-    double waited = 0;
-    const uint8_t *data = sg_belt_get(t->belt, item, &waited);
-    if (waited > 0) sg_ffn_waited(t->f, t->home, t->layer, t->thread, sg_trace_now() - waited);
-    return data;
-}
+static const uint8_t *get(turn *t, uint32_t item) { return sg_ffn_get(t->f, t->home->store, t->layer, t->thread, item); }
 
 /* Records as they lie in the file; base: what down rows count from. */
 static sg_cluster_place in_file_form(const sg_bundle_layout *l, const uint8_t *gates, const uint8_t *base, const uint8_t *records) {
@@ -28,17 +23,15 @@ static sg_cluster_place in_file_form(const sg_bundle_layout *l, const uint8_t *g
 static bool fetch(turn *t, uint32_t c) {
     const sg_bundle_layout *l = &t->l->bundle.l;
     const sg_ffn_home *home = t->home;
-    const uint8_t *gates = home->arena + c * l->records_at;
+    const sg_cluster_place in_arena = sg_ffn_home_place(home, l, c);
     if (c < home->n_hot) {
-        const uint32_t at = (uint32_t)(home->hot_at + c * sg_ffn_hot_bytes(l));
-        t->f->places[c] = (sg_cluster_place) { gates, home->arena, at, at + (uint32_t)(l->per_cluster * l->up_row), (uint32_t)l->up_row,
-                                               (uint32_t)l->down_row };
+        t->f->places[c] = in_arena;
         return true;
     }
     const uint8_t *data = get(t, home->whole_item + c - home->n_hot);
     if (!data) return false;
     const uint8_t *records = c < home->n_gates ? data : data + l->records_at;
-    t->f->places[c] = in_file_form(l, c < home->n_gates ? gates : data, home->round ? records : home->store->belt_memory, records);
+    t->f->places[c] = in_file_form(l, c < home->n_gates ? in_arena.gates : data, home->round ? records : home->store->belt_memory, records);
     return true;
 }
 

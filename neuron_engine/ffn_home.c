@@ -9,8 +9,13 @@ size_t sg_ffn_slot_bytes(const sg_bundle_layout *l, uint64_t offset, uint32_t al
 }
 
 uint32_t sg_ffn_slot_at(const sg_ffn_home *home, const sg_bundle_layout *l, uint32_t place, uint32_t slot, uint32_t align) {
-    const uint64_t from = home->offset + place / l->per_cluster * l->cluster_bytes + l->records_at + place % l->per_cluster * l->record;
-    return (uint32_t)(home->slots_at + slot * home->slot_bytes + from % align);
+    return (uint32_t)(home->slots_at + slot * home->slot_bytes + sg_ffn_record_offset(home, l, place) % align);
+}
+
+sg_cluster_place sg_ffn_home_place(const sg_ffn_home *home, const sg_bundle_layout *l, uint32_t c) {
+    const uint32_t at = (uint32_t)(home->hot_at + c * sg_ffn_hot_bytes(l));
+    return (sg_cluster_place) { home->arena + c * l->records_at, home->arena, at, at + (uint32_t)(l->per_cluster * l->up_row), (uint32_t)l->up_row,
+                                (uint32_t)l->down_row };
 }
 
 void sg_ffn_store_lay_out(sg_ffn_store *s, sg_carver *c) {
@@ -64,16 +69,22 @@ uint32_t sg_ffn_store_fetch(sg_ffn_store *s, sg_ffn_home *home, const sg_bundle_
     s->active[s->n_active++] = n;
     s->owner[n] = (uint32_t)(home - s->homes);
     s->slot[n] = slot;
-    s->fetches[n] = (sg_fetch) { .offset = home->offset + place / l->per_cluster * l->cluster_bytes + l->records_at +
-                                           place % l->per_cluster * l->record,
+    s->fetches[n] = (sg_fetch) { .offset = sg_ffn_record_offset(home, l, place),
                                  .dst = home->arena + home->slots_at + slot * home->slot_bytes,
                                  .size = (uint32_t)l->record, .file = home->file };
     home->cache.flight[slot] = (uint16_t)n;
     return n;
 }
 
-void sg_ffn_waited(sg_ffn *f, const sg_ffn_home *home, uint32_t layer, uint32_t thread, double begin) {
+void sg_ffn_waited(sg_ffn *f, const sg_ffn_store *s, uint32_t layer, uint32_t thread, double begin) {
     const double end = sg_trace_now();
     f->waited[thread].seconds += end - begin;
-    sg_trace_add(home->store->trace, SG_TRACE_WAIT, NULL, thread, begin, end, layer);
+    sg_trace_add(s->trace, SG_TRACE_WAIT, NULL, thread, begin, end, layer);
+}
+
+const uint8_t *sg_ffn_get(sg_ffn *f, const sg_ffn_store *s, uint32_t layer, uint32_t thread, uint32_t item) {
+    double seconds = 0;
+    const uint8_t *data = sg_belt_get(s->belt, item, &seconds);
+    if (seconds > 0) sg_ffn_waited(f, s, layer, thread, sg_trace_now() - seconds);
+    return data;
 }

@@ -77,10 +77,16 @@ bool sg_ffn_by_neurons(const sg_ffn *f);
 void sg_ffn_store_begin(sg_ffn_store *s, bool by_neurons);
 /* After a failed run: nothing is under way any more, slots that were being filled are empty. The stream must be drained. */
 void sg_ffn_store_recover(sg_ffn_store *s);
-/* What became of reads that ended; under the lock, and while no layer is being computed. */
+/* What became of reads that ended; under the lock, and while nobody looks for neurons. */
 void sg_ffn_store_sweep(sg_ffn_store *s);
 /* A read of the record of `place` into a slot; 0 when there is none left. Under the lock; the caller submits it. */
 uint32_t sg_ffn_store_fetch(sg_ffn_store *s, sg_ffn_home *home, const sg_bundle_layout *l, uint32_t place, uint32_t slot);
+/* Where a neuron's record lies in the file. */
+static inline uint64_t sg_ffn_record_offset(const sg_ffn_home *home, const sg_bundle_layout *l, uint32_t place) {
+    return home->offset + place / l->per_cluster * l->cluster_bytes + l->records_at + place % l->per_cluster * l->record;
+}
+/* The place of cluster c in the arena: gates where c < n_gates, rows where c < n_hot. */
+sg_cluster_place sg_ffn_home_place(const sg_ffn_home *home, const sg_bundle_layout *l, uint32_t c);
 /* Bytes from the arena to the record in a slot. */
 uint32_t sg_ffn_slot_at(const sg_ffn_home *home, const sg_bundle_layout *l, uint32_t place, uint32_t slot, uint32_t align);
 
@@ -94,6 +100,9 @@ void sg_ffn_run_clusters(sg_ffn *f, uint32_t layer, const sg_acts *x, const sg_a
 void sg_ffn_look_ahead(sg_ffn *f, uint32_t layer, const sg_acts *x, float cut, sg_team *team, uint32_t thread);
 
 /* A wait of a thread for reads, from `begin` on. */
-void sg_ffn_waited(sg_ffn *f, const sg_ffn_home *home, uint32_t layer, uint32_t thread, double begin);
+void sg_ffn_waited(sg_ffn *f, const sg_ffn_store *s, uint32_t layer, uint32_t thread, double begin);
+/* sg_belt_get, the waiting noted. NULL: a read failed, and the run ends with an error; the item has to be released all the same, or threads
+ * that wait for one behind it would wait for ever. */
+const uint8_t *sg_ffn_get(sg_ffn *f, const sg_ffn_store *s, uint32_t layer, uint32_t thread, uint32_t item);
 
 #endif

@@ -36,22 +36,17 @@ static bool gates(turn *t, const sg_acts *seen, uint32_t c0, uint32_t c1) {
     sg_ffn *f = t->f;
     const sg_bundle_layout *l = &t->l->bundle.l;
     const uint32_t in_ram = c1 <= t->home->n_gates ? c1 : t->home->n_gates;
-    for (uint32_t c = c0; c < c1; c++) {
-        const uint32_t at = (uint32_t)(t->home->hot_at + c * sg_ffn_hot_bytes(l));
-        f->places[c] = (sg_cluster_place) { t->home->arena + c * l->records_at, t->home->arena, at, at + (uint32_t)(l->per_cluster * l->up_row),
-                                            (uint32_t)l->up_row, (uint32_t)l->down_row };
-    }
+    bool good = true;
+    for (uint32_t c = c0; c < c1; c++) f->places[c] = sg_ffn_home_place(t->home, l, c);
     for (uint32_t c = c1; c-- > (c0 > t->home->n_gates ? c0 : t->home->n_gates);) {
         const uint32_t item = t->home->item + l->n_clusters - 1 - c;
-        double waited = 0;
-        f->places[c].gates = sg_belt_get(t->store->belt, item, &waited);
-        if (waited > 0) sg_ffn_waited(f, t->home, t->layer, t->thread, sg_trace_now() - waited);
+        f->places[c].gates = sg_ffn_get(f, t->store, t->layer, t->thread, item);
         if (f->places[c].gates) sg_ffn_gates(f, t->l, t->layer, 1, seen, c, c + 1, t->thread);
+        else good = false;
         sg_belt_release(t->store->belt, item);
-        if (!f->places[c].gates) return false;
     }
     if (c0 < in_ram) sg_ffn_gates(f, t->l, t->layer, 1, seen, c0, in_ram, t->thread);
-    return true;
+    return good;
 }
 
 /* ---- where live neurons are ---- */
@@ -159,14 +154,15 @@ static bool await(turn *t, uint32_t *pending, uint32_t n) {
         uint32_t there[LIST], m = 0, left = 0;
         const uint32_t seen = sg_stream_count(t->store->stream);
         for (uint32_t i = 0; i < n; i++) {
-            const sg_fetch_state s = f->wait_for[pending[i]] ? sg_fetch_get(f->wait_for[pending[i]]) : SG_FETCH_DROPPED;
+            if (!f->wait_for[pending[i]]) continue; /* without a slot: pass_ups reads it */
+            const sg_fetch_state s = sg_fetch_get(f->wait_for[pending[i]]);
             if (s == SG_FETCH_DONE && m < LIST) there[m++] = pending[i];
             else if (s == SG_FETCH_FAILED) good = false;
-            else if (s != SG_FETCH_DROPPED) pending[left++] = pending[i]; /* those without a slot are read by themselves */
+            else pending[left++] = pending[i];
         }
         n = left;
         if (m > 0) {
-            if (begin != 0) sg_ffn_waited(f, t->home, t->layer, t->thread, begin);
+            if (begin != 0) sg_ffn_waited(f, t->store, t->layer, t->thread, begin);
             begin = 0;
             ups(t, t->home->arena, there, m);
         } else if (n > 0) {
@@ -174,7 +170,7 @@ static bool await(turn *t, uint32_t *pending, uint32_t n) {
             sg_stream_wait_news(t->store->stream, seen);
         }
     }
-    if (begin != 0) sg_ffn_waited(f, t->home, t->layer, t->thread, begin);
+    if (begin != 0) sg_ffn_waited(f, t->store, t->layer, t->thread, begin);
     return good;
 }
 
@@ -186,8 +182,7 @@ static bool pass(turn *t, const uint32_t *places, uint32_t n, uint32_t *at) {
     sg_fetch fetches[SG_FFN_PASS], *list[SG_FFN_PASS] = { NULL };
     bool good = true;
     for (uint32_t i = 0; i < n; i++) {
-        const uint64_t from = t->home->offset + places[i] / l->per_cluster * l->cluster_bytes + l->records_at +
-                              places[i] % l->per_cluster * l->record;
+        const uint64_t from = sg_ffn_record_offset(t->home, l, places[i]);
         const size_t room = i * t->home->slot_bytes;
         fetches[i] = (sg_fetch) { .offset = from, .dst = t->f->pass + t->thread * t->f->pass_bytes + room, .size = (uint32_t)l->record,
                                   .file = t->home->file };
@@ -200,7 +195,7 @@ static bool pass(turn *t, const uint32_t *places, uint32_t n, uint32_t *at) {
         sg_stream_wait(t->store->stream, list[i]);
         good = good && sg_fetch_get(list[i]) == SG_FETCH_DONE;
     }
-    sg_ffn_waited(t->f, t->home, t->layer, t->thread, begin);
+    sg_ffn_waited(t->f, t->store, t->layer, t->thread, begin);
     return good;
 }
 
@@ -292,13 +287,9 @@ void sg_ffn_run_neurons(sg_ffn *f, uint32_t layer, const sg_acts *x, const sg_ac
     const sg_ffn_layer *l = &f->layers[layer];
     turn t = { f, l, l->home, l->home->store, layer, thread, sg_stream_align(l->home->store->stream) };
     const uint32_t n = l->bundle.l.n_clusters, per = group_clusters(f, &l->bundle.l), groups = (n + per - 1) / per;
+    const uint64_t passed = t.store->finds.passed; /* nobody looks for neurons before the barrier */
     uint32_t i;
-    if (thread == 0) {
-        for (uint32_t g = 0; g < groups; g++) atomic_store_explicit(&f->group_state[g], SG_FFN_GROUP_NEW, memory_order_relaxed);
-        pthread_mutex_lock(&t.store->lock);
-        sg_ffn_store_sweep(t.store);
-        pthread_mutex_unlock(&t.store->lock);
-    }
+    for (uint32_t g = 0; thread == 0 && g < groups; g++) atomic_store_explicit(&f->group_state[g], SG_FFN_GROUP_NEW, memory_order_relaxed);
     sg_team_barrier(team);
     const bool top_k = f->policy.top_k > 0;
     if (top_k) {
@@ -313,15 +304,18 @@ void sg_ffn_run_neurons(sg_ffn *f, uint32_t layer, const sg_acts *x, const sg_ac
         if (i < groups) first_visit(&t, seen, !top_k, g, c0, c1);
         else second_visit(&t, g, c0, c1);
     }
-    if (thread == 0) { /* what was predicted and not needed */
+    sg_team_barrier(team);
+    if (thread == 0) { /* what was predicted and not needed; not before the barrier, since somebody may just be about to wait for it */
         sg_stream_drop(t.store->stream);
         sg_belt_renew(t.store->belt);
+        pthread_mutex_lock(&t.store->lock);
+        sg_ffn_store_sweep(t.store);
+        pthread_mutex_unlock(&t.store->lock);
     }
-    sg_team_barrier(team);
     sg_ffn_observe(f, layer, x, residual, team, thread);
     sg_ffn_down_begin(f, l, 1, team, thread);
     sg_ffn_down_clusters(f, l, 1, 0, n, y, ldy, team, thread);
-    if (t.store->finds.passed > 0) {
+    if (t.store->finds.passed != passed) {
         sg_team_barrier(team);
         while (sg_team_next(team, groups, &i)) {
             const uint32_t c0 = i * per, c1 = c0 + per < n ? c0 + per : n;

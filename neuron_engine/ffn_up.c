@@ -145,8 +145,9 @@ static uint32_t choose(const sg_ffn *f, const sg_ffn_layer *l, uint32_t t, uint3
     return m;
 }
 
-/* h = act(g) * u for the m neurons of a list, those that come out as zero dropped; at[] from places to the down rows. */
-static void finish(const sg_ffn *f, const sg_ffn_layer *l, uint32_t c, uint32_t t, uint32_t m, const float *u, uint64_t *active) {
+/* h = act(g) * u for the m neurons of a list, those that come out as zero dropped; at[] from places to the down rows: those of the cluster's
+ * place, or found[], whose neurons have their row_max; see sg_ffn_finish_found. */
+static void finish(const sg_ffn *f, const sg_ffn_layer *l, uint32_t c, uint32_t t, uint32_t m, const float *u, uint32_t *found, uint64_t *active) {
     const sg_bundle *b = &l->bundle;
     const sg_cluster_place place = sg_ffn_place(f, l, c);
     const size_t from = (size_t)t * f->ld + c * b->l.per_cluster;
@@ -160,13 +161,14 @@ static void finish(const sg_ffn *f, const sg_ffn_layer *l, uint32_t c, uint32_t 
         *active += !(v == 0);
         if (seen) seen[at[i]] = v;
         if (v == 0 && !keep_zeros) continue;
-        const uint32_t down = place.downs + at[i] * place.down_stride;
+        const uint32_t down = found ? found[i] : place.downs + at[i] * place.down_stride, neuron = c * b->l.per_cluster + at[i];
         if (b->down->quantised) {
-            const float max = b->down_max ? b->down_max[c * b->l.per_cluster + at[i]] : b->down->down_max(place.base + down, b->l.k);
+            const float max = found ? f->row_max[from + i] : b->down_max ? b->down_max[neuron] : b->down->down_max(place.base + down, b->l.k);
             const float size = fabsf(v) * max;
             if (!(size <= peak)) peak = size;
             mass += size;
         }
+        if (found && down == SG_AWAY) found[kept] = neuron;
         at[kept] = down;
         h[kept++] = v;
     }
@@ -177,26 +179,8 @@ static void finish(const sg_ffn *f, const sg_ffn_layer *l, uint32_t c, uint32_t 
 }
 
 void sg_ffn_finish_found(sg_ffn *f, const sg_ffn_layer *l, uint32_t c, uint64_t *active) {
-    const uint32_t from = c * l->bundle.l.per_cluster, m = f->live[c];
-    uint32_t *at = f->at + from, kept = 0;
-    float *h = f->h + from, *seen = f->observe ? f->observed + from : NULL, peak = 0, mass = 0;
-    if (seen) memset(seen, 0, neurons_of(&l->bundle.l, c) * sizeof *seen);
-    for (uint32_t i = 0; i < m; i++) {
-        const float u = f->u[from + i], v = !l->bundle.l.gated ? h[i] : h[i] * (f->act == SG_ACT_DRELU && u <= 0 ? 0 : u);
-        const uint32_t place = from + at[i], down = f->down_at[from + i];
-        *active += !(v == 0);
-        if (seen) seen[at[i]] = v;
-        if (v == 0) continue;
-        const float size = fabsf(v) * f->row_max[from + i];
-        if (!(size <= peak)) peak = size;
-        mass += size;
-        at[kept] = down;
-        if (down == SG_AWAY) f->down_at[from + kept] = place;
-        h[kept++] = v;
-    }
-    f->peak[c] = peak;
-    f->mass[c] = mass;
-    f->live[c] = kept;
+    const uint32_t from = c * l->bundle.l.per_cluster;
+    finish(f, l, c, 0, f->live[c], l->bundle.l.gated ? f->u + from : NULL, f->down_at + from, active);
 }
 
 static bool whole_cluster(const sg_ffn *f, const sg_bundle *b, uint64_t live, uint64_t all) {
@@ -227,7 +211,7 @@ static uint64_t whole_ups(sg_ffn *f, const sg_ffn_layer *l, uint32_t n, uint32_t
         const uint32_t *at = f->at + (size_t)t * f->ld + c * b->l.per_cluster;
         const uint32_t m = f->live[(size_t)t * f->ld_cluster + c];
         for (uint32_t i = 0; i < m; i++) u[i] = all[(size_t)t * SG_CLUSTER_MAX + at[i]];
-        finish(f, l, c, t, m, u, active);
+        finish(f, l, c, t, m, u, NULL, active);
     }
     return (uint64_t)rows * n;
 }
@@ -251,7 +235,7 @@ static uint32_t listed_ups(sg_ffn *f, const sg_ffn_layer *l, uint32_t t, uint32_
     m = 0;
     for (uint32_t c = c0; c < end; c++) {
         const uint32_t here = live[c]; /* finish() leaves those that are not zero */
-        finish(f, l, c, t, here, u + m, &count->active);
+        finish(f, l, c, t, here, u + m, NULL, &count->active);
         m += here;
     }
     return end;
@@ -269,7 +253,7 @@ void sg_ffn_ups(sg_ffn *f, const sg_ffn_layer *l, uint32_t layer, uint32_t n, ui
         }
         for (uint32_t t = 0; t < n; t++) {
             for (uint32_t i = c; b->l.gated && i < end;) i = listed_ups(f, l, t, i, end, count);
-            for (uint32_t i = c; !b->l.gated && i < end; i++) finish(f, l, i, t, f->live[(size_t)t * f->ld_cluster + i], NULL, &count->active);
+            for (uint32_t i = c; !b->l.gated && i < end; i++) finish(f, l, i, t, f->live[(size_t)t * f->ld_cluster + i], NULL, NULL, &count->active);
         }
         c = end;
         if (c < c1) count->ups += whole_ups(f, l, n, c++, thread, &count->active);

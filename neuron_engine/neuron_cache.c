@@ -46,10 +46,7 @@ uint32_t sg_neuron_cache_take(sg_neuron_cache *c, uint32_t place, uint32_t run, 
     const uint32_t slot = c->free_from < c->n_slots ? c->free_from++ : coldest(c, run);
     if (slot == SG_SLOT_NONE) return SG_SLOT_NONE;
     const uint32_t old = c->place_of[slot];
-    if (old != SG_SLOT_NONE) {
-        (void)sure;
-        c->slot_of[old] = SG_SLOT_NONE;
-    }
+    if (old != SG_SLOT_NONE) c->slot_of[old] = SG_SLOT_NONE;
     c->slot_of[place] = slot;
     c->place_of[slot] = place;
     c->used[slot] = run; /* also what is only expected: it should not go before it could be used */

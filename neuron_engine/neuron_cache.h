@@ -41,8 +41,8 @@ static inline void sg_neuron_cache_use(sg_neuron_cache *c, uint32_t slot, uint32
     c->used[slot] = run;
     *heat = *heat > 255 - SG_HEAT_USE ? 255 : (uint8_t)(*heat + SG_HEAT_USE);
 }
-/* A slot for a neuron that has none, whose former holder is forgotten. `sure`: it is used in this run, else only expected to be, and
- * takes no slot of one that is hotter. SG_SLOT_NONE: all are in use (or hotter). */
+/* A slot for a neuron that has none, whose former holder is forgotten. Either way it stays until the next run.
+ * `sure`: it is used in this one, else only expected to be, which makes it no hotter. SG_SLOT_NONE: all are in use. */
 uint32_t sg_neuron_cache_take(sg_neuron_cache *c, uint32_t place, uint32_t run, bool sure);
 /* The neuron in this slot is not there after all. */
 void sg_neuron_cache_forget(sg_neuron_cache *c, uint32_t slot);

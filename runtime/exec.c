@@ -52,12 +52,6 @@ static void norm(const run *r, const sg_step *s, uint32_t thread, uint32_t threa
     }
 }
 
-static void waited(const run *r, uint32_t thread, uint32_t layer, double seconds) {
-    r->e->waited[thread].seconds += seconds;
-    const double end = sg_trace_now();
-    sg_trace_add(r->e->m.streaming->trace, SG_TRACE_WAIT, NULL, thread, end - seconds, end, layer);
-}
-
 /* Products with matrices that are away: piece by piece, in the order in which the pieces come. */
 static void matmul_away(const run *r, const sg_step *s, const sg_acts *a, uint32_t t0, uint32_t thread) {
     sg_exec *e = r->e;
@@ -74,9 +68,7 @@ static void matmul_away(const run *r, const sg_step *s, const sg_acts *a, uint32
         }
         const uint32_t item = p->w->m.away->item[r->way] + at;
         float *y = p->out == SG_BUF_LOGITS ? e->f32[p->out] : row(e, p->out, t0);
-        double seconds = 0;
-        const uint8_t *raw = sg_belt_get(belt, item, &seconds);
-        if (seconds > 0) waited(r, thread, s->layer, seconds);
+        const uint8_t *raw = sg_ffn_get(&e->ffn, &e->m.streaming->store, s->layer, thread, item);
         if (raw) sg_matrix_mul_item(&p->w->m, p->bias, a, y, e->m.plan->width[p->out], at, raw, e->scratch + thread * e->scratch_bytes);
         sg_belt_release(belt, item);
     }

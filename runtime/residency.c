@@ -87,7 +87,7 @@ static sg_status refuse(const sg_residency_need *n, const sg_residency *r, sg_er
 }
 
 sg_status sg_residency_decide(const sg_residency_need *n, sg_residency *r, sg_error *err) {
-    *r = (sg_residency) { .predictors = n->predictors > 0, .n_fetches = 2 };
+    *r = (sg_residency) { .predictors = n->predictors > 0, .n_fetches = 2, .slot_bytes = n->slot_bytes };
     const shape s = largest(n);
     uint64_t matrices = 0, bundles = 0;
     for (uint32_t i = 0; i < n->n_matrices; i++) matrices += n->matrices[i];

@@ -36,6 +36,7 @@ typedef struct sg_residency {
     bool embedding_away;
     bool *away;         /* [n_matrices], owned */
     uint32_t n_gates, n_hot, n_slots; /* of every layer */
+    size_t slot_bytes;  /* that n_slots was counted with */
     uint32_t round;     /* see sg_ffn_home */
     size_t ring;        /* bytes of the belt's memory */
     uint32_t n_fetches; /* reads of neurons at a time */

@@ -119,6 +119,10 @@ static sg_status init(sg_session *s, const sg_session_options *o, sg_error *err)
     SG_TRY(set_ahead(s, err));
     eo.ahead_cut = s->ahead_cut;
     SG_TRY(sg_exec_init(&s->exec, &em, &eo, err));
+    if (o->lossy_top_k > 0 && m->weights.streaming && !sg_ffn_by_neurons(&s->exec.ffn) && m->weights.streaming->store.homes &&
+        m->weights.streaming->store.homes[0].round > 0)
+        return sg_fail(err, SG_E_UNSUPPORTED, "lossy top-k of layers that are computed as a whole (ffn dense, or down rows of floats) needs a memory budget that "
+                       "holds the gates of a layer and what is read of it");
     sg_team_pin(s->exec.team, o->pin_threads);
     SG_TRY(sg_kv_init(&s->kv, o->kv_type, &m->kernels, &s->exec.att, hp->n_layer, n_ctx, err));
     SG_TRY(take_memory(s, err));

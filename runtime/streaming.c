@@ -51,7 +51,9 @@ static size_t lay_out_homes(sg_streaming *s, const sg_residency *r, const sg_wei
         *h = (sg_ffn_home){ .store = &s->store, .n_gates = r->n_gates < l->n_clusters ? r->n_gates : l->n_clusters,
                             .n_hot = r->n_hot < l->n_clusters ? r->n_hot : l->n_clusters, .slot_bytes = slot_bytes,
                             .offset = d->bundles[i].clusters->offset, .file = d->bundles[i].clusters->file };
-        h->cache.n_slots = r->n_slots < places ? r->n_slots : places;
+        /* slots were counted before the drive told its alignment, which can make them larger */
+        const uint64_t slots = slot_bytes > r->slot_bytes ? (uint64_t)r->n_slots * r->slot_bytes / slot_bytes : r->n_slots;
+        h->cache.n_slots = slots < places ? (uint32_t)slots : places;
         h->cache.n_places = places;
         h->hot_at = h->n_gates * l->records_at;
         h->slots_at = h->hot_at + h->n_hot * sg_ffn_hot_bytes(l);
@@ -112,8 +114,8 @@ sg_status sg_streaming_create(sg_streaming **out, const sg_residency *r, sg_weig
         if (bytes > slot) slot = bytes;
     }
     SG_TRY(make_homes(s, r, w, d, slot, err));
+    sg_stream_register(s->stream, s->ring.data, s->ring.size); /* the small one first: each call registers all again */
     sg_stream_register(s->stream, s->arenas.data, s->arenas.size);
-    sg_stream_register(s->stream, s->ring.data, s->ring.size);
     SG_TRY(sg_streaming_fill(s, w, d, o, err));
     s->filled = sg_stream_get_counts(s->stream);
     return SG_OK;
@@ -198,9 +200,20 @@ sg_status sg_streaming_program(sg_streaming *s, const sg_plan *p, const sg_weigh
 
 /* ---- runs ---- */
 
+/* Until nothing is under way, and nobody counts on what was. */
+static void stop(sg_streaming *s) {
+    sg_belt_stop(s->belt); /* drains the stream */
+    if (s->store.homes) sg_ffn_store_recover(&s->store);
+}
+
 void sg_streaming_begin(sg_streaming *s, sg_way way, bool logits) {
     pthread_mutex_lock(&s->runs);
-    sg_stream_recover(s->stream);
+    /* A read ahead may have failed since the last run. That may be forgotten only when nothing is under way: a read that fails later would
+     * leave a piece that is not there and no failure that says so. */
+    if (sg_stream_failure(s->stream, NULL) != SG_OK) {
+        stop(s);
+        sg_stream_recover(s->stream);
+    }
     if (s->store.homes) sg_ffn_store_begin(&s->store, way == SG_WAY_NEURONS);
     sg_belt_begin(s->belt, s->items[way], logits ? s->n_items[way] : s->n_before[way]);
 }
@@ -208,20 +221,15 @@ void sg_streaming_begin(sg_streaming *s, sg_way way, bool logits) {
 sg_status sg_streaming_end(sg_streaming *s, bool broken_off, sg_error *err) {
     sg_status status = sg_stream_failure(s->stream, err);
     if (status == SG_OK) status = sg_stream_check_files(s->stream, err);
-    if (status != SG_OK || broken_off) {
-        sg_belt_stop(s->belt); /* drains the stream */
-        if (s->store.homes) sg_ffn_store_recover(&s->store);
-    } else {
-        sg_belt_end(s->belt);
-    }
+    if (status != SG_OK || broken_off) stop(s);
+    else sg_belt_end(s->belt);
     pthread_mutex_unlock(&s->runs);
     return status;
 }
 
 sg_status sg_streaming_trace(sg_streaming *s, size_t events, sg_error *err) {
     pthread_mutex_lock(&s->runs);
-    sg_belt_stop(s->belt); /* the lanes look at the trace */
-    if (s->store.homes) sg_ffn_store_recover(&s->store);
+    stop(s); /* the lanes look at the trace */
     sg_stream_set_trace(s->stream, NULL);
     sg_trace_destroy(&s->trace);
     s->trace = events > 0 ? sg_trace_create(events) : NULL;
@@ -233,8 +241,7 @@ sg_status sg_streaming_trace(sg_streaming *s, size_t events, sg_error *err) {
 
 sg_status sg_streaming_write_trace(sg_streaming *s, const char *path, sg_error *err) {
     pthread_mutex_lock(&s->runs);
-    sg_belt_stop(s->belt);
-    if (s->store.homes) sg_ffn_store_recover(&s->store);
+    stop(s);
     const sg_status status = sg_trace_write(s->trace, path, err);
     pthread_mutex_unlock(&s->runs);
     return status;

@@ -174,8 +174,8 @@ int cli_open_model(cli_model *m, uint64_t n_ctx) {
     return s == SG_OK ? CLI_OK : cli_fail_error(&err);
 }
 
-/* Spans of a trace at most: some hundred tokens of a large model. */
-#define TRACE_EVENTS ((size_t)1 << 20)
+/* Spans of a trace at most: 10 MiB, which no budget knows of, and some ten tokens of a large model. */
+#define TRACE_EVENTS ((size_t)1 << 18)
 
 int cli_open_session(cli_model *m, uint64_t n_ctx) {
     sg_session_options o;

@@ -247,7 +247,7 @@ typedef struct sg_stats {
 } sg_stats;
 SG_API sg_stats sg_session_get_stats(const sg_session *session);
 
-/* Keeps what happens from now on in memory (up to `events` spans; 0: stops) and writes it as a Chrome trace. For models that are not all in
+/* Keeps what happens from now on in memory (up to `events` spans of 40 bytes, besides the budget; 0: stops) and writes it as a Chrome trace. For models that are not all in
  * RAM, SG_E_UNSUPPORTED for others. The spans of all sessions of the model go into one trace. */
 SG_API SG_NODISCARD sg_status sg_session_trace(sg_session *session, size_t events, sg_error *err);
 SG_API SG_NODISCARD sg_status sg_session_write_trace(sg_session *session, const char *path, sg_error *err);
