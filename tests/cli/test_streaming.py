@@ -9,6 +9,7 @@ import os
 import random
 import re
 import subprocess
+import sys
 import tempfile
 import unittest
 
@@ -47,8 +48,9 @@ def model(name):
             f.write(' '.join(PROMPTS * 6))
         done = run('calibrate', '-m', model('drelu.bin'), '-f', text, '-o', path, '--tokens', 200, '-q')
         assert done.returncode == 0, done.stderr
-    else:
-        done = run('convert', model(name.replace('.bin', '.gguf')), '-o', path, '-q')
+    else:  # small.bin: many clusters in a layer, so that threads work on groups of them
+        small = ['--cluster', 32] if name == 'small.bin' else []
+        done = run('convert', model('drelu.gguf' if small else name.replace('.bin', '.gguf')), '-o', path, '-q', *small)
         assert done.returncode == 0, done.stderr
     return path
 
@@ -61,6 +63,15 @@ def logits(path, prompt, *args, env=None):
         return None, done.stderr.decode()
     with open(out, 'rb') as f:
         return f.read(), done.stderr.decode()
+
+
+def clusters_of(path, layer):
+    """Where the clusters of a layer begin in a model.bin, which is where their gate rows lie."""
+    sys.path.insert(0, str(ROOT / 'scripts'))
+    from gguf_file import GgufFile
+    g = GgufFile(path)
+    (size, count), _, at = g.tensors[f'blk.{layer}.ffn_bundle']
+    return [g.data + at + i * size for i in range(count)]
 
 
 def within(path, prompt, above, *args, env=None):
@@ -108,7 +119,7 @@ class Grid(Case):
         return 'read while computing' in said
 
     def test_demo_models(self):
-        names = ['drelu.gguf', 'silu.gguf', 'drelu.bin', 'calibrated.bin', 'silu.bin']
+        names = ['drelu.gguf', 'silu.gguf', 'drelu.bin', 'calibrated.bin', 'silu.bin', 'small.bin']
         ways = [(), ('--ffn', 'dense')]
         grid = list(itertools.product(names, PROMPTS, ABOVE, ENGINES, (True, False), (1, 2, 3), (1, 3, 128), ways))
         if not os.environ.get('SG_FULL_GRID'):
@@ -141,6 +152,17 @@ class Grid(Case):
                 got, said = within(path, prompt, 0.4, *more, '-b', batch, '-t', threads, '--stats')
                 self.assertTrue(got == want, f'{more} {batch}: {said}')
                 self.assertIn('read while computing', said)
+
+    def test_top_k_of_whole_layers(self):
+        """Right, or refused: the gates of a layer are needed before the rest, and the belt may not hold both."""
+        path, prompt, more = model('calibrated.bin'), ('-p', PROMPTS[0]), ('--lossy', 'topk=100', '--ffn', 'dense', '-b', 1)
+        want, said = logits(path, prompt, *more)
+        self.assertIsNotNone(want, said)
+        got, said = within(path, prompt, 0.3, *more)
+        self.assertIsNone(got)
+        self.assertIn('lossy top-k of layers', said)
+        got, said = within(path, prompt, 60, *more)
+        self.assertTrue(got == want, said)
 
     def test_every_weight_type(self):
         """Rows are packed as they come: every type that a GGUF file can have."""
@@ -189,6 +211,16 @@ class Faults(Case):
         self.assertEqual(done.returncode, 1, done.stderr)
         self.assertIn(b'Input/output error', done.stderr)
         self.assertTrue(self.right.startswith(done.stdout), done.stdout)
+
+    def test_a_gate_that_is_dead(self):
+        """Threads that wait behind the failed part have to hear of it, at every place in a group."""
+        path = model('small.bin')
+        places = clusters_of(path, 2)
+        for threads, cluster in itertools.product((1, 2, 3), (2, 13, len(places) - 2)):
+            got, said = within(path, ('-p', PROMPTS[1]), 0.1, '-b', 1, '-t', threads, '--io', 'fault',
+                               env={'SPARSEGEN_FAULTS': f'seed=1,delay=20,dead_at={places[cluster] + 100}'})
+            self.assertIsNone(got, (threads, cluster))
+            self.assertIn('Input/output error', said)
 
     def while_running(self, change):
         """Starts, waits for the first text, changes the file, and collects the rest."""
