@@ -132,6 +132,12 @@ static bool check(sg_stream *s, const sg_fetch *f) {
     return !wrong;
 }
 
+/* Something came into a queue. */
+static void start(sg_stream *s) {
+    if (s->engine->submit) s->engine->submit(s->impl);
+    else s->engine->wake(s->impl);
+}
+
 void sg_stream_submit(sg_stream *s, sg_fetch *const *fetches, size_t n, bool prefetch) {
     uint32_t ended = 0;
     bool wake = false;
@@ -150,9 +156,9 @@ void sg_stream_submit(sg_stream *s, sg_fetch *const *fetches, size_t n, bool pre
             wake = true;
         }
     }
-    wake = wake && s->engine->sleeps(s->impl, prefetch);
+    wake = wake && (s->engine->submit || s->engine->sleeps(s->impl, prefetch));
     pthread_mutex_unlock(&s->lock);
-    if (wake) s->engine->wake(s->impl);
+    if (wake) start(s);
     if (ended) sg_stream_news(s, ended);
 }
 
@@ -167,10 +173,10 @@ void sg_stream_promote(sg_stream *s, sg_fetch *f) {
         sg_fetch_unlink(&s->queue[1], f);
         f->prefetch = false;
         append(&s->queue[0], f);
-        wake = s->engine->sleeps(s->impl, false);
+        wake = s->engine->submit || s->engine->sleeps(s->impl, false);
     }
     pthread_mutex_unlock(&s->lock);
-    if (wake) s->engine->wake(s->impl);
+    if (wake) start(s);
 }
 
 void sg_stream_drop(sg_stream *s) {
@@ -203,7 +209,47 @@ static bool over(const sg_stream *s, const sg_fetch *f, uint32_t seen) {
     return f ? !sg_fetch_pending(f) : sg_stream_count(s) != seen;
 }
 
+/* With news_lock held. Who waits for the lead hears when it is free. */
+static void lead(sg_stream *s, bool wait) {
+    s->led = true;
+    pthread_mutex_unlock(&s->news_lock);
+    s->engine->lead(s->impl, wait);
+    pthread_mutex_lock(&s->news_lock);
+    s->led = false;
+    if (atomic_load_explicit(&s->waiters, memory_order_relaxed) > 0) pthread_cond_broadcast(&s->news);
+}
+
+/* One of those that wait brings in what ends, for all: leader and followers. */
+static void wait_leading(sg_stream *s, const sg_fetch *f, uint32_t seen) {
+    pthread_mutex_lock(&s->news_lock);
+    while (!over(s, f, seen)) {
+        if (!s->led) {
+            lead(s, true);
+            continue;
+        }
+        pthread_mutex_unlock(&s->news_lock);
+        bool done = false;
+        for (int i = 0; i < SG_STREAM_LOOKS && !(done = over(s, f, seen)); i++) sg_cpu_relax();
+        pthread_mutex_lock(&s->news_lock);
+        if (done) break;
+        atomic_fetch_add_explicit(&s->waiters, 1, memory_order_acq_rel);
+        while (s->led && !over(s, f, seen)) pthread_cond_wait(&s->news, &s->news_lock);
+        atomic_fetch_sub_explicit(&s->waiters, 1, memory_order_acq_rel);
+    }
+    pthread_mutex_unlock(&s->news_lock);
+}
+
+void sg_stream_poll(sg_stream *s) {
+    if (!s->engine->lead || pthread_mutex_trylock(&s->news_lock) != 0) return;
+    if (!s->led) lead(s, false);
+    pthread_mutex_unlock(&s->news_lock);
+}
+
 static void wait_until(sg_stream *s, const sg_fetch *f, uint32_t seen) {
+    if (s->engine->lead) {
+        wait_leading(s, f, seen);
+        return;
+    }
     for (int i = 0; i < SPINS; i++) {
         if (over(s, f, seen)) return;
         sg_cpu_relax();

@@ -1,6 +1,6 @@
 /* Reads of model files while they are being computed with: asynchronous, in the order of their urgency, from several threads.
  *
- * One interface, engines behind it (stream_engine.h): io_uring (one thread that keeps a deep queue in the kernel), a pool of
+ * One interface, engines behind it (stream_engine.h): io_uring (a deep queue in the kernel, served by those who submit and wait), a pool of
  * pread threads (everywhere; Android's choice), and a fault engine for tests, which delays, reorders, shortens and fails reads.
  *
  * A fetch is one read. Its owner fills it in, submits it, and may look at its state at any time; memory and fetch belong to the stream
@@ -52,7 +52,7 @@ static inline bool sg_fetch_pending(const sg_fetch *f) {
 typedef struct sg_stream_options {
     sg_io_engine engine; /* as in sg_reader_create, and SG_IO_FAULT */
     uint32_t lanes;      /* threads of the pread pool; 0: 8 */
-    uint32_t depth;      /* reads in the kernel with io_uring; 0: 128 */
+    uint32_t depth;      /* reads in the kernel with io_uring; 0: 256 */
     bool buffered;       /* never O_DIRECT */
     const char *faults;  /* of the fault engine: "seed=N,delay=MICROSECONDS,reorder=N,short=PERCENT,eio=PERCENT,eio_at=OFFSET,dead_at=OFFSET",
                           * NULL: a seed, delays and reordering. eio: fails at first and succeeds when tried again; *_at: the
@@ -86,6 +86,8 @@ void sg_stream_wait(sg_stream *s, sg_fetch *f);
  * ended, whatever their state. */
 uint32_t sg_stream_count(const sg_stream *s);
 void sg_stream_wait_news(sg_stream *s, uint32_t seen);
+/* Looks at once what has ended, and starts what waits for that, where no thread of the stream's own does; never blocks. */
+void sg_stream_poll(sg_stream *s);
 /* Until nothing is queued or flying; prefetches that wait are dropped. */
 void sg_stream_drain(sg_stream *s);
 

@@ -1,7 +1,7 @@
 /* Private side of the stream: what it keeps, what it does for the lanes of an engine, and what an engine must offer.
  *
- * A lane is what performs one read after the other: a thread of the pread pool, or the one thread that owns the ring. It takes a
- * read (a fetch and its neighbours), tries it until it ended, and tells the stream. Queues, the reserve for demands, merging, short
+ * A lane is what performs reads: a thread of the pread pool, or a slot of the ring. It takes a read (a fetch and its neighbours), tries
+ * it until it ended, and tells the stream. Queues, the reserve for demands, merging, short
  * reads, retries, failures and counts are written once, here and in stream.c, stream_read.c. */
 #ifndef SG_IO_STREAM_ENGINE_H
 #define SG_IO_STREAM_ENGINE_H
@@ -16,6 +16,8 @@
 /* Neighbours are read together up to this many bytes and fetches. */
 #define SG_STREAM_MERGE (256u << 10)
 #define SG_STREAM_PARTS 16u
+/* Looks of a thread that waits for a ring, before it sleeps. */
+#define SG_STREAM_LOOKS 1000
 
 typedef struct sg_stream_file {
     char *path;
@@ -66,6 +68,7 @@ struct sg_stream {
 
     pthread_mutex_t news_lock;
     pthread_cond_t news;
+    bool led; /* a thread is in engine->lead; guarded by news_lock */
     atomic_uint ended;   /* fetches, see sg_stream_count */
     atomic_uint waiters; /* threads that wait for `news` or are about to */
 };
@@ -89,7 +92,7 @@ void sg_stream_end(sg_stream *s, sg_stream_read *r, sg_stream_ended *sum);
 /* Counts them as landed and wakes who waits. Once for a batch; clears `sum`. */
 void sg_stream_settle(sg_stream *s, sg_stream_ended *sum);
 void sg_fetch_unlink(sg_fetch_list *q, sg_fetch *f);
-/* n more fetches ended: counts them and wakes who waits. */
+/* n more fetches ended, or some that are counted already: wakes who waits. */
 void sg_stream_news(sg_stream *s, uint32_t n);
 
 /* Starts a thread with a small stack that no signal reaches. */
@@ -98,6 +101,7 @@ bool sg_stream_thread(pthread_t *id, void *(*run)(void *), void *arg);
 
 /* ---- engines ----------------------------------------------------------------------------------------------------- */
 
+/* Either an engine has lanes that look at the queues (sleeps, wake), or those who submit and wait do the work (submit, lead). */
 struct sg_stream_engine {
     const char *name;
     /* Starts the lanes and sets s->most_prefetches (sg_stream_reserve). */
@@ -106,8 +110,13 @@ struct sg_stream_engine {
     /* Fetches came into a queue, with the lock held. True: a lane has to be woken, by `wake`, without the lock. */
     bool (*sleeps)(void *impl, bool prefetch);
     void (*wake)(void *impl);
-    void (*opened)(void *impl);                              /* the files are known; may be NULL */
-    void (*remember)(void *impl, void *base, size_t size);   /* sg_stream_register; may be NULL */
+    /* Fetches came into a queue; any thread, without the lock. Starts what it can. */
+    void (*submit)(void *impl);
+    /* Ends the reads that are over and starts others; one thread at a time. When there were none and `wait` is set, it waits for one, if any is
+     * under way. */
+    void (*lead)(void *impl, bool wait);
+    void (*opened)(void *impl);                            /* the files are known; may be NULL */
+    void (*remember)(void *impl, void *base, size_t size); /* sg_stream_register; may be NULL */
     uint64_t (*memory)(const void *impl);
 };
 

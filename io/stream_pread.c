@@ -111,6 +111,7 @@ static uint64_t pool_memory(const void *impl) {
     return sizeof *p + p->n * (sizeof(lane) + SG_STREAM_STACK);
 }
 
-const sg_stream_engine sg_stream_pread = { "pread", pread_create, pool_destroy, pool_sleeps, pool_wake, NULL, NULL, pool_memory };
-const sg_stream_engine sg_stream_fault = { "fault", sg_stream_fault_create, pool_destroy, pool_sleeps, pool_wake, NULL, NULL,
-                                           pool_memory };
+const sg_stream_engine sg_stream_pread = { .name = "pread", .create = pread_create, .destroy = pool_destroy, .sleeps = pool_sleeps,
+                                           .wake = pool_wake, .memory = pool_memory };
+const sg_stream_engine sg_stream_fault = { .name = "fault", .create = sg_stream_fault_create, .destroy = pool_destroy, .sleeps = pool_sleeps,
+                                           .wake = pool_wake, .memory = pool_memory };

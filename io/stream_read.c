@@ -74,7 +74,8 @@ static void advance(sg_stream_read *r, uint32_t bytes) {
 }
 
 bool sg_stream_tried(const sg_stream *s, sg_stream_read *r, ssize_t result) {
-    if (result == -EINTR || result == -EAGAIN) return true;
+    /* cancelled: the kernel does that to reads of a thread that ends, and the others want them */
+    if (result == -EINTR || result == -EAGAIN || result == -ECANCELED) return true;
     if (result == -EIO && r->retried < EIO_RETRIES) {
         r->retried++;
         return true;
@@ -149,8 +150,9 @@ void sg_stream_settle(sg_stream *s, sg_stream_ended *sum) {
     pthread_mutex_lock(&s->lock);
     for (int q = 0; q < 2; q++) s->flying[q] -= sum->reads[q];
     s->counts.retried += sum->retried;
+    atomic_fetch_add_explicit(&s->ended, sum->fetches, memory_order_acq_rel); /* none flies that is not counted: who drains can tell */
     pthread_mutex_unlock(&s->lock);
-    sg_stream_news(s, sum->fetches);
+    sg_stream_news(s, 0);
     *sum = (sg_stream_ended){ 0 };
 }
 

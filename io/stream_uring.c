@@ -1,74 +1,48 @@
-/* The engine for Linux: one thread owns a ring and keeps many reads in the kernel. Interface: io_uring(7); liburing 2.0 and newer.
+/* The engine for Linux: a ring without a thread of its own (io_uring(7); liburing 2.0 and newer).
  *
- * The thread fills the submission queue from the stream's queues, then submits and waits for completions in one system call, until
- * something flies or is queued; else it sleeps in the same call, on a read of an eventfd that is always in the ring. Before it
- * waits it says what would be news to it (`wants`), and only then a submitter writes to the eventfd. */
+ * Whoever submits fetches brings them into the kernel, as many as there are slots; whoever waits takes what has ended and brings in the
+ * next ones. So the read of a neuron changes no threads: one whose only work was reading would be woken for every few kilobytes, on
+ * the cores that compute.
+ *
+ * The submission queue has a lock. The completion queue belongs to one thread at a time, the one that stream.c lets in (sg_stream.led).
+ * The table of slots is guarded by the stream's lock. */
 #include "io/stream_engine.h"
+
+#include "runtime/base/cpu.h"
 
 #include <errno.h>
 #include <liburing.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
-#include <unistd.h>
 
-#define DEPTH 128u
+#define DEPTH 256u
 #define MOST_DEPTH 4096u
 #define MOST_BUFFERS 64u
 #define BUFFER_BYTES ((size_t)1 << 30) /* the kernel's limit for one */
 #define PATIENCE 1000u                 /* milliseconds of a kernel short of memory before it is given up */
 
-enum { WANTS_DEMANDS = 1, WANTS_PREFETCHES = 2 };
-
 typedef struct uring {
     sg_stream *s;
-    struct io_uring ring;
-    pthread_t thread;
-    int event;
-    uint64_t event_value;
-    bool event_armed; /* a read of it is in the ring */
+    uint32_t depth;
+
+    pthread_mutex_t submission; /* guards what follows */
+    struct io_uring ring;       /* except its completions */
     bool fixed_files;
-    bool lost; /* there is no ring any more */
+    bool lost; /* the kernel takes no reads any more */
+    unsigned patience;
     uint32_t n_buffers;
     struct iovec buffers[MOST_BUFFERS]; /* registered */
-    uint32_t depth, n_free, n_again;
-    uint32_t *free_slots; /* that hold no read */
-    uint32_t *again;      /* that hold a read that goes back into the submission queue */
-    bool *busy;
-    sg_stream_read *slots;
 
-    /* What other threads ask of this one, guarded by the stream's lock; the kernel lets only it change the ring. */
-    pthread_cond_t done; /* a chore */
-    atomic_uint wants; /* but this thread takes it back without the lock */
-    bool quit;
-    enum { NOTHING, SET_UP, FILES, BUFFERS } chore;
-    struct iovec chore_region;
-    int chore_result;
+    uint32_t n_free, n_again; /* guarded by the stream's lock, as what they count */
+    uint32_t *free_slots;     /* that hold no read */
+    uint32_t *again;          /* that hold a read that goes back into the submission queue */
+    bool *busy;
+    sg_stream_read *slots; /* a busy one belongs to who submits, then to who takes its completion */
+
+    uint32_t *landed, *back; /* of who leads: slots that are free, or go back, once the lock is taken */
 } uring;
 
-static void uring_wake(void *impl) {
-    const uint64_t one = 1;
-    (void)!write(((uring *)impl)->event, &one, sizeof one);
-}
-
 /* ---- the ring ---------------------------------------------------------------------------------------------------- */
-
-/* Completions are handled when this thread asks for them, where the kernel knows that; else without interrupting it. */
-static int set_up(uring *u) {
-    static const unsigned flags[] = {
-#if defined(IORING_SETUP_SINGLE_ISSUER) && defined(IORING_SETUP_DEFER_TASKRUN)
-        IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN,
-#endif
-#ifdef IORING_SETUP_COOP_TASKRUN
-        IORING_SETUP_COOP_TASKRUN,
-#endif
-        0,
-    };
-    int e = -EINVAL;
-    for (size_t i = 0; i < sizeof flags / sizeof *flags && e == -EINVAL; i++)
-        e = io_uring_queue_init(u->depth + 1, &u->ring, flags[i]);
-    return e;
-}
 
 static void register_files(uring *u) {
     const uint32_t n = u->s->n_files;
@@ -97,18 +71,7 @@ static void register_buffers(uring *u, struct iovec region) {
         u->n_buffers = before;
 }
 
-static void do_chore(uring *u) {
-    sg_stream *const s = u->s;
-    if (u->chore == SET_UP) u->chore_result = set_up(u);
-    if (u->chore == FILES && !u->lost) register_files(u);
-    if (u->chore == BUFFERS && !u->lost) register_buffers(u, u->chore_region);
-    pthread_mutex_lock(&s->lock);
-    u->chore = NOTHING;
-    pthread_cond_broadcast(&u->done);
-    pthread_mutex_unlock(&s->lock);
-}
-
-/* ---- reading ----------------------------------------------------------------------------------------------------- */
+/* ---- submitting -------------------------------------------------------------------------------------------------- */
 
 static int buffer_of(const uring *u, const struct iovec *p) {
     for (uint32_t i = 0; i < u->n_buffers; i++) {
@@ -135,183 +98,177 @@ static void prepare(uring *u, struct io_uring_sqe *sqe, uint32_t slot) {
     io_uring_sqe_set_data(sqe, (void *)(uintptr_t)slot);
 }
 
-static void want(uring *u, unsigned what) { atomic_store_explicit(&u->wants, what, memory_order_relaxed); }
-
-/* Fills the submission queue, which has room for all slots and the event. Says what would be news during the wait that follows. */
+/* Fills the submission queue, which has room for all slots. With both locks held. */
 static void fill(uring *u) {
-    sg_stream *const s = u->s;
-    while (u->n_again) {
-        const uint32_t slot = u->again[--u->n_again];
-        prepare(u, io_uring_get_sqe(&u->ring), slot);
-    }
-    pthread_mutex_lock(&s->lock);
+    while (u->n_again) prepare(u, io_uring_get_sqe(&u->ring), u->again[--u->n_again]);
     while (u->n_free) {
         const uint32_t slot = u->free_slots[u->n_free - 1];
-        if (!sg_stream_take(s, &u->slots[slot], 0)) break;
+        if (!sg_stream_take(u->s, &u->slots[slot], 0)) break;
         u->slots[slot].slot = slot;
         u->busy[slot] = true;
         u->n_free--;
         prepare(u, io_uring_get_sqe(&u->ring), slot);
     }
-    want(u, u->n_free == 0 ? 0 : WANTS_DEMANDS | (s->flying[1] < s->most_prefetches ? WANTS_PREFETCHES : 0));
-    pthread_mutex_unlock(&s->lock);
-    if (!u->event_armed) {
-        struct io_uring_sqe *const sqe = io_uring_get_sqe(&u->ring);
-        io_uring_prep_read(sqe, u->event, &u->event_value, sizeof u->event_value, 0);
-        io_uring_sqe_set_data(sqe, (void *)(uintptr_t)u->depth);
-        u->event_armed = true;
+}
+
+static void sleep_1ms(void) { nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL); }
+
+/* Into the kernel, as far as it takes them. *in_kernel: reads that it has then, if who leads asks. False: it takes none any more. */
+static bool submit(uring *u, uint32_t *in_kernel) {
+    bool starved = false;
+    pthread_mutex_lock(&u->submission);
+    if (!u->lost) {
+        pthread_mutex_lock(&u->s->lock);
+        fill(u);
+        pthread_mutex_unlock(&u->s->lock);
+        if (io_uring_sq_ready(&u->ring) > 0) {
+            const int got = io_uring_submit(&u->ring);
+            starved = got == -EAGAIN || got == -EBUSY; /* of memory, or of room for completions */
+            if (got >= 0) u->patience = PATIENCE;
+            else if (starved && u->patience > 0) u->patience--;
+            else if (got != -EINTR) u->patience = 0;
+            u->lost = u->patience == 0;
+        }
     }
+    if (in_kernel) {
+        pthread_mutex_lock(&u->s->lock);
+        const uint32_t taken = u->depth - u->n_free - u->n_again, ready = io_uring_sq_ready(&u->ring);
+        *in_kernel = taken > ready ? taken - ready : 0; /* without the ring, what it did not take is read, and stays in the queue */
+        pthread_mutex_unlock(&u->s->lock);
+    }
+    const bool lost = u->lost;
+    pthread_mutex_unlock(&u->submission);
+    if (starved) sleep_1ms();
+    return !lost;
 }
 
-static void free_slot(uring *u, uint32_t slot, sg_stream_ended *sum) {
-    sg_stream_end(u->s, &u->slots[slot], sum);
-    u->busy[slot] = false;
-    u->free_slots[u->n_free++] = slot;
-}
+static void uring_submit(void *impl) { (void)submit(impl, NULL); /* if not, who waits reads */ }
 
-/* Takes every completion that is there. */
-static void reap(uring *u) {
+/* ---- taking completions ------------------------------------------------------------------------------------------ */
+
+/* Those that are there; how many. */
+static uint32_t reap(uring *u) {
     sg_stream_ended sum = { 0 };
     struct io_uring_cqe *cqe;
+    uint32_t n_landed = 0, n_back = 0;
     unsigned head, n = 0;
+    if (!io_uring_cq_ready(&u->ring)) return 0;
+    pthread_mutex_lock(&u->s->lock); /* what was written to the slots under it is seen now */
+    pthread_mutex_unlock(&u->s->lock);
     io_uring_for_each_cqe(&u->ring, head, cqe) {
         const uint32_t slot = (uint32_t)(uintptr_t)io_uring_cqe_get_data(cqe);
         n++;
-        if (slot == u->depth)
-            u->event_armed = false;
-        else if (sg_stream_tried(u->s, &u->slots[slot], cqe->res))
-            u->again[u->n_again++] = slot;
-        else
-            free_slot(u, slot, &sum);
+        if (sg_stream_tried(u->s, &u->slots[slot], cqe->res)) {
+            u->back[n_back++] = slot;
+        } else {
+            sg_stream_end(u->s, &u->slots[slot], &sum);
+            u->landed[n_landed++] = slot;
+        }
     }
     io_uring_cq_advance(&u->ring, n);
+    pthread_mutex_lock(&u->s->lock);
+    while (n_back) u->again[u->n_again++] = u->back[--n_back];
+    while (n_landed) {
+        u->busy[u->landed[--n_landed]] = false;
+        u->free_slots[u->n_free++] = u->landed[n_landed];
+    }
+    pthread_mutex_unlock(&u->s->lock);
     sg_stream_settle(u->s, &sum);
+    return n;
 }
 
 /* ---- without a ring ---------------------------------------------------------------------------------------------- */
 
-static void sleep_1ms(void) { nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL); }
-
 static void read_slot(uring *u, uint32_t slot) {
     sg_stream_ended sum = { 0 };
     while (sg_stream_tried(u->s, &u->slots[slot], sg_stream_preadv(u->s, &u->slots[slot]))) {}
-    free_slot(u, slot, &sum);
+    sg_stream_end(u->s, &u->slots[slot], &sum);
+    pthread_mutex_lock(&u->s->lock);
+    u->busy[slot] = false;
+    u->free_slots[u->n_free++] = slot;
+    pthread_mutex_unlock(&u->s->lock);
     sg_stream_settle(u->s, &sum);
 }
 
-/* The kernel does not take reads any more, which should never happen. Those that it has are waited for, the others are read here. */
-static void lose_ring(uring *u) {
-    uring_wake(u); /* ends the read of the event */
-    for (;;) {
-        uint32_t held = u->event_armed;
-        for (uint32_t i = 0; i < u->depth; i++) held += u->busy[i];
-        if (held == u->n_again + io_uring_sq_ready(&u->ring)) break;
-        struct io_uring_cqe *cqe;
-        /* A wait that fails must not turn into a return while memory is in use: look again. */
+/* The kernel does not take reads any more, which should never happen. Those that it has, which cannot be taken back, are waited for; the
+ * others are read here, one at a time. */
+static void lead_without_ring(uring *u, uint32_t in_kernel) {
+    struct io_uring_cqe *cqe;
+    if (in_kernel > 0) {
+        /* A wait that fails must not turn into a return while memory is in use: it is called again. */
         if (io_uring_wait_cqe(&u->ring, &cqe) < 0) sleep_1ms();
         reap(u);
+        return;
     }
-    io_uring_queue_exit(&u->ring);
-    u->lost = true;
-    u->n_again = 0;
-    for (uint32_t i = 0; i < u->depth; i++)
-        if (u->busy[i]) read_slot(u, i);
-}
-
-static void read_without_ring(uring *u) {
-    sg_stream *const s = u->s;
-    const uint32_t slot = u->free_slots[u->n_free - 1];
-    pthread_mutex_lock(&s->lock);
-    const bool any = sg_stream_take(s, &u->slots[slot], 0);
-    want(u, any ? 0 : WANTS_DEMANDS | WANTS_PREFETCHES);
-    pthread_mutex_unlock(&s->lock);
-    if (any) {
-        u->slots[slot].slot = slot;
-        u->busy[slot] = true;
-        u->n_free--;
-        read_slot(u, slot);
-    } else {
-        uint64_t value;
-        (void)!read(u->event, &value, sizeof value);
-    }
-}
-
-/* ---- the thread -------------------------------------------------------------------------------------------------- */
-
-static void submit_and_reap(uring *u, unsigned *patience) {
-    fill(u);
-    const int got = io_uring_submit_and_wait(&u->ring, 1);
-    want(u, 0); /* it will look anyway */
-    if (got == -EAGAIN || got == -EBUSY) { /* short of memory, or of room for completions: it gets time */
-        if (--*patience) sleep_1ms();
-    } else if (got >= 0 || got == -EINTR) {
-        *patience = PATIENCE;
-    } else {
-        *patience = 0;
-    }
-    reap(u);
-    if (*patience == 0) lose_ring(u);
-}
-
-static void *run(void *arg) {
-    uring *const u = arg;
-    unsigned patience = PATIENCE;
-    do_chore(u); /* SET_UP */
-    if (u->chore_result < 0) return NULL;
-    for (;;) {
-        pthread_mutex_lock(&u->s->lock);
-        const bool chore = u->chore != NOTHING, quit = u->quit;
-        pthread_mutex_unlock(&u->s->lock);
-        if (chore) do_chore(u);
-        if (quit) break; /* nothing is under way */
-        if (u->lost)
-            read_without_ring(u);
-        else
-            submit_and_reap(u, &patience);
-    }
-    if (!u->lost) io_uring_queue_exit(&u->ring);
-    return NULL;
-}
-
-/* ---- for other threads ------------------------------------------------------------------------------------------- */
-
-static bool uring_sleeps(void *impl, bool prefetch) {
-    uring *const u = impl;
-    const bool sleeps = atomic_load_explicit(&u->wants, memory_order_relaxed) & (prefetch ? WANTS_PREFETCHES : WANTS_DEMANDS);
-    if (sleeps) want(u, 0);
-    return sleeps;
-}
-
-static void ask(uring *u, int chore, struct iovec region) {
     pthread_mutex_lock(&u->s->lock);
-    while (u->chore != NOTHING) pthread_cond_wait(&u->done, &u->s->lock);
-    u->chore = chore;
-    u->chore_region = region;
-    uring_wake(u);
-    while (u->chore != NOTHING) pthread_cond_wait(&u->done, &u->s->lock);
+    uint32_t slot = 0;
+    while (slot < u->depth && !u->busy[slot]) slot++;
+    bool any = slot < u->depth;
+    u->n_again = 0;
+    if (!any) {
+        slot = u->free_slots[u->n_free - 1];
+        any = u->busy[slot] = sg_stream_take(u->s, &u->slots[slot], 0);
+        u->n_free -= any;
+    }
     pthread_mutex_unlock(&u->s->lock);
+    if (any) read_slot(u, slot);
 }
 
-static void uring_opened(void *impl) { ask(impl, FILES, (struct iovec){ 0 }); }
-static void uring_remember(void *impl, void *base, size_t size) { ask(impl, BUFFERS, (struct iovec){ base, size }); }
+/* ---- leading ----------------------------------------------------------------------------------------------------- */
+
+/* A read of a few kilobytes takes a drive about as long as a core takes to fall asleep and wake. */
+static bool look(const uring *u) {
+    for (int i = 0; i < SG_STREAM_LOOKS; i++) {
+        if (io_uring_cq_ready(&u->ring)) return true;
+        sg_cpu_relax();
+    }
+    return false;
+}
+
+static void uring_lead(void *impl, bool wait) {
+    uring *const u = impl;
+    struct io_uring_cqe *cqe;
+    uint32_t in_kernel;
+    if (reap(u) > 0) {
+        (void)submit(u, NULL); /* there is room now */
+        return;
+    }
+    if (!wait) return;
+    const bool there = submit(u, &in_kernel);
+    if (!there) lead_without_ring(u, in_kernel);
+    else if (in_kernel > 0 && (look(u) || io_uring_wait_cqe(&u->ring, &cqe) == 0) && reap(u) > 0) (void)submit(u, NULL);
+}
+
+/* ---- setting up -------------------------------------------------------------------------------------------------- */
+
+static void uring_opened(void *impl) {
+    uring *const u = impl;
+    pthread_mutex_lock(&u->submission);
+    if (!u->lost) register_files(u);
+    pthread_mutex_unlock(&u->submission);
+}
+
+static void uring_remember(void *impl, void *base, size_t size) {
+    uring *const u = impl;
+    pthread_mutex_lock(&u->submission);
+    if (!u->lost) register_buffers(u, (struct iovec){ base, size });
+    pthread_mutex_unlock(&u->submission);
+}
 
 static void release(uring *u) {
-    if (u->event >= 0) close(u->event);
-    pthread_cond_destroy(&u->done);
+    pthread_mutex_destroy(&u->submission);
     free(u->free_slots);
     free(u->again);
     free(u->busy);
     free(u->slots);
+    free(u->landed);
+    free(u->back);
     free(u);
 }
 
 static void uring_destroy(void *impl) {
     uring *const u = impl;
-    pthread_mutex_lock(&u->s->lock);
-    u->quit = true;
-    pthread_mutex_unlock(&u->s->lock);
-    uring_wake(u);
-    pthread_join(u->thread, NULL);
+    io_uring_queue_exit(&u->ring);
     release(u);
 }
 
@@ -319,50 +276,38 @@ static sg_status uring_create(sg_stream *s, const sg_stream_options *o, void **i
     if (o->depth > MOST_DEPTH) return sg_fail(err, SG_E_ARG, "%u reads in flight are too many (%u at most)", o->depth, MOST_DEPTH);
     uring *const u = calloc(1, sizeof *u);
     if (!u) return sg_fail(err, SG_E_NOMEM, "out of memory for streaming");
+    pthread_mutex_init(&u->submission, NULL);
     u->s = s;
+    u->patience = PATIENCE;
     u->depth = o->depth ? o->depth : DEPTH;
-    u->chore = SET_UP;
-    u->event = eventfd(0, EFD_CLOEXEC);
     u->free_slots = malloc(u->depth * sizeof *u->free_slots);
     u->again = malloc(u->depth * sizeof *u->again);
+    u->landed = malloc(u->depth * sizeof *u->landed);
+    u->back = malloc(u->depth * sizeof *u->back);
     u->busy = calloc(u->depth, sizeof *u->busy);
     u->slots = malloc(u->depth * sizeof *u->slots);
-    pthread_cond_init(&u->done, NULL);
-    while (u->free_slots && u->n_free < u->depth) {
-        u->free_slots[u->n_free] = u->depth - 1 - u->n_free;
-        u->n_free++;
-    }
-    sg_status status = SG_OK;
-    if (!u->free_slots || !u->again || !u->busy || !u->slots)
-        status = sg_fail(err, SG_E_NOMEM, "out of memory for streaming");
-    else if (u->event < 0)
-        status = sg_fail(err, SG_E_IO, "eventfd: %s", strerror(errno));
-    else if (!sg_stream_thread(&u->thread, run, u))
-        status = sg_fail(err, SG_E_NOMEM, "cannot start a thread for reading");
-    if (status != SG_OK) {
+    if (!u->free_slots || !u->again || !u->landed || !u->back || !u->busy || !u->slots) {
         release(u);
-        return status;
+        return sg_fail(err, SG_E_NOMEM, "out of memory for streaming");
     }
-    pthread_mutex_lock(&s->lock);
+    for (; u->n_free < u->depth; u->n_free++) u->free_slots[u->n_free] = u->depth - 1 - u->n_free;
+    const int e = io_uring_queue_init(u->depth, &u->ring, 0);
+    if (e < 0) {
+        release(u);
+        return sg_fail(err, SG_E_IO, "ring setup: %s", strerror(-e));
+    }
     s->most_prefetches = sg_stream_reserve(u->depth);
-    while (u->chore != NOTHING) pthread_cond_wait(&u->done, &s->lock);
-    pthread_mutex_unlock(&s->lock);
-    if (u->chore_result < 0) {
-        pthread_join(u->thread, NULL);
-        status = sg_fail(err, SG_E_IO, "ring setup: %s", strerror(-u->chore_result));
-        release(u);
-        return status;
-    }
     *impl = u;
     return SG_OK;
 }
 
 static uint64_t uring_memory(const void *impl) {
     const uring *const u = impl;
-    const uint64_t slot = sizeof *u->slots + sizeof *u->again + sizeof *u->free_slots + sizeof *u->busy;
+    const uint64_t slot = sizeof *u->slots + sizeof *u->again + sizeof *u->free_slots + sizeof *u->busy + sizeof *u->landed + sizeof *u->back;
     /* entries of 64 bytes, completions of 16, twice as many */
-    return sizeof *u + SG_STREAM_STACK + u->depth * (slot + 64 + 2 * 16);
+    return sizeof *u + u->depth * (slot + 64 + 2 * 16);
 }
 
-const sg_stream_engine sg_stream_uring = { "io_uring",   uring_create, uring_destroy,  uring_sleeps,
-                                           uring_wake, uring_opened, uring_remember, uring_memory };
+const sg_stream_engine sg_stream_uring = { .name = "io_uring", .create = uring_create, .destroy = uring_destroy, .submit = uring_submit,
+                                           .lead = uring_lead, .opened = uring_opened, .remember = uring_remember,
+                                           .memory = uring_memory };

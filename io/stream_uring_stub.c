@@ -5,8 +5,9 @@ static sg_status none_create(sg_stream *s, const sg_stream_options *o, void **im
     return sg_fail(err, SG_E_INTERNAL, "built without io_uring");
 }
 static void none_destroy(void *impl) {}
-static bool none_sleeps(void *impl, bool prefetch) { return false; }
-static void none_wake(void *impl) {}
+static void none_submit(void *impl) {}
+static void none_lead(void *impl, bool wait) {}
 static uint64_t none_memory(const void *impl) { return 0; }
 
-const sg_stream_engine sg_stream_uring = { "io_uring", none_create, none_destroy, none_sleeps, none_wake, NULL, NULL, none_memory };
+const sg_stream_engine sg_stream_uring = { .name = "io_uring", .create = none_create, .destroy = none_destroy, .submit = none_submit,
+                                           .lead = none_lead, .memory = none_memory };

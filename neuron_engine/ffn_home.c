@@ -36,8 +36,19 @@ bool sg_ffn_by_neurons(const sg_ffn *f) {
     return sparse && f->policy.mode != SG_FFN_DENSE && !f->float_downs;
 }
 
+static void judge_ahead(sg_ffn_store *s) {
+    const uint64_t useful = s->finds.ahead + s->finds.late;
+    const bool was_trial = s->ahead.until > 0 && !s->ahead.rests;
+    if (s->run < s->ahead.until) return;
+    s->ahead.rests = was_trial && (double)(useful - s->ahead.useful) < SG_AHEAD_TRUE * (double)(s->finds.predicted - s->ahead.predicted);
+    s->ahead.until = s->run + (s->ahead.rests ? SG_AHEAD_REST : SG_AHEAD_TRIAL);
+    s->ahead.predicted = s->finds.predicted;
+    s->ahead.useful = useful;
+}
+
 void sg_ffn_store_begin(sg_ffn_store *s, bool by_neurons) {
     s->run++;
+    if (by_neurons) judge_ahead(s);
     for (uint32_t i = 0; by_neurons && s->homes[i].store; i++) sg_neuron_cache_begin(&s->homes[i].cache);
 }
 

@@ -45,7 +45,18 @@ typedef struct sg_ffn_store {
     uint32_t n_fetches;
     uint32_t run; /* tokens so far, from 1 */
     sg_ffn_finds finds;
+    struct {
+        uint32_t until;             /* run with which the present trial or rest ends */
+        bool rests;
+        uint64_t predicted, useful; /* of finds, when it began */
+    } ahead; /* see sg_ffn_store_begin */
 } sg_ffn_store;
+
+/* Reading ahead from predictions pays when most of them come true: else the drive is kept from what is needed, and a core from its work.
+ * Trials of so many tokens; where fewer came true, so many tokens of rest before the next. */
+#define SG_AHEAD_TRIAL 16u
+#define SG_AHEAD_REST 240u
+#define SG_AHEAD_TRUE 0.67
 
 /* One layer. */
 typedef struct sg_ffn_home {
@@ -55,7 +66,7 @@ typedef struct sg_ffn_home {
     size_t hot_at, slots_at, slot_bytes;
     uint64_t offset;      /* of cluster 0 in the file */
     uint32_t file;
-    uint32_t item;        /* by neurons: belt item of the last cluster; the others follow, down to n_gates */
+    uint32_t item;        /* by neurons: belt item of cluster n_gates; the others follow */
     uint32_t whole_item;  /* by clusters: of cluster n_hot */
     uint32_t again_item;  /* by clusters, where they come again for the down sums: of cluster n_hot */
     uint32_t round;       /* clusters that the belt can hold then; 0: it can hold all */
@@ -73,7 +84,7 @@ void sg_ffn_store_clear(sg_ffn_store *s);
 /* True when a run of one token goes by neurons. */
 bool sg_ffn_by_neurons(const sg_ffn *f);
 
-/* Begins a run; nobody else is in one. */
+/* Begins a run; nobody else is in one. Decides whether it reads ahead from predictions (ahead.rests). */
 void sg_ffn_store_begin(sg_ffn_store *s, bool by_neurons);
 /* After a failed run: nothing is under way any more, slots that were being filled are empty. The stream must be drained. */
 void sg_ffn_store_recover(sg_ffn_store *s);
@@ -84,6 +95,12 @@ uint32_t sg_ffn_store_fetch(sg_ffn_store *s, sg_ffn_home *home, const sg_bundle_
 /* Where a neuron's record lies in the file. */
 static inline uint64_t sg_ffn_record_offset(const sg_ffn_home *home, const sg_bundle_layout *l, uint32_t place) {
     return home->offset + place / l->per_cluster * l->cluster_bytes + l->records_at + place % l->per_cluster * l->record;
+}
+/* By neurons: the cluster with which a layer begins. The rest follows, then those before it; gates that are away come in the order of the
+ * file. */
+static inline uint32_t sg_ffn_first_cluster(const sg_ffn_home *home, const sg_bundle_layout *l) {
+    const uint32_t kept = home->n_hot + home->cache.n_slots / l->per_cluster, most = home->n_gates < l->n_clusters ? home->n_gates : l->n_clusters - 1;
+    return kept < most ? kept : most;
 }
 /* The place of cluster c in the arena: gates where c < n_gates, rows where c < n_hot. */
 sg_cluster_place sg_ffn_home_place(const sg_ffn_home *home, const sg_bundle_layout *l, uint32_t c);

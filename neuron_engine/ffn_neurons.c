@@ -3,8 +3,8 @@
  * The threads help themselves from one range: first the gates of all groups of clusters, then, group by group again, what had to be
  * read. Who finds missing neurons starts their reads at once and goes on with the next group, so reads of early groups run while the gates
  * of later ones are computed (the pipeline of PowerInfer-2, arXiv 2406.06282 section 4.3, with records that hold up and down row in the
- * place of its second and third step). The last clusters come first: in a sorted file they are the cold ones, and while what they miss
- * is being read there is work in the hot ones. */
+ * place of its second and third step). The clusters come in the order in which they miss most: in a sorted file that is from the first ones
+ * for which there are no slots on, and the hottest, which miss nothing, come last. */
 #include <sched.h>
 #include <string.h>
 
@@ -38,14 +38,14 @@ static bool gates(turn *t, const sg_acts *seen, uint32_t c0, uint32_t c1) {
     const uint32_t in_ram = c1 <= t->home->n_gates ? c1 : t->home->n_gates;
     bool good = true;
     for (uint32_t c = c0; c < c1; c++) f->places[c] = sg_ffn_home_place(t->home, l, c);
-    for (uint32_t c = c1; c-- > (c0 > t->home->n_gates ? c0 : t->home->n_gates);) {
-        const uint32_t item = t->home->item + l->n_clusters - 1 - c;
+    if (c0 < in_ram) sg_ffn_gates(f, t->l, t->layer, 1, seen, c0, in_ram, t->thread);
+    for (uint32_t c = c0 > t->home->n_gates ? c0 : t->home->n_gates; c < c1; c++) {
+        const uint32_t item = t->home->item + c - t->home->n_gates;
         f->places[c].gates = sg_ffn_get(f, t->store, t->layer, t->thread, item);
         if (f->places[c].gates) sg_ffn_gates(f, t->l, t->layer, 1, seen, c, c + 1, t->thread);
         else good = false;
         sg_belt_release(t->store->belt, item);
     }
-    if (c0 < in_ram) sg_ffn_gates(f, t->l, t->layer, 1, seen, c0, in_ram, t->thread);
     return good;
 }
 
@@ -103,6 +103,7 @@ static uint32_t find(turn *t, uint32_t c0, uint32_t c1, sorted *out) {
     const uint32_t first = c0 * l->per_cluster;
     uint32_t pending = first;
     out->n_ready = out->n_start = out->hot = 0;
+    sg_stream_poll(t->store->stream);
     pthread_mutex_lock(&t->store->lock);
     for (uint32_t c = c0; c < c1; c++) {
         const sg_cluster_place *place = &f->places[c];
@@ -287,20 +288,23 @@ void sg_ffn_run_neurons(sg_ffn *f, uint32_t layer, const sg_acts *x, const sg_ac
     const sg_ffn_layer *l = &f->layers[layer];
     turn t = { f, l, l->home, l->home->store, layer, thread, sg_stream_align(l->home->store->stream) };
     const uint32_t n = l->bundle.l.n_clusters, per = group_clusters(f, &l->bundle.l), groups = (n + per - 1) / per;
+    const uint32_t begin = sg_ffn_first_cluster(l->home, &l->bundle.l) / per;
     const uint64_t passed = t.store->finds.passed; /* nobody looks for neurons before the barrier */
     uint32_t i;
     for (uint32_t g = 0; thread == 0 && g < groups; g++) atomic_store_explicit(&f->group_state[g], SG_FFN_GROUP_NEW, memory_order_relaxed);
     sg_team_barrier(team);
     const bool top_k = f->policy.top_k > 0;
     if (top_k) {
-        while (sg_team_next(team, groups, &i))
-            if (!gates(&t, seen, (groups - 1 - i) * per, (groups - i) * per < n ? (groups - i) * per : n)) memset(f->gate, 0, n * l->bundle.l.per_cluster * sizeof *f->gate);
+        while (sg_team_next(team, groups, &i)) {
+            const uint32_t g = (begin + i) % groups;
+            if (!gates(&t, seen, g * per, (g + 1) * per < n ? (g + 1) * per : n)) memset(f->gate, 0, n * l->bundle.l.per_cluster * sizeof *f->gate);
+        }
         sg_team_barrier(team);
         if (thread == 0) f->token_cut[0] = sg_ffn_top_k_cut(f, l, 0, f->at);
         sg_team_barrier(team);
     }
     while (sg_team_next(team, 2 * groups, &i)) {
-        const uint32_t g = groups - 1 - i % groups, c0 = g * per, c1 = c0 + per < n ? c0 + per : n;
+        const uint32_t g = (begin + i) % groups, c0 = g * per, c1 = c0 + per < n ? c0 + per : n;
         if (i < groups) first_visit(&t, seen, !top_k, g, c0, c1);
         else second_visit(&t, g, c0, c1);
     }

@@ -196,7 +196,7 @@ static void activate(const run *r, const sg_step *s, uint32_t thread, uint32_t t
 /* What layer s->layer's feed-forward part will see is guessed from the stream before its attention: only that is missing. */
 static void look_ahead(const run *r, const sg_step *s, uint32_t thread) {
     sg_exec *e = r->e;
-    if (r->way != SG_WAY_NEURONS || r->n != 1 || !e->ahead_cut) return;
+    if (r->way != SG_WAY_NEURONS || r->n != 1 || !e->ahead_cut || e->m.streaming->store.ahead.rests) return;
     const float *x = row(e, SG_BUF_X, 0);
     sg_acts a = e->ahead;
     if (e->m.pred_residual) a.x = x;

@@ -160,7 +160,7 @@ static void add_layer(sg_ffn_home *h, const sg_bundle_layout *l, sg_way way, sg_
     const size_t hot = sg_ffn_hot_bytes(l);
     if (way == SG_WAY_NEURONS) {
         h->item = *n;
-        for (uint32_t c = l->n_clusters; c-- > h->n_gates;) add(items, n, h->file, h->offset + c * l->cluster_bytes, l->per_cluster * l->gate_row);
+        for (uint32_t c = h->n_gates; c < l->n_clusters; c++) add(items, n, h->file, h->offset + c * l->cluster_bytes, l->per_cluster * l->gate_row);
         return;
     }
     h->whole_item = *n;

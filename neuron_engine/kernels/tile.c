@@ -93,19 +93,43 @@ static void unpack_block(const field *f, uint32_t mr, uint32_t lane, const uint8
     }
 }
 
+/* Block b of a whole tile: granule by granule, the lanes inside, so that the writes go straight on. With mr and the size as constants
+ * this is a few instructions for each word; streamed matrices are packed again for every token. */
+static inline void pack_words(const field *f, uint32_t mr, uint32_t size, uint8_t *d, const uint8_t *block, size_t row_bytes) {
+    for (uint32_t i = 0; i < f->count; i++, d += (size_t)size * mr) {
+        const uint8_t *s = block + granule_at(f, i);
+        for (uint32_t lane = 0; lane < mr; lane++) memcpy(d + (size_t)lane * size, s + lane * row_bytes, size);
+    }
+}
+
+static inline void pack_group(const field *f, uint32_t mr, uint8_t *group, const uint8_t *block, size_t row_bytes) {
+    for (; f->count; group += (size_t)f->count * f->size * mr, f++) {
+        if (f->order == TRANSPOSED)
+            for (uint32_t lane = 0; lane < mr; lane++) put_word(group + 4 * (size_t)lane, transpose_bits(word_at(block + lane * row_bytes + f->offset)));
+        else if (f->size == 4) pack_words(f, mr, 4, group, block, row_bytes);
+        else if (f->size == 2) pack_words(f, mr, 2, group, block, row_bytes);
+        else pack_words(f, mr, 1, group, block, row_bytes);
+    }
+}
+
+static void pack_tile(sg_dtype type, uint32_t mr, uint8_t *tile, const uint8_t *src, size_t row_bytes, size_t n_blocks) {
+    const size_t bytes = sg_dtype_get((uint32_t)type)->block_bytes, step = mr * bytes;
+    for (size_t b = 0; b < n_blocks; b++, tile += step, src += bytes) switch (mr) {
+        case 8: pack_group(fields[type], 8, tile, src, row_bytes); break;
+        case 16: pack_group(fields[type], 16, tile, src, row_bytes); break;
+        default: pack_group(fields[type], mr, tile, src, row_bytes);
+        }
+}
+
 void sg_tile_pack(sg_dtype type, uint32_t mr, void *dst, const void *src, uint32_t rows, uint32_t k) {
     const sg_dtype_info *info = sg_dtype_get((uint32_t)type);
     const size_t row_bytes = (size_t)sg_dtype_bytes(info, k), n_blocks = k / info->block_values;
-    const uint32_t tiles = (uint32_t)(((uint64_t)rows + mr - 1) / mr);
-    for (uint32_t t = 0; t < tiles; t++) {
-        uint8_t *tile = (uint8_t *)dst + (size_t)t * mr * row_bytes;
-        const uint32_t here = rows - t * mr < mr ? rows - t * mr : mr;
-        if (here < mr) memset(tile, 0, mr * row_bytes);
-        for (size_t b = 0; b < n_blocks; b++)
-            for (uint32_t lane = 0; lane < here; lane++)
-                pack_block(fields[type], mr, lane, tile + b * mr * info->block_bytes,
-                           (const uint8_t *)src + ((size_t)t * mr + lane) * row_bytes + b * info->block_bytes);
-    }
+    uint8_t *tile = dst;
+    const uint8_t *row = src;
+    for (; rows >= mr; rows -= mr, tile += mr * row_bytes, row += mr * row_bytes) pack_tile(type, mr, tile, row, row_bytes, n_blocks);
+    if (rows == 0) return;
+    memset(tile, 0, mr * row_bytes);
+    for (uint32_t r = 0; r < rows; r++) sg_tile_put_row(type, mr, tile, row + r * row_bytes, r, k, 0, k);
 }
 
 void sg_tile_put_row(sg_dtype type, uint32_t mr, void *dst, const void *src, uint32_t row, uint32_t k, uint32_t at, uint32_t n) {

@@ -1,4 +1,5 @@
 /* Neurons in slots: what is in use or in flight never goes, hot ones stay over cold ones, and both tables say the same. */
+#include "neuron_engine/ffn_home.h"
 #include "neuron_engine/neuron_cache.h"
 
 #include <check.h>
@@ -243,11 +244,46 @@ START_TEST(random_operations) {
 }
 END_TEST
 
+/* Reading ahead rests after a trial in which too little came true, and only then. */
+START_TEST(trials_of_reading_ahead) {
+    sg_ffn_home none = { 0 };
+    sg_ffn_store s = { .homes = &none };
+    sg_ffn_store_begin(&s, true);
+    ck_assert(!s.ahead.rests);
+    for (int i = 0; i < 3 * (int)SG_AHEAD_TRIAL; i++) { /* nothing was predicted: no reason to rest */
+        sg_ffn_store_begin(&s, true);
+        ck_assert(!s.ahead.rests);
+    }
+    unsigned rested = 0, tried = 0;
+    for (unsigned i = 0; i < 2 * (SG_AHEAD_TRIAL + SG_AHEAD_REST); i++) {
+        if (!s.ahead.rests) {
+            s.finds.predicted += 10;
+            s.finds.ahead += 4;
+            s.finds.late += 2;
+        }
+        sg_ffn_store_begin(&s, true);
+        *(s.ahead.rests ? &rested : &tried) += 1;
+    }
+    ck_assert_uint_eq(tried, 2 * SG_AHEAD_TRIAL);
+    ck_assert_uint_eq(rested, 2 * SG_AHEAD_REST);
+    const unsigned before = s.run;
+    while (s.ahead.rests) sg_ffn_store_begin(&s, true);
+    ck_assert_uint_le(s.run - before, SG_AHEAD_REST);
+    for (unsigned i = 0; i < 4 * SG_AHEAD_TRIAL; i++) { /* 7 of 10 */
+        s.finds.predicted += 10;
+        s.finds.ahead += 7;
+        sg_ffn_store_begin(&s, true);
+        ck_assert(!s.ahead.rests);
+    }
+}
+END_TEST
+
 int main(void) {
     Suite *s = suite_create("neuron_cache");
     TCase *tc = tcase_create("slots");
     tcase_set_timeout(tc, 60);
     tcase_add_test(tc, in_use_never_goes);
+    tcase_add_test(tc, trials_of_reading_ahead);
     tcase_add_test(tc, expected_stays_for_its_run);
     tcase_add_test(tc, in_flight_never_goes);
     tcase_add_test(tc, cold_ones_go_first);
