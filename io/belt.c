@@ -215,4 +215,5 @@ void sg_belt_release(sg_belt *b, uint32_t i) {
     }
     if (b->first != first) pump(b);
     pthread_mutex_unlock(&b->lock);
+    sg_stream_poll(b->stream);
 }

@@ -16,6 +16,8 @@
 /* Neighbours are read together up to this many bytes and fetches. */
 #define SG_STREAM_MERGE (256u << 10)
 #define SG_STREAM_PARTS 16u
+/* Of reads ahead no more bytes than these are under way: enough to keep a drive busy, and no more, since a demand waits behind them. */
+#define SG_STREAM_AHEAD (8u << 20)
 /* Looks of a thread that waits for a ring, before it sleeps. */
 #define SG_STREAM_LOOKS 1000
 
@@ -62,6 +64,7 @@ struct sg_stream {
     pthread_mutex_t lock; /* guards what follows, and what engines say */
     sg_fetch_list queue[2]; /* demands, prefetches */
     uint32_t flying[2];     /* reads */
+    uint64_t flying_bytes[2];
     uint32_t most_prefetches; /* that may fly; the rest is kept for demands */
     sg_error failure;       /* code SG_OK: none */
     sg_stream_counts counts;
@@ -85,6 +88,7 @@ bool sg_stream_tried(const sg_stream *s, sg_stream_read *r, ssize_t result);
 
 /* What ended since the last sg_stream_settle. */
 typedef struct sg_stream_ended {
+    uint64_t bytes[2];
     uint32_t reads[2], fetches, retried;
 } sg_stream_ended;
 /* Sets the states of a read's fetches, which are their owner's from then on. */

@@ -29,7 +29,7 @@ bool sg_stream_take(sg_stream *s, sg_stream_read *r, uint32_t skip) {
     const bool prefetch = !s->queue[0].head;
     sg_fetch_list *const q = &s->queue[prefetch];
     sg_fetch *f = q->head;
-    if (!f || (prefetch && s->flying[1] >= s->most_prefetches)) return false;
+    if (!f || (prefetch && (s->flying[1] >= s->most_prefetches || s->flying_bytes[1] >= SG_STREAM_AHEAD))) return false;
     while (skip-- && f->next) f = f->next;
 
     const uint64_t mask = s->align - 1;
@@ -52,6 +52,7 @@ bool sg_stream_take(sg_stream *s, sg_stream_read *r, uint32_t skip) {
         last = part;
     }
     s->flying[prefetch]++;
+    s->flying_bytes[prefetch] += r->total;
     sg_stream_counts *const c = &s->counts;
     *(prefetch ? &c->prefetch_bytes : &c->demand_bytes) += r->total;
     *(prefetch ? &c->prefetch_reads : &c->demand_reads) += 1;
@@ -141,6 +142,7 @@ void sg_stream_end(sg_stream *s, sg_stream_read *r, sg_stream_ended *sum) {
         atomic_store_explicit(&f->state, state, memory_order_release);
     }
     sum->reads[r->prefetch]++;
+    sum->bytes[r->prefetch] += r->total;
     sum->fetches += r->n;
     sum->retried += r->retried;
 }
@@ -148,7 +150,10 @@ void sg_stream_end(sg_stream *s, sg_stream_read *r, sg_stream_ended *sum) {
 void sg_stream_settle(sg_stream *s, sg_stream_ended *sum) {
     if (sum->fetches == 0) return;
     pthread_mutex_lock(&s->lock);
-    for (int q = 0; q < 2; q++) s->flying[q] -= sum->reads[q];
+    for (int q = 0; q < 2; q++) {
+        s->flying[q] -= sum->reads[q];
+        s->flying_bytes[q] -= sum->bytes[q];
+    }
     s->counts.retried += sum->retried;
     atomic_fetch_add_explicit(&s->ended, sum->fetches, memory_order_acq_rel); /* none flies that is not counted: who drains can tell */
     pthread_mutex_unlock(&s->lock);

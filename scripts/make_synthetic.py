@@ -23,6 +23,7 @@ SHAPES = {  # layers, model width, FFN width, heads, KV heads, vocabulary, conte
     "mistral-7b": (32, 4096, 14336, 32, 8, 32000, 32768, 1e6, False),
     "llama-7b": (32, 4096, 11008, 32, 32, 32000, 4096, 1e4, False),
     "llama-13b": (40, 5120, 13824, 40, 40, 32000, 4096, 1e4, False),
+    "mixtral-47b": (32, 4096, 8 * 14336, 32, 8, 32000, 32768, 1e6, False),  # all experts of a layer as one sparse FFN
     "tiny": (2, 256, 1024, 8, 4, 512, 512, 1e4, False),  # for tests
 }
 ALIGN = 32
