@@ -39,7 +39,8 @@ bool sg_ffn_by_neurons(const sg_ffn *f) {
 static void judge_ahead(sg_ffn_store *s) {
     const uint64_t useful = s->finds.ahead + s->finds.late;
     const bool was_trial = s->ahead.until > 0 && !s->ahead.rests;
-    if (s->run < s->ahead.until) return;
+    if (s->no_cache) s->ahead.rests = true;
+    if (s->no_cache || s->run < s->ahead.until) return;
     s->ahead.rests = was_trial && (double)(useful - s->ahead.useful) < SG_AHEAD_TRUE * (double)(s->finds.predicted - s->ahead.predicted);
     s->ahead.until = s->run + (s->ahead.rests ? SG_AHEAD_REST : SG_AHEAD_TRIAL);
     s->ahead.predicted = s->finds.predicted;
@@ -49,7 +50,10 @@ static void judge_ahead(sg_ffn_store *s) {
 void sg_ffn_store_begin(sg_ffn_store *s, bool by_neurons) {
     s->run++;
     if (by_neurons) judge_ahead(s);
-    for (uint32_t i = 0; by_neurons && s->homes[i].store; i++) sg_neuron_cache_begin(&s->homes[i].cache);
+    for (uint32_t i = 0; by_neurons && s->homes[i].store; i++) {
+        sg_neuron_cache_begin(&s->homes[i].cache);
+        if (s->no_cache && s->n_active == 0) sg_neuron_cache_clear(&s->homes[i].cache); /* nothing is on its way into a slot */
+    }
 }
 
 void sg_ffn_store_sweep(sg_ffn_store *s) {

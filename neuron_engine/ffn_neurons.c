@@ -293,20 +293,20 @@ void sg_ffn_run_neurons(sg_ffn *f, uint32_t layer, const sg_acts *x, const sg_ac
     uint32_t i;
     for (uint32_t g = 0; thread == 0 && g < groups; g++) atomic_store_explicit(&f->group_state[g], SG_FFN_GROUP_NEW, memory_order_relaxed);
     sg_team_barrier(team);
-    const bool top_k = f->policy.top_k > 0;
-    if (top_k) {
+    const bool top_k = f->policy.top_k > 0, gates_first = top_k || t.store->no_pipeline;
+    if (gates_first) {
         while (sg_team_next(team, groups, &i)) {
             const uint32_t g = (begin + i) % groups;
             if (!gates(&t, seen, g * per, (g + 1) * per < n ? (g + 1) * per : n)) memset(f->gate, 0, n * l->bundle.l.per_cluster * sizeof *f->gate);
         }
         sg_team_barrier(team);
-        if (thread == 0) f->token_cut[0] = sg_ffn_top_k_cut(f, l, 0, f->at);
+        if (thread == 0 && top_k) f->token_cut[0] = sg_ffn_top_k_cut(f, l, 0, f->at);
         sg_team_barrier(team);
     }
-    while (sg_team_next(team, 2 * groups, &i)) {
+    while (sg_team_next(team, t.store->no_pipeline ? groups : 2 * groups, &i)) {
         const uint32_t g = (begin + i) % groups, c0 = g * per, c1 = c0 + per < n ? c0 + per : n;
-        if (i < groups) first_visit(&t, seen, !top_k, g, c0, c1);
-        else second_visit(&t, g, c0, c1);
+        if (i < groups) first_visit(&t, seen, !gates_first, g, c0, c1);
+        if (i >= groups || t.store->no_pipeline) second_visit(&t, g, c0, c1);
     }
     sg_team_barrier(team);
     if (thread == 0) { /* what was predicted and not needed; not before the barrier, since somebody may just be about to wait for it */

@@ -40,8 +40,9 @@ from gguf_file import GgufFile
 MIB = figures.MIB
 HEAD = ("run", "budget, MiB", "tokens/s (min-max)", "of resident", "times llama.cpp", "MiB a token", "reads a token", "in RAM / ahead, %",
         "waiting, %", "ms P50 / P90 / P99", "peak, MiB", "kills", "of bound")
-ABLATION = {"llama.cpp": "a. llama.cpp, mmap", "dense": "a. whole matrices streamed", "no prefetch": "c. + bundles and cache, no prefetch",
-            "lossless": "d. + prefetch", "predicted": "e. + predicted neurons only"}
+ABLATION = {"llama.cpp": "a. llama.cpp, mmap", "dense": "a. whole matrices streamed", "bundles": "b. + bundles", "cache": "c. + cache", "no prefetch": "d. + pipeline",
+            "lossless": "e. + prefetch", "predicted": "f. + predicted neurons only"}
+SWITCHES = {"bundles": ["--no-cache", "--no-pipeline", "--no-prefetch"], "cache": ["--no-pipeline", "--no-prefetch"], "no prefetch": ["--no-prefetch"]}
 
 
 class Run:
@@ -61,7 +62,7 @@ class Run:
         command = [args.sparsegen, "bench", "--no-limits", "--stats", "-m", args.gguf if self.kind == "dense" else args.bin, "-p", "0",
                    "-n", str(tokens), "-t", str(args.threads), "-r", "1", "-o", "json", "--warm", str(args.warm), "--ids", ids]
         command += ["--ram", f"{self.budget // MIB}M"] if self.budget else []
-        command += ["--no-prefetch"] if self.kind == "no prefetch" else []
+        command += SWITCHES.get(self.kind, [])
         return command + (["--lossy", self.lossy] if self.lossy else []) + (["--io", args.io] if args.io else [])
 
     def measure(self, args, place, ids, short=False):
@@ -142,7 +143,7 @@ def runs_of(args, budgets):
             out.append(Run("llama.cpp", label, budget))
         if args.ablation:
             out += [Run("dense", label, budget)] if args.gguf else []
-            out.append(Run("no prefetch", label, budget))
+            out += [Run(kind, label, budget) for kind in SWITCHES]
         out.append(Run("lossless", label, budget))
         out += [Run("predicted", label, budget, lossy) for lossy in args.lossy]
     return out
@@ -192,8 +193,6 @@ def report(args, runs, record, drive):
     for run in runs:
         name = ABLATION.get(run.kind, run.kind) if args.ablation else run.kind
         print("| " + " | ".join(row_of(run, runs, record, drive, name + (f" {run.lossy}" if run.lossy else ""))) + " |")
-    if args.ablation:
-        print("\nb, bundles without a cache, is left out: the program has no switch for it.")
     if drive and drive["sequential"]:
         more = f", {drive['iops']:.0f} random reads of {record} bytes a second" if drive["iops"] else ""
         print(f"\ndrive ({drive['how']}): {drive['sequential'] / 1e6:.0f} MB/s in order{more}")

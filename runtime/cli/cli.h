@@ -59,7 +59,7 @@ typedef struct cli_model {
     int cpu_mask; /* index of the choice, 0: the best there is */
     int ffn;      /* index of the choice, equal to sg_ffn_mode */
     cli_list lossy;
-    bool quiet, stats, pin, no_prefetch;
+    bool quiet, stats, pin, no_prefetch, no_cache, no_pipeline;
     uint64_t ram;      /* bytes, 0: the library's choice */
     const char *trace; /* file for a trace, or NULL */
     bool vocab_only; /* the command needs no weights */
@@ -85,6 +85,8 @@ extern const char *const cli_kv_choices[], *const cli_io_choices[], *const cli_c
     { "ram", 0, CLI_SIZE, &(m)->ram, "SIZE",                                                                            \
       "the most memory to take, as 800M or 2G; what does not fit is read while computing (default: what is available)" }, \
     { "no-prefetch", 0, CLI_FLAG, &(m)->no_prefetch, NULL, "read neurons only when they are known to be needed" },       \
+    { "no-cache", 0, CLI_FLAG, &(m)->no_cache, NULL, "read neurons again for every token (to measure what the cache brings)" }, \
+    { "no-pipeline", 0, CLI_FLAG, &(m)->no_pipeline, NULL, "do not compute while a layer's neurons are read (to measure the same)" }, \
     { "trace", 0, CLI_STR, &(m)->trace, "FILE", "write reads, waits and steps as a Chrome trace (with a model larger than --ram)" }, \
     { "pin", 0, CLI_FLAG, &(m)->pin, NULL, "ask for each thread to stay on a core of its own" },                         \
     { "batch", 'b', CLI_INT, &(m)->batch, "N", "prompt tokens evaluated together (default 128)", 0, 65536 },           \

@@ -168,6 +168,8 @@ int cli_open_model(cli_model *m, uint64_t n_ctx) {
     o.ram = m->ram;
     o.session = &session;
     o.no_prefetch = m->no_prefetch;
+    o.no_cache = m->no_cache;
+    o.no_pipeline = m->no_pipeline;
     sg_error err;
     const sg_status s = sg_model_open(m->path, &o, &m->model, &err);
     cli_progress_end(&state.progress);

@@ -109,8 +109,11 @@ typedef struct sg_model_options {
     const struct sg_session_options *session; /* the session that is to fit; NULL: one with default options */
     bool no_prefetch; /* read neurons only when they are known to be needed; changes no result */
     const char *faults; /* of SG_IO_FAULT, see io/stream.h */
+    /* For measuring what each brings; neither changes a result. no_cache: every token reads the neurons that it needs again (and nothing is
+     * read from predictions); no_pipeline: a layer's reads start when all its gates are computed, and nothing is computed meanwhile. */
+    bool no_cache, no_pipeline;
 } sg_model_options;
-#define SG_MODEL_OPTIONS_INIT { sizeof(sg_model_options), SG_IO_AUTO, NULL, NULL, NULL, NULL, false, 0, NULL, false, NULL }
+#define SG_MODEL_OPTIONS_INIT { sizeof(sg_model_options), SG_IO_AUTO, NULL, NULL, NULL, NULL, false, 0, NULL, false, NULL, false, false }
 
 /* Facts about an open model. Strings live as long as the model. */
 typedef struct sg_model_info {

@@ -164,6 +164,12 @@ class Grid(Case):
                 count += 1
                 print(f'{count}: {ram} {engine} prefetch {prefetch}, {threads} threads, batch {batch}: same bits', flush=True)
 
+    def test_parts_switched_off(self):
+        for batch, threads, more in itertools.product((1, 128), (1, 2, 3), (('--no-cache',), ('--no-pipeline',), ('--no-cache', '--no-pipeline', '--no-prefetch'))):
+            self.assertTrue(self.check_one(model('small.bin'), ('-p', PROMPTS[1]), 0.5, 'uring', True, threads, batch, more))
+        _, said = within(model('small.bin'), ('-p', PROMPTS[1]), 0.5, '-b', 1, '--no-cache', '--stats')
+        self.assertRegex(said, r' 0\.0 % in the cache, 0\.0 % read ahead')
+
     def test_lossy_choices(self):
         path, prompt = model('calibrated.bin'), ('-p', PROMPTS[2])
         for more in ('--lossy', 'topk=100'), ('--lossy', 'threshold=0.3'), ('--lossy', 'predict=0.9'), ('--lossy', 'predict=0.9', '--ffn', 'sparse'):

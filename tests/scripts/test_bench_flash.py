@@ -46,7 +46,8 @@ elif args == ["--version"]:
 else:
     said = json.load(open(folder + "/said"))
     run = ("llama.cpp" if "llama_cpp_bench.py" in args[0] else "resident" if "--ram" not in args and "--lossy" not in args
-           else "fewer" if "--ram" not in args else "dense" if ".gguf" in " ".join(args) else "no prefetch" if "--no-prefetch" in args
+           else "fewer" if "--ram" not in args else "dense" if ".gguf" in " ".join(args) else "bundles" if "--no-cache" in args
+           else "cache" if "--no-pipeline" in args else "no prefetch" if "--no-prefetch" in args
            else "predicted" if "--lossy" in args else "lossless")
     n = int(args[args.index("-n") + 1])
     seconds, whole, short = said[run]
@@ -208,7 +209,7 @@ class Script(unittest.TestCase):
         write_model(self.tmp / "m.gguf", 100 * MIB, GGUF)
         whole, short = (STATS.format(tokens=n, demand=d, reads=r) for n, d, r in ((12, 77.0, 5900), (5, 70.0, 1700)))
         self.said = {"resident": [0.5, RESIDENT, ""], "fewer": [0.4, RESIDENT, ""], "llama.cpp": [8, "", ""],
-                     "dense": [4, whole, short], "no prefetch": [2, whole, short],
+                     "dense": [4, whole, short], "bundles": [3.2, whole, short], "cache": [2.5, whole, short], "no prefetch": [2, whole, short],
                      "lossless": [1, whole, short], "predicted": [0.8, whole, short]}
 
     def run_script(self, *args):
@@ -245,11 +246,12 @@ class Script(unittest.TestCase):
     def test_ablation(self):
         done, calls, rows = self.run_script("--gguf", self.tmp / "m.gguf", "--ablation", "--repeat", 1)
         self.assertEqual(done.returncode, 0, done.stderr)
-        self.assertEqual([row[0].split(".")[0] for row in rows], ["resident", "a", "a", "c", "d"])
+        self.assertEqual([row[0].split(".")[0] for row in rows], ["resident", "a", "a", "b", "c", "d", "e"])
         self.assertEqual({row[1] for row in rows[1:]}, {"96 (FFN 50 %)"})
-        self.assertEqual([row[2].split()[0] for row in rows], ["16.00", "0.50", "2.00", "4.00", "8.00"])
-        self.assertIn("b, bundles without a cache, is left out", done.stdout)
-        self.assertEqual(sum("--no-prefetch" in call for call in calls), 2)
+        self.assertEqual([row[2].split()[0] for row in rows], ["16.00", "0.50", "2.00", "2.50", "3.20", "4.00", "8.00"])
+        self.assertEqual(sum("--no-prefetch" in call for call in calls), 6)
+        self.assertEqual(sum("--no-pipeline" in call for call in calls), 4)
+        self.assertEqual(sum("--no-cache" in call for call in calls), 2)
 
     def test_failures(self):
         self.said["llama.cpp"][0] = -1
