@@ -157,7 +157,7 @@ class Grid(Case):
         with open(os.environ['SG_GRID_IDS'], encoding='ascii') as f:
             ids = f.read().split()
         for i, ram in itertools.product(range(3), os.environ['SG_GRID_RAM'].split(',')):
-            prompt = ('--tokens', ' '.join(ids[20 * i:20 * i + 10]))
+            prompt = ('--tokens', ' '.join(ids[20 * i:20 * i + 6]))
             for engine, prefetch, threads in itertools.product(ENGINES, (True, False), (1, 2, 3)):
                 batch = (1, 128)[(i + threads) % 2]
                 self.check_one(path, prompt, ram, engine, prefetch, threads, batch)
