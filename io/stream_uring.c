@@ -151,13 +151,14 @@ static uint32_t reap(uring *u) {
     sg_stream_ended sum = { 0 };
     struct io_uring_cqe *cqe;
     uint32_t n_landed = 0, n_back = 0;
+    const unsigned ready = io_uring_cq_ready(&u->ring);
     unsigned head, n = 0;
-    if (!io_uring_cq_ready(&u->ring)) return 0;
-    pthread_mutex_lock(&u->s->lock); /* what was written to the slots under it is seen now */
+    if (ready == 0) return 0;
+    pthread_mutex_lock(&u->s->lock); /* what was written to the slots of these reads under it is seen now */
     pthread_mutex_unlock(&u->s->lock);
     io_uring_for_each_cqe(&u->ring, head, cqe) {
         const uint32_t slot = (uint32_t)(uintptr_t)io_uring_cqe_get_data(cqe);
-        n++;
+        if (n++ == ready) break; /* came later */
         if (sg_stream_tried(u->s, &u->slots[slot], cqe->res)) {
             u->back[n_back++] = slot;
         } else {
@@ -165,7 +166,7 @@ static uint32_t reap(uring *u) {
             u->landed[n_landed++] = slot;
         }
     }
-    io_uring_cq_advance(&u->ring, n);
+    io_uring_cq_advance(&u->ring, ready);
     pthread_mutex_lock(&u->s->lock);
     while (n_back) u->again[u->n_again++] = u->back[--n_back];
     while (n_landed) {
@@ -174,7 +175,7 @@ static uint32_t reap(uring *u) {
     }
     pthread_mutex_unlock(&u->s->lock);
     sg_stream_settle(u->s, &sum);
-    return n;
+    return ready;
 }
 
 /* ---- without a ring ---------------------------------------------------------------------------------------------- */
