@@ -338,7 +338,8 @@ START_TEST(ring_outlives_threads) {
         sg_fetch f[32];
         pthread_t id;
         make_some(s, f, 32);
-        ck_assert_int_eq(pthread_create(&id, NULL, submit_and_end, &(waiting) { s, f }), 0);
+        waiting w = { s, f };
+        ck_assert_int_eq(pthread_create(&id, NULL, submit_and_end, &w), 0);
         pthread_join(id, NULL);
         for (int i = 0; i < 32; i++) {
             sg_stream_wait(s, &f[i]);
