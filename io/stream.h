@@ -86,7 +86,7 @@ void sg_stream_wait(sg_stream *s, sg_fetch *f);
  * ended, whatever their state. */
 uint32_t sg_stream_count(const sg_stream *s);
 void sg_stream_wait_news(sg_stream *s, uint32_t seen);
-/* Looks at once what has ended, and starts what waits for that, where no thread of the stream's own does; never blocks. */
+/* Looks at once what has ended, and starts what waits for that, where no thread of the stream's own does. Never blocks for I/O. */
 void sg_stream_poll(sg_stream *s);
 /* Until nothing is queued or flying; prefetches that wait are dropped. */
 void sg_stream_drain(sg_stream *s);

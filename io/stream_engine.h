@@ -1,8 +1,8 @@
 /* Private side of the stream: what it keeps, what it does for the lanes of an engine, and what an engine must offer.
  *
  * A lane is what performs reads: a thread of the pread pool, or a slot of the ring. It takes a read (a fetch and its neighbours), tries
- * it until it ended, and tells the stream. Queues, the reserve for demands, merging, short
- * reads, retries, failures and counts are written once, here and in stream.c, stream_read.c. */
+ * it until it ended, and tells the stream. Queues, the reserve for demands, merging, short reads, retries, failures and counts are written
+ * once, here and in stream.c, stream_read.c. */
 #ifndef SG_IO_STREAM_ENGINE_H
 #define SG_IO_STREAM_ENGINE_H
 

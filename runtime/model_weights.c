@@ -167,8 +167,7 @@ static sg_status load(sg_model *m, sg_loader *l, const sg_model_options *o, cons
     if (r->streams) wo.chunk_bytes = (size_t)1 << 20;
     SG_TRY(sg_weights_load(&m->weights, l, &m->desc, &wo, err));
     if (!r->streams) return SG_OK;
-    const sg_status s = sg_streaming_create(&m->weights.streaming, r, &m->weights, l, &m->desc, &wo, err);
-    if (s != SG_OK) return s;
+    SG_TRY(sg_streaming_create(&m->weights.streaming, r, &m->weights, l, &m->desc, &wo, err));
     m->weights.streaming->store.no_cache = o->no_cache;
     m->weights.streaming->store.no_pipeline = o->no_pipeline;
     return SG_OK;

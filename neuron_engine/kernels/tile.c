@@ -93,8 +93,6 @@ static void unpack_block(const field *f, uint32_t mr, uint32_t lane, const uint8
     }
 }
 
-/* Block b of a whole tile: granule by granule, the lanes inside, so that the writes go straight on. With mr and the size as constants
- * this is a few instructions for each word; streamed matrices are packed again for every token. */
 static inline void pack_words(const field *f, uint32_t mr, uint32_t size, uint8_t *d, const uint8_t *block, size_t row_bytes) {
     for (uint32_t i = 0; i < f->count; i++, d += (size_t)size * mr) {
         const uint8_t *s = block + granule_at(f, i);
@@ -102,6 +100,8 @@ static inline void pack_words(const field *f, uint32_t mr, uint32_t size, uint8_
     }
 }
 
+/* A block of every row of a whole tile: granule by granule, the lanes inside, so that the writes go straight on. With mr and the size as
+ * constants this is a few instructions for each word; streamed matrices are packed again for every token. */
 static inline void pack_group(const field *f, uint32_t mr, uint8_t *group, const uint8_t *block, size_t row_bytes) {
     for (; f->count; group += (size_t)f->count * f->size * mr, f++) {
         if (f->order == TRANSPOSED)

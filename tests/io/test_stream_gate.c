@@ -3,6 +3,7 @@
 #include "tests/io/stream_fixture.h"
 
 #include "io/reader_engine.h"
+#include "io/stream_engine.h"
 #include "sg_config.h"
 
 #include <errno.h>
@@ -287,6 +288,27 @@ START_TEST(ring_reserve) {
 }
 END_TEST
 
+/* Of large reads ahead fewer are under way than there are slots for; a demand does not count. */
+START_TEST(few_bytes_ahead) {
+    permit(NO_GATE);
+    sg_stream *s = open_one(SG_IO_URING, 0, 64);
+    sg_fetch f[13];
+    for (int i = 0; i < 12; i++) f[i] = make_fetch(s, 0, 0, SIZE);
+    f[12] = make_fetch(s, 0, 0, 4096);
+    atomic_store(&ring_full, true);
+    submit_all(s, f, 12, true);
+    ck_assert_int_eq(in_state(f, 12, SG_FETCH_FLYING), SG_STREAM_AHEAD / SIZE);
+    submit_one(s, &f[12], false);
+    ck_assert_int_eq(sg_fetch_get(&f[12]), SG_FETCH_FLYING);
+    atomic_store(&ring_full, false);
+    for (int i = 0; i < 13; i++) {
+        sg_stream_wait(s, &f[i]);
+        check_fetch(s, &f[i]);
+    }
+    finish(s, f, 13);
+}
+END_TEST
+
 typedef struct waiting {
     sg_stream *s;
     sg_fetch *f;
@@ -436,7 +458,8 @@ int main(void) {
 #if SG_HAVE_LIBURING
     if (have_uring) {
         tcase_add_test(tc, ring_leads);
-    tcase_add_test(tc, ring_outlives_threads);
+        tcase_add_test(tc, ring_outlives_threads);
+        tcase_add_test(tc, few_bytes_ahead);
         tcase_add_test(tc, ring_reserve);
         tcase_add_loop_test(tc, ring_is_lost, 0, 2);
     }
