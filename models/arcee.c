@@ -1,7 +1,6 @@
-/* Arcee (AFM): a llama layer whose feed-forward block has no gate, out = down(max(up x, 0)^2), so that its neurons are sparse by
- * nature. GGUF naming as in llama.cpp. */
-#include "models/decoder_tensors.h"
+/* Arcee (AFM): a llama layer whose feed-forward block has no gate, out = down(max(up x, 0)^2), so that its neurons are sparse by nature. */
+#include "models/rules.h"
 
-static const sg_tensor_rule arcee_tensors[] = { SG_DECODER_TENSORS_UNGATED };
+static const sg_tensor_rule arcee_tensors[] = { SG_TENSORS_EMBEDDING, SG_TENSORS_ATTENTION, SG_TENSORS_FFN_NORM, SG_TENSORS_UNGATED };
 
-const sg_arch sg_arch_arcee = { "arcee", SG_ROPE_ADJACENT, SG_FFN_RELU2, arcee_tensors, sizeof arcee_tensors / sizeof *arcee_tensors };
+const sg_arch sg_arch_arcee = { .name = "arcee", SG_ARCH_TENSORS(arcee_tensors), .ffn_act = SG_FFN_RELU2 };

@@ -14,16 +14,22 @@ typedef struct sg_matrix_away {
     uint32_t item[2]; /* first item in each of the belt's programs */
 } sg_matrix_away;
 
-/* y = W x. `data` is not owned (it lies in the model's region), 64-byte aligned. */
+/* y = W x. `data` is not owned (it lies in the model's region), 64-byte aligned. Tensors of experts and of heads hold n of them. */
 typedef struct sg_matrix {
     const sg_mat_kernel *kernel; /* NULL: no such matrix */
     const void *data;
     uint32_t rows, k;
+    uint32_t n;                 /* matrices of the tensor; 0 stands for 1 */
+    size_t apart;               /* bytes from one to the next */
     const sg_matrix_away *away; /* not NULL: data is */
 } sg_matrix;
 
 /* Bytes of the matrix as `kernel` wants it. */
 size_t sg_matrix_bytes(const sg_mat_kernel *kernel, uint32_t rows, uint32_t k);
+/* Matrix i of a tensor that holds several. */
+static inline sg_matrix sg_matrix_at(const sg_matrix *w, uint32_t i) {
+    return (sg_matrix) { .kernel = w->kernel, .data = (const char *)w->data + i * w->apart, .rows = w->rows, .k = w->k };
+}
 
 /* Rows are handed to threads in clusters of so many; a multiple of every kernel's tile. */
 #define SG_ROW_CLUSTER 32u

@@ -5,20 +5,30 @@
 #include <stdatomic.h>
 
 #include "neuron_engine/attention.h"
+#include "neuron_engine/experts.h"
+#include "neuron_engine/recurrent.h"
 #include "neuron_engine/rope.h"
+#include "neuron_engine/router.h"
 #include "runtime/base/team.h"
 #include "runtime/streaming.h"
+
+/* Rotary embeddings of a model: of layers that see all, while the context is not longer than the original one, and beyond (with the
+ * divisors for long contexts, if the file has them); of layers with a window. n_rot 0: there is none of the kind. */
+typedef enum sg_rope_kind { SG_ROPES_MAIN, SG_ROPES_LONG, SG_ROPES_WINDOW, SG_ROPES } sg_rope_kind;
 
 /* What an executor reads of a model; immutable. */
 typedef struct sg_exec_model {
     const sg_hparams *hp;
+    const sg_layer_params *layer; /* [n_layer] */
     const sg_weights *weights;
     const sg_plan *plan;
     const sg_kernels *kernels;
-    const sg_rope *rope;
-    bool pred_residual;         /* as in sg_model_desc */
-    const float *ffn_threshold; /* [n_layer] or NULL, likewise */
-    sg_streaming *streaming;    /* of a model that is not all in RAM, else NULL */
+    const sg_rope *ropes;         /* [SG_ROPES] */
+    sg_norm_kind norm;
+    bool gated_attention, value_heads_mod; /* as in sg_arch */
+    bool pred_residual;           /* as in sg_model_desc */
+    const float *ffn_threshold;   /* [n_layer] or NULL, likewise */
+    sg_streaming *streaming;      /* of a model that is not all in RAM, else NULL */
 } sg_exec_model;
 
 typedef struct sg_exec_options {
@@ -29,15 +39,22 @@ typedef struct sg_exec_options {
 
 typedef struct sg_exec {
     sg_exec_model m;
-    sg_attention att;
+    sg_attention *att;             /* [n_layer], owned */
     sg_team *team;
     uint32_t n_batch, n_ctx;
     sg_region memory;              /* everything below lies in it */
     float *f32[SG_BUFS];           /* [n_batch][width]; LOGITS is set per run */
     sg_acts acts[SG_BUFS];         /* 8-bit form of the acts buffers */
-    float *rope_table;             /* [n_batch][2 * n_rot] */
+    const sg_rope *rope[2];        /* of layers without and with a window */
+    float *rope_table[2];          /* [n_batch][2 * n_rot] */
     sg_attention_scratch *attention; /* [threads] */
     float *attention_parts;        /* of one token, see sg_attention_part */
+    sg_acts *head_acts;            /* [threads], inputs of one head; where there are steps of that kind */
+    float *delta_gates;            /* [2][n_batch][n_value_heads] */
+    sg_router router;
+    uint32_t *route_expert;        /* [n_batch][n_expert_used] */
+    float *route_weight, *route_scratch;
+    sg_experts experts;            /* when they are matrices */
     sg_ffn ffn;                    /* when the model has neuron bundles */
     /* when not all is in RAM */
     uint8_t *scratch;              /* [threads][scratch_bytes], packed rows of an item */
@@ -53,10 +70,15 @@ uint64_t sg_exec_bytes(const sg_exec_model *m, const sg_exec_options *o);
 SG_NODISCARD sg_status sg_exec_init(sg_exec *e, const sg_exec_model *m, const sg_exec_options *o, sg_error *err);
 void sg_exec_finish(sg_exec *e);
 
-/* Evaluates tokens[0..n), n <= n_batch, at positions pos .. pos + n - 1; keys and values go into `kv`. The logits of the last
- * n_keep tokens are written to logits[n_keep][n_vocab] (n_keep may be 0). `cancel` is looked at once per layer: SG_E_CANCELLED
- * leaves the cache as if nothing had been evaluated. Ids must be below n_vocab. */
-SG_NODISCARD sg_status sg_exec_run(sg_exec *e, sg_kv_cache *kv, const int32_t *tokens, uint32_t n, uint32_t pos, uint32_t n_keep,
-                                   float *logits, atomic_bool *cancel, sg_error *err);
+/* What the layers keep of the past: attention[n_layer] (sg_kv_init), recurrent[n_layer] (sg_recurrent_init). */
+void sg_exec_attention_layers(const sg_exec_model *m, sg_attention *out);
+void sg_exec_recurrent_layers(const sg_exec_model *m, sg_recurrent_shape *out);
+
+/* Evaluates tokens[0..n), n <= n_batch, at positions pos .. pos + n - 1; keys and values go into `kv`, recurrent layers go on from
+ * `state`. The logits of the last n_keep tokens are written to logits[n_keep][n_vocab] (n_keep may be 0). `cancel` is looked at once per
+ * layer: SG_E_CANCELLED, like any failure, leaves the positions before `pos` in the cache as they were, and a state that is of no use.
+ * Ids must be below n_vocab. */
+SG_NODISCARD sg_status sg_exec_run(sg_exec *e, sg_kv_cache *kv, sg_recurrent_state *state, const int32_t *tokens, uint32_t n, uint32_t pos,
+                                   uint32_t n_keep, float *logits, atomic_bool *cancel, sg_error *err);
 
 #endif

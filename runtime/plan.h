@@ -6,25 +6,40 @@
 #include "runtime/weights.h"
 
 typedef enum sg_op {
-    SG_OP_EMBED,    /* x = embedding of the tokens */
-    SG_OP_NORM,     /* x += branch (if add); out = rmsnorm(x) * norm */
-    SG_OP_MATMUL,   /* up to 3 matrices over one input */
+    SG_OP_EMBED,    /* x = embedding of the tokens, times embd_scale, plus that of the positions, if they are learned */
+    SG_OP_NORM,     /* x += residual_scale * branches (if add), each behind its own norm; out = norm of values of `in` */
+    SG_OP_MATMUL,   /* some matrices over one input */
     SG_OP_ROPE,     /* per head: norm of q and k (if the model has one), rotary, k and v into the cache */
+    SG_OP_LATENT,   /* the same for compressed keys and values: the latent vector is both */
+    SG_OP_HEADS,    /* a matrix per head, each over its own part of the input */
     SG_OP_ATTENTION,
+    SG_OP_CONV,     /* gated short convolution: att = c * conv(b * x) */
+    SG_OP_DELTA,    /* gated delta net: att = norm(delta rule over conv(qkv)) * silu(z) */
     SG_OP_ACTIVATE, /* hidden = act(gate, up); ungated: act(up) */
+    SG_OP_ROUTE,    /* which experts each token uses, from the router's products */
+    SG_OP_EXPERTS,  /* branch = sum over the chosen experts; matrices */
+    SG_OP_COMBINE,  /* branch += branch2, times the sigmoid of the shared gate, if there is one */
     SG_OP_AHEAD,    /* a guess of the layer's feed-forward input: reads of the neurons that its predictor names are started */
-    SG_OP_FFN,      /* a feed-forward layer of neuron bundles: branch = down(act(gate x, up x)) */
+    SG_OP_FFN,      /* a feed-forward unit of neuron bundles */
+    SG_OP_LOGITS,   /* scale and cap of the logits */
 } sg_op;
 
 /* Working buffers of a batch, [n][width] each. ACTS ones can also be held in 8 bit for quantised matrices. */
 typedef enum sg_buf {
-    SG_BUF_X,      /* residual stream, n_embd */
-    SG_BUF_BRANCH, /* output of attention or feed-forward, n_embd */
-    SG_BUF_Q, SG_BUF_K, SG_BUF_V, SG_BUF_GATE, SG_BUF_UP,
-    SG_BUF_NORMED, /* acts, n_embd */
-    SG_BUF_ATT,    /* acts, n_head * head_dim_v */
-    SG_BUF_HIDDEN, /* acts, n_ff */
-    SG_BUF_LOGITS, /* n_vocab, the caller's */
+    SG_BUF_X,       /* acts: residual stream, n_embd */
+    SG_BUF_BRANCH,  /* what a half of a layer adds, n_embd */
+    SG_BUF_BRANCH2, /* of shared experts, or of attention where both halves run side by side */
+    SG_BUF_PROJ,    /* q, k, v; or what a recurrent layer starts from */
+    SG_BUF_SIDE,    /* besides: compressed q, then compressed k and v; or z, b, a of a delta net */
+    SG_BUF_LATENT_Q, /* queries as the latent keys want them */
+    SG_BUF_LATENT,  /* what attention over latent vectors gives */
+    SG_BUF_GATE_UP, /* gate, up */
+    SG_BUF_ROUTER,  /* products of the router; one more: of the shared gate */
+    SG_BUF_NORMED,  /* acts, n_embd */
+    SG_BUF_SMALL,   /* acts, n_q_lora */
+    SG_BUF_ATT,     /* acts, what the mixer gives, before its output matrix */
+    SG_BUF_HIDDEN,  /* acts, neurons */
+    SG_BUF_LOGITS,  /* n_vocab, the caller's */
     SG_BUFS
 } sg_buf;
 
@@ -32,20 +47,31 @@ typedef struct sg_product {
     const sg_weight *w;
     const float *bias; /* or NULL */
     sg_buf out;
+    uint32_t at; /* first value in a token's part of `out` */
 } sg_product;
 
 typedef struct sg_step {
     sg_op op;
     uint32_t layer;
-    sg_buf in, out;     /* out: of NORM, ATTENTION, ACTIVATE */
+    sg_buf in, out;
+    uint32_t width;     /* values of a token in `out`, of steps that make acts; they lie without gaps */
+    uint32_t at, n;     /* NORM, HEADS: first value of `in`, and how many (per head); ACTIVATE: neurons */
     bool quantise;      /* a matrix that reads `out` wants 8-bit activations */
+    bool quantise_x;    /* NORM: one reads X itself */
     bool lanes;         /* neuron bundles read `out` (sg_lane_acts) */
-    bool add;           /* NORM */
-    bool gated;         /* ACTIVATE: else there is no gate */
+    bool add, add_both; /* NORM: BRANCH; and BRANCH2 */
+    bool gated;         /* ACTIVATE: there is a gate. COMBINE: likewise */
     bool last_only;     /* only tokens whose logits are kept */
-    const float *norm;  /* NORM */
-    const float *q_norm, *k_norm; /* ROPE, or NULL */
-    sg_product product[3];
+    const float *norm, *norm_bias; /* NORM, AHEAD; NULL: none */
+    const float *post_norm;        /* NORM: of the branch that is added */
+    const float *q_norm, *k_norm;  /* ROPE; LATENT: k_norm of the latent vector */
+    bool norm_whole;               /* ROPE: of all heads together */
+    const float *select_bias;      /* ROUTE, or NULL */
+    const sg_weight *w;            /* HEADS */
+    uint32_t head_in, head_out;    /* HEADS: values from one head to the next in `in` and `out` */
+    uint32_t unit;                 /* FFN */
+    bool routed;
+    sg_product product[4];
     uint32_t n_products;
 } sg_step;
 

@@ -19,7 +19,10 @@ static bool report(void *user, uint64_t done, uint64_t total) {
 }
 
 static bool is_direct(const sg_load_job *j) {
-    return j->raw || (j->kernel ? !j->kernel->pack : j->info->type == SG_DTYPE_F32);
+    if (j->raw) return true;
+    if (!j->kernel) return j->info->type == SG_DTYPE_F32;
+    const bool whole = j->rows.n == 1 || j->dst->m.apart == sg_dtype_bytes(sg_dtype_get(j->info->type), j->info->ne[0]) * j->rows.rows;
+    return !j->kernel->pack && !j->rows.turn && j->rows.apart == j->rows.rows && whole;
 }
 
 /* Tensors that are used as they lie in the file: straight into the region, all in flight together. */
@@ -40,21 +43,63 @@ static sg_status load_direct(sg_loader *l, sg_reader *r, char *base, sg_error *e
     return s;
 }
 
+/* Reads rows row .. row + n - 1 of a tensor into the bounce buffer. */
+static sg_status read_rows(sg_loader *l, sg_reader *r, const sg_load_job *j, size_t row_bytes, uint32_t row, uint32_t n, char *bounce, sg_error *err) {
+    const sg_read read = { j->info->file, j->info->offset + row * (uint64_t)row_bytes, bounce, n * row_bytes };
+    SG_TRY(sg_reader_read_all(r, &read, 1, report, l, err));
+    l->done += read.size;
+    return SG_OK;
+}
+
+static size_t row_bytes_of(const sg_load_job *j) { return (size_t)(j->info->n_bytes / (j->info->ne[1] * j->info->ne[2])); }
+
+/* Matrix i of a tensor, turned: its rows are all in the bounce buffer, and become columns of a matrix of halves or floats. */
+static sg_status turn(const sg_load_job *j, const char *bounce, size_t row_bytes, char *dst, sg_error *err) {
+    const uint32_t n_in = (uint32_t)j->info->ne[0], n = j->rows.rows;
+    const sg_mat_kernel *kernel = j->kernel;
+    float *row = malloc((n_in + (size_t)n_in * n) * sizeof *row), *turned = row + n_in;
+    uint8_t *raw = malloc((size_t)sg_dtype_bytes(sg_dtype_get(kernel->type), n) * n_in);
+    if (row && raw) {
+        for (uint32_t r = 0; r < n; r++) {
+            sg_dequantize(j->info->type, bounce + r * row_bytes, row, n_in);
+            for (uint32_t c = 0; c < n_in; c++) turned[(size_t)c * n + r] = row[c];
+        }
+        sg_quantize(kernel->type, turned, raw, (size_t)n_in * n);
+        if (kernel->pack) kernel->pack(dst, raw, n_in, n);
+        else memcpy(dst, raw, (size_t)sg_dtype_bytes(sg_dtype_get(kernel->type), n) * n_in);
+    }
+    free(raw);
+    const bool good = row && raw;
+    free(row);
+    return good ? SG_OK : sg_fail(err, SG_E_NOMEM, "out of memory to turn tensor %s", j->info->name);
+}
+
 /* Tensors that change their form: some rows at a time through a bounce buffer. */
 static sg_status load_packed(sg_loader *l, sg_reader *r, const sg_load_job *j, char *bounce, char *dst, sg_error *err) {
-    const uint32_t k = (uint32_t)j->info->ne[0], rows = (uint32_t)j->info->ne[1];
-    const size_t row_bytes = j->info->n_bytes / rows;
-    const uint32_t mr = j->kernel ? j->kernel->mr : 1;
+    const uint32_t k = (uint32_t)j->info->ne[0];
+    const size_t row_bytes = row_bytes_of(j);
+    if (!j->kernel) {
+        const uint32_t rows = (uint32_t)(j->info->ne[1] * j->info->ne[2]), most = l->chunk / row_bytes > 0 ? (uint32_t)(l->chunk / row_bytes) : 1;
+        for (uint32_t row = 0; row < rows; row += most) {
+            const uint32_t n = rows - row < most ? rows - row : most;
+            SG_TRY(read_rows(l, r, j, row_bytes, row, n, bounce, err));
+            for (uint32_t i = 0; i < n; i++) sg_dequantize(j->info->type, bounce + i * row_bytes, (float *)(void *)dst + (size_t)(row + i) * k, k);
+        }
+        return SG_OK;
+    }
+    const uint32_t mr = j->kernel->mr;
     uint32_t step = (uint32_t)(l->chunk / row_bytes) / mr * mr;
     if (step == 0) step = mr;
-    for (uint32_t row = 0; row < rows; row += step) {
-        const uint32_t n = rows - row < step ? rows - row : step;
-        const sg_read read = { j->info->file, j->info->offset + row * row_bytes, bounce, n * row_bytes };
-        SG_TRY(sg_reader_read_all(r, &read, 1, report, l, err));
-        l->done += read.size;
-        if (j->kernel) j->kernel->pack(dst + sg_matrix_bytes(j->kernel, row, k), bounce, n, k);
-        else sg_dequantize(j->info->type, bounce, (float *)(void *)dst, k);
-    }
+    if (j->rows.turn) step = j->rows.rows;
+    for (uint32_t i = 0; i < j->rows.n; i++, dst += j->dst->m.apart)
+        for (uint32_t row = 0; row < j->rows.rows; row += step) {
+            const uint32_t n = j->rows.rows - row < step ? j->rows.rows - row : step;
+            SG_TRY(read_rows(l, r, j, row_bytes, j->rows.from + i * j->rows.apart + row, n, bounce, err));
+            char *at = j->rows.turn ? dst : dst + sg_matrix_bytes(j->kernel, row, k);
+            if (j->rows.turn) SG_TRY(turn(j, bounce, row_bytes, at, err));
+            else if (j->kernel->pack) j->kernel->pack(at, bounce, n, k);
+            else memcpy(at, bounce, n * row_bytes);
+        }
     return SG_OK;
 }
 
@@ -64,7 +109,7 @@ static size_t bounce_bytes(const sg_loader *l) {
     for (size_t i = 0; i < l->n_jobs; i++) {
         const sg_load_job *j = &l->jobs[i];
         if (j->away || is_direct(j)) continue;
-        const size_t row = j->info->n_bytes / j->info->ne[1], tile = row * (j->kernel ? j->kernel->mr : 1);
+        const size_t row = row_bytes_of(j), tile = row * (!j->kernel ? 1 : j->rows.turn ? j->rows.rows : j->kernel->mr);
         size_t need = tile > l->chunk ? tile : l->chunk;
         if (need > j->info->n_bytes) need = j->info->n_bytes;
         if (need > most) most = need;
@@ -93,12 +138,12 @@ static sg_status load_all(sg_loader *l, char *base, sg_error *err) {
 }
 
 /* The largest scale of every quantised down row, as they lie in the file. */
-static sg_status find_down_max(sg_weights *w, uint32_t n_layer, sg_error *err) {
+static sg_status find_down_max(sg_weights *w, sg_error *err) {
     size_t total = 0;
-    for (uint32_t i = 0; i < n_layer; i++) total += (size_t)w->ffn[i].bundle.l.n_clusters * w->ffn[i].bundle.l.per_cluster;
+    for (uint32_t i = 0; i < w->n_units; i++) total += (size_t)w->ffn[i].bundle.l.n_clusters * w->ffn[i].bundle.l.per_cluster;
     float *max = w->down_max = malloc(total * sizeof *max);
     if (!max) return sg_fail(err, SG_E_NOMEM, "out of memory for a table of %zu neurons", total);
-    for (uint32_t i = 0; i < n_layer; i++) {
+    for (uint32_t i = 0; i < w->n_units; i++) {
         sg_bundle *b = &w->ffn[i].bundle;
         const sg_bundle_layout *l = &b->l;
         if (!b->down->quantised) continue;
@@ -123,7 +168,7 @@ static void place_all(sg_loader *l) {
     }
 }
 
-sg_status sg_weights_load(sg_weights *w, sg_loader *l, const sg_model_desc *d, const sg_weights_options *options, sg_error *err) {
+sg_status sg_weights_load(sg_weights *w, sg_loader *l, const sg_weights_options *options, sg_error *err) {
     l->options = options;
     l->chunk = options->chunk_bytes ? options->chunk_bytes : DEFAULT_CHUNK_BYTES;
     place_all(l);
@@ -141,8 +186,8 @@ sg_status sg_weights_load(sg_weights *w, sg_loader *l, const sg_model_desc *d, c
         else if (j->kernel) j->dst->m.data = data;
         else j->dst->v = data;
     }
-    if (bundles) SG_TRY(find_down_max(w, d->hp.n_layer, err));
-    for (uint32_t i = 0; w->ffn && i < d->hp.n_layer; i++) {
+    if (bundles) SG_TRY(find_down_max(w, err));
+    for (uint32_t i = 0; i < w->n_units; i++) {
         sg_predictor *p = &w->ffn[i].predictor;
         /* without memory for it the layer stays as it is, only slower */
         if (bundles) (void)sg_bundle_split(&w->ffn[i].bundle.l, (uint8_t *)(uintptr_t)w->ffn[i].bundle.data);
@@ -164,6 +209,7 @@ void sg_weights_finish(sg_weights *w) {
     free(w->aways);
     free(w->layers);
     free(w->ffn);
+    free(w->units);
     free(w->predictors);
     free(w->down_max);
     sg_region_destroy(&w->region);

@@ -13,13 +13,22 @@ typedef struct sg_weight {
     const float *v;
 } sg_weight;
 
+/* The feed-forward units of a layer among sg_weights.ffn: its dense block or its routed experts, and its shared experts. */
+typedef struct sg_unit_of {
+    uint32_t main, shared;
+} sg_unit_of;
+#define SG_NO_UNIT UINT32_MAX
+#define SG_NO_UNITS ((sg_unit_of) { SG_NO_UNIT, SG_NO_UNIT })
+
 typedef struct sg_weights {
     sg_region region;
     sg_weight globals[SG_T_GLOBALS];
     sg_weight (*layers)[SG_L_SLOTS]; /* [n_layer], owned */
-    sg_ffn_layer *ffn;               /* [n_layer], owned; NULL: the feed-forward weights are matrices */
+    sg_ffn_layer *ffn;               /* [n_units], owned; NULL: the feed-forward weights are matrices */
+    uint32_t n_units;
+    sg_unit_of *units;               /* [n_layer], owned; with ffn */
     float *down_max;                 /* of all bundles, see there; owned */
-    sg_weight (*predictors)[4];      /* [n_layer], owned: a, b, scale and bias; NULL like ffn */
+    sg_weight (*predictors)[4];      /* [n_units], owned: a, b, scale and bias; NULL like ffn */
     sg_matrix_away *aways;           /* of the matrices that are not in RAM, owned */
     size_t item_bytes;               /* of rows of a matrix that come together when it is away */
     struct sg_streaming *streaming;  /* owned; NULL: everything is in RAM */
@@ -37,8 +46,7 @@ typedef struct sg_weights_options {
 /* Reads and packs every tensor that is not marked as away. w was begun by sg_loader_init (weights_private.h) and is the caller's to
  * finish, also on failure. */
 typedef struct sg_loader sg_loader;
-SG_NODISCARD sg_status sg_weights_load(sg_weights *w, sg_loader *l, const sg_model_desc *d, const sg_weights_options *options,
-                                       sg_error *err);
+SG_NODISCARD sg_status sg_weights_load(sg_weights *w, sg_loader *l, const sg_weights_options *options, sg_error *err);
 uint64_t sg_weights_bytes(const sg_weights *w); /* in RAM */
 void sg_weights_finish(sg_weights *w);
 

@@ -11,26 +11,60 @@ static void add_raw(sg_loader *l, sg_load_part part, const sg_tensor_info *info,
     *job = (sg_load_job){ .part = part, .info = info, .raw = dst, .bytes = info->n_bytes };
 }
 
-/* Gives a tensor its place in the region. */
-static sg_status add_job(sg_loader *l, sg_load_part part, const sg_tensor_info *info, sg_weight *dst, bool vector, sg_error *err) {
-    const char *path = sg_gguf_path(l->g, info->file);
-    const sg_dtype_info *type = sg_dtype_get(info->type);
+static sg_status check_size(const sg_loader *l, const sg_tensor_info *info, sg_error *err) {
+    const bool fits = info->ne[0] <= UINT32_MAX && info->ne[1] <= UINT32_MAX && info->ne[2] <= UINT32_MAX && info->ne[1] * info->ne[2] <= UINT32_MAX;
+    return fits ? SG_OK : sg_fail(err, SG_E_UNSUPPORTED, "%s: tensor %s is too large", sg_gguf_path(l->g, info->file), info->name);
+}
+
+/* Numbers, kept as F32. */
+static sg_status add_values(sg_loader *l, sg_load_part part, const sg_tensor_info *info, sg_weight *dst, sg_error *err) {
+    SG_TRY(check_size(l, info, err));
+    if (info->type == SG_DTYPE_I8 || info->type == SG_DTYPE_I32)
+        return sg_fail(err, SG_E_UNSUPPORTED, "%s: tensor %s of type %s holds no weights", sg_gguf_path(l->g, info->file), info->name,
+                       sg_dtype_get(info->type)->name);
     sg_load_job *job = &l->jobs[l->n_jobs++];
-    *job = (sg_load_job){ .part = part, .info = info, .dst = dst };
-    if (info->ne[0] > UINT32_MAX || info->ne[1] > UINT32_MAX)
-        return sg_fail(err, SG_E_UNSUPPORTED, "%s: tensor %s is too large", path, info->name);
-    if (vector) {
-        if (info->type == SG_DTYPE_I8 || info->type == SG_DTYPE_I32)
-            return sg_fail(err, SG_E_UNSUPPORTED, "%s: tensor %s of type %s holds no weights", path, info->name, type->name);
-        job->bytes = info->ne[0] * sizeof(float);
-    } else {
-        job->kernel = l->kernels->mat[info->type];
-        if (!job->kernel)
-            return sg_fail(err, SG_E_UNSUPPORTED, "%s: no kernel for tensor %s of type %s", path, info->name, type->name);
-        job->bytes = sg_matrix_bytes(job->kernel, (uint32_t)info->ne[1], (uint32_t)info->ne[0]);
-        dst->m = (sg_matrix){ .kernel = job->kernel, .rows = (uint32_t)info->ne[1], .k = (uint32_t)info->ne[0] };
-    }
+    *job = (sg_load_job){ .part = part, .info = info, .dst = dst, .bytes = info->n_values * sizeof(float) };
     return SG_OK;
+}
+
+/* Matrices, packed for a kernel; of the tensor's type unless they are turned, which whole blocks would not survive. */
+static sg_status add_matrices(sg_loader *l, sg_load_part part, const sg_tensor_info *info, sg_load_rows rows, sg_weight *dst, sg_error *err) {
+    SG_TRY(check_size(l, info, err));
+    const bool wide = info->type == SG_DTYPE_F32 || info->type == SG_DTYPE_BF16;
+    const sg_dtype type = rows.turn ? (wide ? SG_DTYPE_F32 : SG_DTYPE_F16) : info->type;
+    const sg_mat_kernel *kernel = l->kernels->mat[type];
+    if (!kernel)
+        return sg_fail(err, SG_E_UNSUPPORTED, "%s: no kernel for tensor %s of type %s", sg_gguf_path(l->g, info->file), info->name,
+                       sg_dtype_get(info->type)->name);
+    const uint32_t n_in = (uint32_t)info->ne[0], out = rows.turn ? n_in : rows.rows, k = rows.turn ? rows.rows : n_in;
+    const size_t bytes = sg_matrix_bytes(kernel, out, k), apart = (bytes + SG_CACHE_LINE - 1) / SG_CACHE_LINE * SG_CACHE_LINE;
+    uint64_t all;
+    if (!sg_mul_add(apart, rows.n, 0, &all) || all > SIZE_MAX / 2)
+        return sg_fail(err, SG_E_UNSUPPORTED, "%s: tensor %s is too large", sg_gguf_path(l->g, info->file), info->name);
+    sg_load_job *job = &l->jobs[l->n_jobs++];
+    *job = (sg_load_job){ .part = part, .info = info, .dst = dst, .kernel = kernel, .rows = rows, .bytes = rows.n > 1 ? (size_t)all : bytes };
+    dst->m = (sg_matrix){ .kernel = kernel, .rows = out, .k = k, .n = rows.n, .apart = apart };
+    return SG_OK;
+}
+
+static sg_load_rows all_rows(const sg_tensor_info *info) {
+    return (sg_load_rows) { .n = (uint32_t)info->ne[2], .rows = (uint32_t)info->ne[1], .apart = (uint32_t)info->ne[1] };
+}
+
+/* A tensor as the architecture's table sees it. */
+static sg_status add_tensor(sg_loader *l, const sg_tensor_rule *rule, const sg_tensor_info *info, bool per_layer, sg_weight *dst, sg_error *err) {
+    if (rule->values) return add_values(l, SG_LOAD_VECTOR, info, dst, err);
+    const bool table = !per_layer && rule->slot == SG_T_TOKEN_EMBD, fixed = info->ne[2] > 1 || (!per_layer && rule->slot == SG_T_POS_EMBD);
+    return add_matrices(l, table ? SG_LOAD_EMBEDDING : fixed ? SG_LOAD_FIXED : SG_LOAD_MATRIX, info, all_rows(info), dst, err);
+}
+
+/* attn_kv_b: per head the rows of K, then those of V. K is turned, so that it brings queries to the latent vectors. */
+static sg_status add_latent(sg_loader *l, const sg_hparams *hp, const sg_tensor_info *info, sg_weight w[SG_L_SLOTS], sg_error *err) {
+    const uint32_t nope = hp->head_dim_k - hp->rope.n_rot, both = nope + hp->head_dim_v;
+    const sg_load_rows k = { .n = hp->n_head, .rows = nope, .apart = both, .turn = true };
+    const sg_load_rows v = { .n = hp->n_head, .rows = hp->head_dim_v, .from = nope, .apart = both };
+    SG_TRY(add_matrices(l, SG_LOAD_FIXED, info, k, &w[SG_L_K_B], err));
+    return add_matrices(l, SG_LOAD_FIXED, info, v, &w[SG_L_V_B], err);
 }
 
 /* The layout of a layer's bundles, checked against the tensor. */
@@ -67,7 +101,7 @@ static sg_status per_neuron(sg_loader *l, const sg_tensor_info *t, uint64_t n, s
     if (!t) return SG_OK;
     if (t->type != SG_DTYPE_F32 || t->n_dims != 1 || t->ne[0] != n)
         return sg_fail(err, SG_E_FORMAT, "%s: tensor %s is not %" PRIu64 " values of type F32", sg_gguf_path(l->g, t->file), t->name, n);
-    return add_job(l, SG_LOAD_PREDICTOR, t, out, true, err);
+    return add_values(l, SG_LOAD_PREDICTOR, t, out, err);
 }
 
 static sg_status predictor(sg_loader *l, const sg_model_desc *d, uint32_t layer, sg_predictor *p, sg_weight w[4], sg_error *err) {
@@ -90,16 +124,45 @@ static sg_status predictor(sg_loader *l, const sg_model_desc *d, uint32_t layer,
                ta->ne[2] * ta->ne[3] * tb->ne[2] * tb->ne[3] == 1;
         if (good) {
             p->rank = (uint32_t)ta->ne[1];
-            SG_TRY(add_job(l, SG_LOAD_PREDICTOR, ta, &w[0], false, err));
-            SG_TRY(add_job(l, SG_LOAD_PREDICTOR, tb, &w[1], false, err));
+            SG_TRY(add_matrices(l, SG_LOAD_PREDICTOR, ta, all_rows(ta), &w[0], err));
+            SG_TRY(add_matrices(l, SG_LOAD_PREDICTOR, tb, all_rows(tb), &w[1], err));
         }
     }
     if (!good) return sg_fail(err, SG_E_FORMAT, "%s: the predictor of layer %u has not the shape of kind %s", path, layer, b->predictor);
     return SG_OK;
 }
 
+/* Numbers the units of bundles; returns how many. */
+static uint32_t count_units(const sg_model_desc *d, sg_unit_of *units) {
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < d->hp.n_layer; i++) {
+        units[i] = SG_NO_UNITS;
+        if (d->bundles[i].clusters) units[i].main = n++;
+        if (d->bundles_shexp && d->bundles_shexp[i].clusters) units[i].shared = n++;
+    }
+    return n;
+}
+
+static sg_status plan_units(sg_loader *l, sg_weights *w, const sg_model_desc *d, sg_error *err) {
+    w->units = calloc(d->hp.n_layer, sizeof *w->units);
+    if (!w->units) return sg_fail(err, SG_E_NOMEM, "out of memory for the table of weights");
+    w->n_units = count_units(d, w->units);
+    w->ffn = calloc(w->n_units + 1, sizeof *w->ffn);
+    w->predictors = calloc(w->n_units + 1, sizeof *w->predictors);
+    if (!w->ffn || !w->predictors) return sg_fail(err, SG_E_NOMEM, "out of memory for the table of weights");
+    for (uint32_t i = 0; i < d->hp.n_layer; i++) {
+        const sg_unit_of u = w->units[i];
+        if (u.main != SG_NO_UNIT) {
+            SG_TRY(bundle(l, d, i, false, &w->ffn[u.main], err));
+            SG_TRY(predictor(l, d, i, &w->ffn[u.main].predictor, w->predictors[u.main], err));
+        }
+        if (u.shared != SG_NO_UNIT) SG_TRY(bundle(l, d, i, true, &w->ffn[u.shared], err));
+    }
+    return SG_OK;
+}
+
 static sg_status plan_jobs(sg_loader *l, sg_weights *w, const sg_model_desc *d, sg_error *err) {
-    const size_t most = SG_T_GLOBALS + (size_t)d->hp.n_layer * (SG_L_SLOTS + 5);
+    const size_t most = SG_T_GLOBALS + (size_t)d->hp.n_layer * (SG_L_SLOTS + 8);
     l->jobs = calloc(most, sizeof *l->jobs);
     w->layers = calloc(d->hp.n_layer, sizeof *w->layers);
     if (!l->jobs || !w->layers) return sg_fail(err, SG_E_NOMEM, "out of memory for the table of weights");
@@ -109,19 +172,12 @@ static sg_status plan_jobs(sg_loader *l, sg_weights *w, const sg_model_desc *d, 
         for (uint32_t layer = 0; layer < (per_layer ? d->hp.n_layer : 1); layer++) {
             const sg_tensor_info *info = per_layer ? d->layers[layer][rule->slot] : d->globals[rule->slot];
             sg_weight *dst = per_layer ? &w->layers[layer][rule->slot] : &w->globals[rule->slot];
-            const bool vector = rule->ne1 == SG_D_ONE, table = !per_layer && rule->slot == SG_T_TOKEN_EMBD;
-            if (info) SG_TRY(add_job(l, vector ? SG_LOAD_VECTOR : table ? SG_LOAD_EMBEDDING : SG_LOAD_MATRIX, info, dst, vector, err));
+            if (!info) continue;
+            if (per_layer && rule->slot == SG_L_KV_B) SG_TRY(add_latent(l, &d->hp, info, w->layers[layer], err));
+            else SG_TRY(add_tensor(l, rule, info, per_layer, dst, err));
         }
     }
-    if (!d->bundles) return SG_OK;
-    w->ffn = calloc(d->hp.n_layer, sizeof *w->ffn);
-    w->predictors = calloc(d->hp.n_layer, sizeof *w->predictors);
-    if (!w->ffn || !w->predictors) return sg_fail(err, SG_E_NOMEM, "out of memory for the table of weights");
-    for (uint32_t i = 0; i < d->hp.n_layer; i++) {
-        SG_TRY(bundle(l, d, i, &w->ffn[i], err));
-        SG_TRY(predictor(l, d, i, &w->ffn[i].predictor, w->predictors[i], err));
-    }
-    return SG_OK;
+    return d->bundles ? plan_units(l, w, d, err) : SG_OK;
 }
 
 /* In the order in which a run uses them: matrices of the layers, then what comes once. */

@@ -4,7 +4,15 @@
 
 #include "runtime/weights.h"
 
-typedef enum sg_load_part { SG_LOAD_VECTOR, SG_LOAD_MATRIX, SG_LOAD_EMBEDDING, SG_LOAD_PREDICTOR, SG_LOAD_BUNDLE } sg_load_part;
+/* FIXED: matrices that always stay in RAM: those of experts and of heads, and learned positions. */
+typedef enum sg_load_part { SG_LOAD_VECTOR, SG_LOAD_MATRIX, SG_LOAD_EMBEDDING, SG_LOAD_PREDICTOR, SG_LOAD_BUNDLE, SG_LOAD_FIXED } sg_load_part;
+
+/* Rows of a tensor that become the matrices of a weight: `n` times `rows` rows, the first at row `from`, `apart` rows from one matrix to
+ * the next. turn: matrix i is the transpose of them. */
+typedef struct sg_load_rows {
+    uint32_t n, rows, from, apart;
+    bool turn;
+} sg_load_rows;
 
 typedef struct sg_load_job {
     sg_load_part part;
@@ -12,7 +20,8 @@ typedef struct sg_load_job {
     const sg_tensor_info *info;
     sg_weight *dst;
     const uint8_t **raw;         /* instead of dst: bytes, kept as they are */
-    const sg_mat_kernel *kernel; /* NULL: a vector, kept as F32, or bytes */
+    const sg_mat_kernel *kernel; /* NULL: values, kept as F32, or bytes */
+    sg_load_rows rows;           /* with a kernel */
     size_t bytes, offset;        /* of its place in the region */
     size_t order;                /* of use */
 } sg_load_job;

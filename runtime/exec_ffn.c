@@ -1,0 +1,82 @@
+/* Steps of feed-forward blocks. */
+#include "runtime/exec_private.h"
+
+#include "neuron_engine/act.h"
+
+/* By pieces of tokens, which fit the 8-bit blocks. */
+#define ACT_PIECE 1024u
+
+/* The 8-bit form of values at .. at + n-1 of a token, at and n multiples of 32. */
+static void quantise_part(const sg_vec_fns *vec, const sg_acts *acts, uint32_t t, uint32_t at, uint32_t n) {
+    const size_t value = (size_t)t * acts->k + at, block = (size_t)t * acts->n_blocks + at / 32;
+    sg_acts part = { 1, n, n / 32, acts->x + value, acts->q + value, acts->d + block, acts->sums + 2 * block, acts->dsum + block };
+    vec->quantize_acts(&part, 0);
+}
+
+void sg_exec_activate(const sg_exec_turn *r, const sg_step *s, uint32_t thread, uint32_t threads) {
+    sg_exec *e = r->e;
+    const sg_acts acts = sg_exec_acts(e, s->out, s->width, r->n);
+    const uint32_t pieces = (s->n + ACT_PIECE - 1) / ACT_PIECE;
+    const float threshold = e->m.ffn_threshold ? e->m.ffn_threshold[s->layer] : 0;
+    for (uint32_t i = thread; i < r->n * pieces; i += threads) {
+        const uint32_t t = i / pieces, at = i % pieces * ACT_PIECE, n = s->n - at < ACT_PIECE ? s->n - at : ACT_PIECE;
+        const float *gate = sg_exec_row(e, SG_BUF_GATE_UP, t) + at, *up = s->gated ? gate + s->n : NULL;
+        sg_act_mul(e->m.kernels, sg_plan_act(e->m.hp->ffn_act), threshold, sg_exec_acts_row(&acts, t) + at, gate, up, n);
+        if (s->quantise) quantise_part(&e->m.kernels->vec, &acts, t, at, n);
+    }
+}
+
+void sg_exec_route(const sg_exec_turn *r, const sg_step *s, uint32_t thread, uint32_t threads) {
+    sg_exec *e = r->e;
+    const sg_router *router = &e->router;
+    float *scratch = e->route_scratch + (size_t)thread * (router->n_expert + router->n_group);
+    for (uint32_t t = thread; t < r->n; t += threads)
+        sg_route(router, &e->m.kernels->vec, sg_exec_row(e, SG_BUF_ROUTER, t), s->select_bias, e->route_expert + (size_t)t * router->n_used,
+                 e->route_weight + (size_t)t * router->n_used, scratch);
+}
+
+static sg_ffn_route route(const sg_exec *e) { return (sg_ffn_route) { e->router.n_used, e->route_expert, e->route_weight }; }
+
+void sg_exec_experts(const sg_exec_turn *r, const sg_step *s, uint32_t thread) {
+    sg_exec *e = r->e;
+    const sg_weight *w = e->m.weights->layers[s->layer];
+    const sg_experts_layer l = { &w[SG_L_GATE_EXPS].m, &w[SG_L_UP_EXPS].m, &w[SG_L_DOWN_EXPS].m,
+                                 w[SG_L_GATE_EXPS_BIAS].v, w[SG_L_UP_EXPS_BIAS].v, w[SG_L_DOWN_EXPS_BIAS].v };
+    const sg_ffn_route rt = route(e);
+    sg_acts x = e->acts[s->in];
+    x.n = r->n;
+    sg_experts_run(&e->experts, &l, &rt, &x, e->f32[s->out], e->m.plan->width[s->out], e->team, thread);
+}
+
+void sg_exec_combine(const sg_exec_turn *r, const sg_step *s, uint32_t thread, uint32_t threads) {
+    sg_exec *e = r->e;
+    const sg_vec_fns *vec = &e->m.kernels->vec;
+    for (uint32_t t = thread; t < r->n; t += threads) {
+        float factor = 1;
+        if (s->gated) vec->sigmoid_mul(&factor, sg_exec_row(e, SG_BUF_ROUTER, t) + e->m.hp->n_expert, NULL, 1);
+        vec->axpy(sg_exec_row(e, SG_BUF_BRANCH, t), sg_exec_row(e, SG_BUF_BRANCH2, t), e->m.hp->n_embd, factor);
+    }
+}
+
+/* What layer s->layer's feed-forward part will see is guessed from the stream before its attention: only that is missing. */
+void sg_exec_look_ahead(const sg_exec_turn *r, const sg_step *s, uint32_t thread) {
+    sg_exec *e = r->e;
+    if (r->way != SG_WAY_NEURONS || r->n != 1 || !e->ahead_cut || e->m.streaming->store.ahead.rests) return;
+    const float *x = sg_exec_row(e, SG_BUF_X, 0);
+    sg_acts a = e->ahead;
+    if (e->m.pred_residual) a.x = x;
+    if (thread == 0 && !e->m.pred_residual) {
+        sg_exec_norm(e, (float *)(uintptr_t)a.x, x, s->norm, s->norm_bias, e->m.hp->n_embd);
+        e->m.kernels->vec.quantize_acts(&a, 0);
+    }
+    sg_team_barrier(e->team);
+    sg_ffn_look_ahead(&e->ffn, s->unit, &a, e->ahead_cut[s->layer], e->team, thread);
+}
+
+void sg_exec_ffn(const sg_exec_turn *r, const sg_step *s, uint32_t thread) {
+    sg_exec *e = r->e;
+    const sg_ffn_route rt = route(e);
+    sg_acts x = e->acts[s->in];
+    x.n = r->n;
+    sg_ffn_run(&e->ffn, s->unit, &x, e->f32[SG_BUF_X], s->routed ? &rt : NULL, e->f32[s->out], e->m.plan->width[s->out], e->team, thread);
+}
