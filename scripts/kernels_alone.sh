@@ -31,7 +31,7 @@ build_tests() {
   shift
   local plain=(neuron_engine/{quant,quant_k}.c neuron_engine/kernels/{kernels,neuron,peak,tile}.c
     neuron_engine/kernels/ref/{matmul,neuron,vec}_ref.c runtime/base/{cpu,dtype,error,utf8}.c
-    tests/kernels/{harness,bench_neuron}.c)
+    tests/kernels/{harness,bench_neuron,check_vec}.c)
   local units=(tests/kernels/test_{quant,matmul,neuron,vec}.c ${more_units:+tests/kernels/test_peak.c}) objects=()
   for name in avx2 avxvnni avx512 avx512vnni neon dotprod i8mm; do
     case $tiers in *" $name "*) echo "#define SG_ISA_${name^^} 1" ;; *) echo "#define SG_ISA_${name^^} 0" ;; esac

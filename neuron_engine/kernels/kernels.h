@@ -85,19 +85,64 @@ typedef struct sg_attend_fns {
                                uint32_t n_keys, uint32_t dim);
 } sg_attend_fns;
 
+#define SG_CONV_TAPS_MAX 8
+
+/* A causal depthwise convolution over n tokens: out[t][c] = sum over taps j = 0 .. taps-1 ascending, from +0, of
+ * fmaf(input of token t - (taps-1) + j, w[c][j], acc), then SiLU if `silu`. Inputs of tokens before the first of this call are in
+ * the state, the oldest first; afterwards it holds the last taps-1 inputs, so tokens may come in any portions. */
+typedef struct sg_conv_args {
+    float *out;             /* [n][ld_out]; may be x if ld_out is ldx */
+    const float *x;         /* [n][ldx] */
+    float *state;           /* [taps-1][ld_state] */
+    const float *w;         /* [channels][taps] */
+    size_t ld_out, ldx, ld_state;
+    uint32_t n, channels, taps; /* 1 <= taps <= SG_CONV_TAPS_MAX */
+    bool silu;
+} sg_conv_args;
+
+/* The gated delta rule (arXiv 2412.06464, section 3) for one head and n tokens one after the other. With S the state, decayed,
+ * that is S[i][j] * decay, rounded: d[j] = (v[j] - sum over i ascending, from +0, of fmaf(S[i][j], k[i], acc)) * beta; then
+ * S[i][j] = fmaf(k[i], d[j], S[i][j]); out[j] = sum over i ascending, from +0, of fmaf(S[i][j], q[i], acc). */
+typedef struct sg_delta_args {
+    float *state;              /* [dk][dv] */
+    float *out;                /* [n][ld_out], dv values each; may be v if ld_out is ld_v */
+    const float *q, *k;        /* [n][ld_qk], dk values each */
+    const float *v;            /* [n][ld_v] */
+    const float *decay, *beta; /* of token t at t * ld_gates */
+    size_t ld_out, ld_qk, ld_v, ld_gates;
+    uint32_t n, dk, dv;
+} sg_delta_args;
+
 /* Vector operations. The same rule holds: reductions run over 16 fixed lanes (value i goes to lane i % 16), which are then
  * added pairwise ((0+8)(1+9).. then +4, +2, +1); products and sums are rounded separately unless fmaf is written. Every pointer
- * may be unaligned; out may equal the first input where noted. */
+ * may be unaligned; out may be any of the inputs. exp and what is computed from it are our own functions, within a few units in
+ * the last place. */
 typedef struct sg_vec_fns {
-    /* out = x / sqrt(mean(x^2) + eps) * w; w may be NULL (ones). In place is fine. */
+    /* out = x / sqrt(mean(x^2) + eps) * w; w may be NULL (ones). */
     void (*rmsnorm)(float *out, const float *x, const float *w, size_t n, float eps);
-    void (*add)(float *y, const float *x, size_t n); /* y += x */
+    /* out = (x - mean(x)) / sqrt(mean((x - mean(x))^2) + eps) * w + b; w (ones) and b (zeros) may be NULL. */
+    void (*layernorm)(float *out, const float *x, const float *w, const float *b, size_t n, float eps);
+    void (*l2norm)(float *out, const float *x, size_t n, float eps);       /* x / max(sqrt(sum(x^2)), eps) */
+    void (*add)(float *y, const float *x, size_t n);                       /* y += x */
+    void (*axpy)(float *y, const float *x, size_t n, float factor);        /* y = fmaf(x, factor, y) */
+    void (*scale)(float *x, size_t n, float factor);                       /* x *= factor */
+    void (*mul)(float *out, const float *a, const float *b, size_t n);     /* a * b */
     /* In place: x = exp(x - max) / sum; n >= 1. -inf gives 0; all -inf gives 0 everywhere. */
     void (*softmax)(float *x, size_t n);
-    void (*silu_mul)(float *out, const float *gate, const float *up, size_t n);  /* silu(gate) * up */
-    void (*gelu_mul)(float *out, const float *gate, const float *up, size_t n);  /* gelu(gate) * up, the tanh form */
-    void (*relu_mul)(float *out, const float *gate, const float *up, size_t n);  /* max(gate,0) * up */
-    void (*drelu_mul)(float *out, const float *gate, const float *up, size_t n); /* max(gate,0) * max(up,0) */
+    /* Activations. `up` may be NULL: ones. (max(x,0)^2 is drelu_mul with x twice.) */
+    void (*silu_mul)(float *out, const float *gate, const float *up, size_t n);     /* silu(gate) * up */
+    void (*gelu_mul)(float *out, const float *gate, const float *up, size_t n);     /* gelu(gate) * up, the tanh form */
+    void (*relu_mul)(float *out, const float *gate, const float *up, size_t n);     /* max(gate,0) * up */
+    void (*drelu_mul)(float *out, const float *gate, const float *up, size_t n);    /* max(gate,0) * max(up,0) */
+    void (*gelu_erf_mul)(float *out, const float *gate, const float *up, size_t n); /* gelu(gate) * up, the exact form */
+    /* g sigmoid(1.702 g) (u + 1) with g = min(gate, 7), u = up within -7 .. 7 */
+    void (*oai_mul)(float *out, const float *gate, const float *up, size_t n);
+    void (*sigmoid_mul)(float *out, const float *gate, const float *x, size_t n); /* sigmoid(gate) * x; x as `up` */
+    void (*softcap)(float *x, size_t n, float cap);                               /* x = cap * tanh(x / cap), cap > 0 */
+    void (*exp)(float *out, const float *x, size_t n);
+    void (*softplus)(float *out, const float *x, size_t n); /* log(1 + e^x) */
+    void (*conv)(const sg_conv_args *a);
+    void (*delta)(const sg_delta_args *a);
     void (*f32_to_f16)(uint16_t *out, const float *x, size_t n);
     /* Turns x[n], n even, in place: x[i] = x[i] * cos[i] + x[partner of i] * sin[i]; partners are i ^ 1 when `adjacent`,
      * else i + n/2 modulo n. cos, sin: [n], the sign of the rotation in sin. */

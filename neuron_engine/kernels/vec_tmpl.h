@@ -162,23 +162,73 @@ INL vf exp_v(vf x) {
     return p * (vf)((vu)(half + 127) << 23) * (vf)((vu)(rest + 127) << 23);
 }
 
-static void rmsnorm(float *out, const float *x, const float *w, size_t n, float eps) {
+/* Sum of (x - minus)^2. */
+INL float sum_squares(const float *x, size_t n, float minus) {
     vf acc[PARTS] = { 0 };
     size_t i = 0;
     for (; i + LANES <= n; i += LANES) FOR_PARTS {
-            const vf v = load(x + i + p * W);
+            const vf v = load(x + i + p * W) - minus;
             acc[p] += v * v;
         }
     if (i < n) FOR_PARTS {
-            const vf v = load_n(x + i + p * W, left(n, i, p), 0);
+            const vf v = load_n(x + i + p * W, left(n, i, p), minus) - minus;
             acc[p] += v * v;
         }
-    const float scale = 1.0f / sqrtf(sum_lanes(acc) / (float)n + eps);
-    for (i = 0; i + W <= n; i += W) {
-        const vf v = load(x + i) * scale;
+    return sum_lanes(acc);
+}
+
+static void rmsnorm(float *out, const float *x, const float *w, size_t n, float eps) {
+    const float factor = 1.0f / sqrtf(sum_squares(x, n, 0) / (float)n + eps);
+    size_t i = 0;
+    for (; i + W <= n; i += W) {
+        const vf v = load(x + i) * factor;
         store(out + i, w ? v * load(w + i) : v);
     }
-    for (; i < n; i++) out[i] = w ? x[i] * scale * w[i] : x[i] * scale;
+    for (; i < n; i++) out[i] = w ? x[i] * factor * w[i] : x[i] * factor;
+}
+
+static void layernorm(float *out, const float *x, const float *w, const float *b, size_t n, float eps) {
+    vf acc[PARTS] = { 0 };
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES) FOR_PARTS acc[p] += load(x + i + p * W);
+    if (i < n) FOR_PARTS acc[p] += load_n(x + i + p * W, left(n, i, p), 0);
+    const float mean = sum_lanes(acc) / (float)n;
+    const float factor = 1.0f / sqrtf(sum_squares(x, n, mean) / (float)n + eps);
+    for (i = 0; i + W <= n; i += W) {
+        vf v = (load(x + i) - mean) * factor;
+        if (w) v = v * load(w + i);
+        store(out + i, b ? v + load(b + i) : v);
+    }
+    for (; i < n; i++) {
+        const float v = w ? (x[i] - mean) * factor * w[i] : (x[i] - mean) * factor;
+        out[i] = b ? v + b[i] : v;
+    }
+}
+
+static void scale(float *x, size_t n, float factor) {
+    size_t i = 0;
+    for (; i + W <= n; i += W) store(x + i, load(x + i) * factor);
+    for (; i < n; i++) x[i] *= factor;
+}
+
+static void l2norm(float *out, const float *x, size_t n, float eps) {
+    const float length = sqrtf(sum_squares(x, n, 0)), factor = 1.0f / (length < eps ? eps : length); /* NaN stays */
+    size_t i = 0;
+    for (; i + W <= n; i += W) store(out + i, load(x + i) * factor);
+    for (; i < n; i++) out[i] = x[i] * factor;
+}
+
+static void axpy(float *y, const float *x, size_t n, float factor) {
+    const vf f = splat(factor);
+    size_t i = 0;
+    for (; i + W <= n; i += W) store(y + i, FMA(load(x + i), f, load(y + i)));
+    for (; i < n; i++) y[i] = fmaf(x[i], factor, y[i]);
+}
+
+static void mul(float *out, const float *a, const float *b, size_t n) {
+    size_t i = 0;
+    for (; i + W <= n; i += W) store(out + i, load(a + i) * load(b + i));
+    for (; i < n; i++) out[i] = a[i] * b[i];
 }
 
 static void add(float *y, const float *x, size_t n) {
@@ -206,32 +256,8 @@ static void softmax(float *x, size_t n) {
     for (; i < n; i++) x[i] /= sum;
 }
 
-INL vf silu(vf g) { return g / (1.0f + exp_v(-g)); }
-
-/* 0.5 g (1 + tanh(z)) = g / (1 + e^-2z), z = sqrt(2/pi) (g + 0.044715 g^3) (arXiv 1606.08415, section 2). */
-INL vf gelu(vf g) {
-    const float SCALE = 0x1.988454p-1f;
-    const vf z = (g + g * g * g * 0.044715f) * SCALE;
-    return g / (1.0f + exp_v(z * -2.0f));
-}
-INL vf relu(vf g) { return (vf)(~(g <= 0) & (vi)g); } /* NaN stays */
-
-/* out = EXPR of vectors g and u, for all n. */
-#define GATED(EXPR)                                                                                                    \
-    size_t i = 0;                                                                                                      \
-    for (; i + W <= n; i += W) {                                                                                       \
-        const vf g = load(gate + i), u = load(up + i);                                                                 \
-        store(out + i, EXPR);                                                                                          \
-    }                                                                                                                  \
-    if (i < n) {                                                                                                       \
-        const vf g = load_n(gate + i, n - i, 0), u = load_n(up + i, n - i, 0);                                         \
-        store_n(out + i, EXPR, n - i);                                                                                 \
-    }
-
-static void silu_mul(float *out, const float *gate, const float *up, size_t n) { GATED(silu(g) * u) }
-static void gelu_mul(float *out, const float *gate, const float *up, size_t n) { GATED(gelu(g) * u) }
-static void relu_mul(float *out, const float *gate, const float *up, size_t n) { GATED(relu(g) * u) }
-static void drelu_mul(float *out, const float *gate, const float *up, size_t n) { GATED(relu(g) * relu(u)) }
+#include "neuron_engine/kernels/act_tmpl.h"
+#include "neuron_engine/kernels/recur_tmpl.h"
 
 static void f32_to_f16(uint16_t *out, const float *x, size_t n) {
     size_t i = 0;
@@ -322,12 +348,25 @@ static void quantize_acts(sg_acts *a, uint32_t t) {
 
 const sg_vec_fns VEC_TABLE = {
     .rmsnorm = rmsnorm,
+    .layernorm = layernorm,
+    .l2norm = l2norm,
     .add = add,
+    .axpy = axpy,
+    .scale = scale,
+    .mul = mul,
     .softmax = softmax,
     .silu_mul = silu_mul,
     .gelu_mul = gelu_mul,
     .relu_mul = relu_mul,
     .drelu_mul = drelu_mul,
+    .gelu_erf_mul = gelu_erf_mul,
+    .oai_mul = oai_mul,
+    .sigmoid_mul = sigmoid_mul,
+    .softcap = softcap,
+    .exp = exp_all,
+    .softplus = softplus,
+    .conv = conv,
+    .delta = delta,
     .f32_to_f16 = f32_to_f16,
     .rope = rope,
     .attend = { attend_softmax, { [SG_KV_F16] = weigh_f16, [SG_KV_F32] = weigh_f32, [SG_KV_Q8_0] = weigh_q8_0 } },

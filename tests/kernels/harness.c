@@ -78,6 +78,13 @@ size_t h_differ(const float *a, const float *b, size_t n) {
     return n;
 }
 
+double h_ulps(float got, double want) {
+    const float w = (float)want;
+    if (got == w) return 0;
+    const double unit = fmax(ldexp(1, ilogb(want) - 23), 0x1p-149);
+    return fabs((double)got - want) / unit;
+}
+
 void *h_alloc(size_t n, size_t misalign) {
     void *p = NULL;
     if (posix_memalign(&p, 64, n + misalign + (n + misalign == 0)) != 0) {

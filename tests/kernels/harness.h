@@ -28,6 +28,8 @@ void h_bytes(void *p, size_t n); /* n random bytes */
 bool h_check(bool ok, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* First index where a and b differ in bits (two NaN of any payload are equal), n when none. */
 size_t h_differ(const float *a, const float *b, size_t n);
+/* |got - want| in units of the last place of want. */
+double h_ulps(float got, double want);
 
 /* n bytes at `misalign` behind a 64-byte boundary, followed by a guard page's worth of nothing: the block ends where
  * the bytes end, so that a sanitizer sees a read behind it. Exits when out of memory. Release with h_free. */

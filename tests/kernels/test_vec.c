@@ -7,6 +7,7 @@
 
 #include "neuron_engine/kernels/ref/ref.h"
 #include "neuron_engine/quant.h"
+#include "tests/kernels/check_vec.h"
 #include "tests/kernels/harness.h"
 
 #define MAX_N 300
@@ -40,11 +41,17 @@ static void fill_inputs(inputs *in, int kind) {
 }
 
 enum {
-    RMSNORM, RMSNORM_ONES, ADD, SOFTMAX, SILU, GELU, RELU, DRELU, TO_F16, ROPE_HALVES, ROPE_ADJACENT, ATTEND_SOFTMAX, N_FNS
+    RMSNORM, RMSNORM_ONES, ADD, SOFTMAX, SILU, GELU, RELU, DRELU, TO_F16, ROPE_HALVES, ROPE_ADJACENT, ATTEND_SOFTMAX,
+    LAYERNORM, LAYERNORM_W, LAYERNORM_B, LAYERNORM_ONES, L2NORM, AXPY, SCALE, MUL, GELU_ERF, OAI, SIGMOID, SOFTCAP, EXP, SOFTPLUS,
+    SILU_ONES, GELU_ONES, RELU_ONES, DRELU_ONES, GELU_ERF_ONES, OAI_ONES, SIGMOID_ONES, N_FNS
 };
-static const char *const fn_names[N_FNS] = { "rmsnorm",   "rmsnorm (no w)", "add",         "softmax",
-                                             "silu_mul",  "gelu_mul",       "relu_mul",    "drelu_mul",
-                                             "f32_to_f16", "rope (halves)", "rope (pairs)", "attend.softmax" };
+static const char *const fn_names[N_FNS] = {
+    "rmsnorm", "rmsnorm (no w)", "add", "softmax", "silu_mul", "gelu_mul", "relu_mul", "drelu_mul", "f32_to_f16",
+    "rope (halves)", "rope (pairs)", "attend.softmax", "layernorm", "layernorm (no b)", "layernorm (no w)",
+    "layernorm (neither)", "l2norm", "axpy", "scale", "mul", "gelu_erf_mul", "oai_mul", "sigmoid_mul", "softcap", "exp",
+    "softplus", "silu_mul (no up)", "gelu_mul (no up)", "relu_mul (no up)", "drelu_mul (no up)", "gelu_erf_mul (no up)",
+    "oai_mul (no up)", "sigmoid_mul (no x)"
+};
 
 /* Runs function f on n values; out holds MAX_N + 1 values, of which those behind the result must not change. */
 static void call(const sg_vec_fns *v, int f, const inputs *in, size_t n, float *out) {
@@ -72,7 +79,49 @@ static void call(const sg_vec_fns *v, int f, const inputs *in, size_t n, float *
         if (n + 3 <= MAX_N) out[n] = max, out[n + 1] = sum, out[n + 2] = keep;
         break;
     }
+    case LAYERNORM: v->layernorm(out, in->a, in->b, in->c, n, 1e-5f); break;
+    case LAYERNORM_W: v->layernorm(out, in->a, in->b, NULL, n, 1e-5f); break;
+    case LAYERNORM_B: v->layernorm(out, in->a, NULL, in->c, n, 1e-5f); break;
+    case LAYERNORM_ONES: v->layernorm(out, out, NULL, NULL, n, 1e-5f); break;
+    case L2NORM: v->l2norm(out, out, n, in->s > 0 ? 1e-6f : 30); break; /* shorter and longer than eps */
+    case AXPY: v->axpy(out, in->b, n, in->s); break;
+    case SCALE: v->scale(out, n, in->s); break;
+    case MUL: v->mul(out, in->a, in->b, n); break;
+    case GELU_ERF: v->gelu_erf_mul(out, in->a, in->b, n); break;
+    case OAI: v->oai_mul(out, in->a, in->b, n); break;
+    case SIGMOID: v->sigmoid_mul(out, in->b, out, n); break;
+    case SOFTCAP: v->softcap(out, n, in->s > 0 ? 30 : 0.5f); break;
+    case EXP: v->exp(out, in->a, n); break;
+    case SOFTPLUS: v->softplus(out, out, n); break;
+    case SILU_ONES: v->silu_mul(out, out, NULL, n); break;
+    case GELU_ONES: v->gelu_mul(out, in->a, NULL, n); break;
+    case RELU_ONES: v->relu_mul(out, in->a, NULL, n); break;
+    case DRELU_ONES: v->drelu_mul(out, in->a, NULL, n); break;
+    case GELU_ERF_ONES: v->gelu_erf_mul(out, in->a, NULL, n); break;
+    case OAI_ONES: v->oai_mul(out, in->a, NULL, n); break;
+    case SIGMOID_ONES: v->sigmoid_mul(out, in->a, NULL, n); break;
     default: break;
+    }
+}
+
+/* Without `up` a gated function does what it does with ones. */
+static void check_ones(const sg_vec_fns *v, inputs *in) {
+    for (int round = 0; round < 40; round++) {
+        const size_t n = 1 + h_below(MAX_N);
+        fill_inputs(in, round % 4);
+        for (size_t i = 0; i < n; i++) in->b[i] = 1;
+        for (int f = SILU_ONES; f <= SIGMOID_ONES; f++) {
+            static const int with[] = { SILU, GELU, RELU, DRELU, GELU_ERF, OAI };
+            float want[MAX_N + 1], got[MAX_N + 1];
+            if (f == SIGMOID_ONES) {
+                memcpy(want, in->a, sizeof want);
+                v->sigmoid_mul(want, in->a, in->b, n);
+            } else {
+                call(v, with[f - SILU_ONES], in, n, want);
+            }
+            call(v, f, in, n, got);
+            h_check(h_differ(want, got, MAX_N + 1) > MAX_N, "%s n %zu is not as with ones", fn_names[f], n);
+        }
     }
 }
 
@@ -142,14 +191,6 @@ static void check_acts(const sg_kernels *tier, const sg_kernels *ref) {
     }
 }
 
-/* |got - want| in units of the last place of want. */
-static double ulps(float got, double want) {
-    const float w = (float)want;
-    if (got == w) return 0;
-    const double unit = fmax(ldexp(1, ilogb(want) - 23), 0x1p-149);
-    return fabs((double)got - want) / unit;
-}
-
 /* exp through softmax: with a first value of 0 (the maximum) and a sum that the others do not move, out[1] / out[0] =
  * e^x. */
 static void check_exp(const sg_vec_fns *v) {
@@ -158,7 +199,7 @@ static void check_exp(const sg_vec_fns *v) {
         float x[2] = { 0, -17.5f - h_uniform(0, 69.5f) };
         const double want = exp((double)x[1]);
         v->softmax(x, 2);
-        if (x[0] == 1) worst = fmax(worst, ulps(x[1], want));
+        if (x[0] == 1) worst = fmax(worst, h_ulps(x[1], want));
     }
     h_check(worst <= 2, "e^x is off by %.2f ulp", worst);
     double worst_silu = 0;
@@ -166,7 +207,7 @@ static void check_exp(const sg_vec_fns *v) {
         const float g = h_uniform(-80, 80), one = 1;
         float y;
         v->silu_mul(&y, &g, &one, 1);
-        worst_silu = fmax(worst_silu, ulps(y, (double)g / (1 + exp(-(double)g))));
+        worst_silu = fmax(worst_silu, h_ulps(y, (double)g / (1 + exp(-(double)g))));
     }
     h_check(worst_silu <= 4, "silu is off by %.2f ulp", worst_silu);
     double worst_gelu = 0;
@@ -396,10 +437,14 @@ int main(int argc, char **argv) {
     check_reference(&tiers[0].vec, &in);
     check_exp(&tiers[0].vec);
     check_attention_parts(&tiers[0].vec, &in);
+    check_ones(&tiers[0].vec, &in);
+    check_functions(&tiers[0].vec);
+    check_sums(&tiers[0].vec);
     for (int t = 0; t < n_tiers; t++) {
         check_softmax_limits(&tiers[t].vec, tiers[t].tier);
         check_acts(&tiers[t], &tiers[0]);
         check_weigh(&tiers[0].vec, &tiers[t].vec, tiers[t].tier);
+        check_recurrent(&tiers[0].vec, &tiers[t].vec, tiers[t].tier);
         if (t > 0) check_tier(&tiers[t], &tiers[0], &in);
         printf("tier %s\n", tiers[t].tier);
     }
