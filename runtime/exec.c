@@ -130,27 +130,27 @@ static void rope(const run *r, const sg_step *s, uint32_t thread, uint32_t threa
 static void attention_one(const run *r, const sg_step *s, sg_attention_scratch *scratch) {
     sg_exec *e = r->e;
     const sg_vec_fns *vec = &e->m.kernels->vec;
-    const uint32_t kv_heads = e->m.hp->n_head_kv, segments = sg_attention_segments(r->pos);
+    const uint32_t units = sg_attention_units(&e->att), segments = sg_attention_segments(&e->att, r->pos);
     uint32_t lo, hi;
-    while (sg_team_take(e->team, kv_heads * segments, 1, &lo, &hi))
+    while (sg_team_take(e->team, units * segments, 1, &lo, &hi))
         for (; lo < hi; lo++)
             sg_attention_part(&e->att, r->kv, vec, scratch, s->layer, lo / segments, r->pos, lo % segments, row(e, SG_BUF_Q, 0),
                               e->attention_parts);
     sg_team_barrier(e->team);
-    while (sg_team_take(e->team, kv_heads, 1, &lo, &hi))
+    while (sg_team_take(e->team, units, 1, &lo, &hi))
         for (; lo < hi; lo++) sg_attention_join(&e->att, vec, scratch, lo, r->pos, e->attention_parts, row(e, s->out, 0));
 }
 
-/* Several tokens: tiles of tokens for one kv head, the last ones first, because they see the most keys. */
+/* Several tokens: tiles of tokens for one unit of heads, the last ones first, because they see the most keys. */
 static void attention_many(const run *r, const sg_step *s, sg_attention_scratch *scratch) {
     sg_exec *e = r->e;
     const sg_plan *p = e->m.plan;
-    const uint32_t kv_heads = e->m.hp->n_head_kv, per_tile = sg_attention_tokens(&e->att), tiles = (r->n + per_tile - 1) / per_tile;
+    const uint32_t units = sg_attention_units(&e->att), per_tile = sg_attention_unit_tokens(&e->att), tiles = (r->n + per_tile - 1) / per_tile;
     uint32_t lo, hi;
-    while (sg_team_take(e->team, kv_heads * tiles, 1, &lo, &hi))
+    while (sg_team_take(e->team, units * tiles, 1, &lo, &hi))
         for (; lo < hi; lo++) {
-            const uint32_t t = (tiles - 1 - lo / kv_heads) * per_tile, n = r->n - t < per_tile ? r->n - t : per_tile;
-            sg_attention_run(&e->att, r->kv, &e->m.kernels->vec, scratch, s->layer, lo % kv_heads, r->pos + t, n,
+            const uint32_t t = (tiles - 1 - lo / units) * per_tile, n = r->n - t < per_tile ? r->n - t : per_tile;
+            sg_attention_run(&e->att, r->kv, &e->m.kernels->vec, scratch, s->layer, lo % units, r->pos + t, n,
                              row(e, SG_BUF_Q, t), p->width[SG_BUF_Q], row(e, s->out, t), p->width[s->out]);
         }
 }
@@ -315,14 +315,14 @@ static size_t lay_out(sg_exec *e, char *base) {
         a->dsum = sg_carve(&c, (size_t)e->n_batch * a->n_blocks, sizeof *a->dsum);
     }
     e->rope_table = sg_carve(&c, (size_t)e->n_batch * 2 * e->m.rope->n_rot, sizeof(float));
-    const size_t heads = (size_t)e->att.n_head * sg_attention_segments(e->n_ctx - 1);
+    const size_t heads = (size_t)e->att.n_head * sg_attention_most_segments(&e->att, e->n_ctx);
     e->attention_parts = sg_carve(&c, heads, sg_attention_part_floats(&e->att) * sizeof(float));
     e->attention = sg_carve(&c, sg_team_size(e->team), sizeof *e->attention);
     sg_attention_scratch measured;
-    const size_t scratch = sg_attention_scratch_init(&measured, &e->att, NULL);
+    const size_t scratch = sg_attention_scratch_init(&measured, &e->att, 1, NULL);
     for (uint32_t i = 0; i < sg_team_size(e->team); i++) {
         char *p = sg_carve(&c, scratch, 1);
-        if (base) sg_attention_scratch_init(&e->attention[i], &e->att, p);
+        if (base) sg_attention_scratch_init(&e->attention[i], &e->att, 1, p);
     }
     if (e->m.streaming) lay_out_away(e, &c);
     if (e->m.weights->ffn) {
@@ -335,7 +335,8 @@ static size_t lay_out(sg_exec *e, char *base) {
 static sg_status begin(sg_exec *e, const sg_exec_model *m, const sg_exec_options *o, sg_error *err) {
     *e = (sg_exec){ .m = *m, .n_batch = o->n_batch, .n_ctx = o->n_ctx, .ahead_cut = o->ahead_cut };
     const sg_hparams *hp = m->hp;
-    e->att = (sg_attention){ hp->n_head, hp->n_head_kv, hp->head_dim_k, hp->head_dim_v, 1.0f / sqrtf((float)hp->head_dim_k) };
+    e->att = (sg_attention){ .n_head = hp->n_head, .n_head_kv = hp->n_head_kv, .head_dim_k = hp->head_dim_k, .head_dim_v = hp->head_dim_v,
+                             .scale = 1.0f / sqrtf((float)hp->head_dim_k) };
     e->ffn = (sg_ffn){ .kernels = m->kernels, .layers = m->weights->ffn, .act = sg_plan_act(hp->ffn_act), .policy = o->policy,
                        .n_layer = hp->n_layer, .n_batch = o->n_batch, .n_threads = o->n_threads, .k = hp->n_embd,
                        .pred_residual = m->pred_residual };

@@ -94,6 +94,7 @@ typedef struct sg_vec_fns {
     void (*add)(float *y, const float *x, size_t n); /* y += x */
     /* In place: x = exp(x - max) / sum; n >= 1. -inf gives 0; all -inf gives 0 everywhere. */
     void (*softmax)(float *x, size_t n);
+    void (*softcap)(float *x, size_t n, float cap); /* in place: x = cap * tanh(x / cap) */
     void (*silu_mul)(float *out, const float *gate, const float *up, size_t n);  /* silu(gate) * up */
     void (*gelu_mul)(float *out, const float *gate, const float *up, size_t n);  /* gelu(gate) * up, the tanh form */
     void (*relu_mul)(float *out, const float *gate, const float *up, size_t n);  /* max(gate,0) * up */

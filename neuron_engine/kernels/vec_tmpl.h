@@ -206,6 +206,15 @@ static void softmax(float *x, size_t n) {
     for (; i < n; i++) x[i] /= sum;
 }
 
+/* tanh(z) = 1 - 2 / (1 + e^2z) */
+INL vf capped(vf x, float cap) { return (1.0f - 2.0f / (1.0f + exp_v(x / cap * 2.0f))) * cap; }
+
+static void softcap(float *x, size_t n, float cap) {
+    size_t i = 0;
+    for (; i + W <= n; i += W) store(x + i, capped(load(x + i), cap));
+    if (i < n) store_n(x + i, capped(load_n(x + i, n - i, 0), cap), n - i);
+}
+
 INL vf silu(vf g) { return g / (1.0f + exp_v(-g)); }
 
 /* 0.5 g (1 + tanh(z)) = g / (1 + e^-2z), z = sqrt(2/pi) (g + 0.044715 g^3) (arXiv 1606.08415, section 2). */
@@ -324,6 +333,7 @@ const sg_vec_fns VEC_TABLE = {
     .rmsnorm = rmsnorm,
     .add = add,
     .softmax = softmax,
+    .softcap = softcap,
     .silu_mul = silu_mul,
     .gelu_mul = gelu_mul,
     .relu_mul = relu_mul,
