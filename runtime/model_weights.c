@@ -52,10 +52,10 @@ static void session_need(const sg_model *m, const sg_session_options *o, bool st
     sg_streaming none = { 0 };
     if (streams) em.streaming = &none;
     const sg_hparams *hp = &m->desc.hp;
-    const sg_attention a = { hp->n_head, hp->n_head_kv, hp->head_dim_k, hp->head_dim_v, 1 };
+    const sg_attention a = { .n_head = hp->n_head, .n_head_kv = hp->n_head_kv, .head_dim_k = hp->head_dim_k, .head_dim_v = hp->head_dim_v };
     const uint32_t n_ctx = sg_session_n_ctx(m, o);
     const sg_exec_options eo = { .n_threads = sg_session_n_threads(o), .n_batch = sg_session_n_batch(m, o), .n_ctx = n_ctx };
-    *kv = sg_kv_bytes(o->kv_type, &a, hp->n_layer, n_ctx) + (uint64_t)n_ctx * sizeof(int32_t);
+    *kv = hp->n_layer * sg_kv_bytes(o->kv_type, &a, 1, n_ctx, eo.n_batch) + (uint64_t)n_ctx * sizeof(int32_t);
     *buffers = sg_exec_bytes(&em, &eo) + 2 * (uint64_t)hp->n_vocab * sizeof(float);
 }
 

@@ -88,6 +88,17 @@ static sg_status set_ahead(sg_session *s, sg_error *err) {
     return SG_OK;
 }
 
+/* All layers are alike. */
+static sg_status init_kv(sg_session *s, sg_kv_type type, uint32_t n_batch, sg_error *err) {
+    const uint32_t n_layer = s->model->desc.hp.n_layer;
+    sg_attention *layers = malloc((n_layer ? n_layer : 1) * sizeof *layers);
+    if (!layers) return sg_fail(err, SG_E_NOMEM, "out of memory");
+    for (uint32_t i = 0; i < n_layer; i++) layers[i] = s->exec.att;
+    const sg_status status = sg_kv_init(&s->kv, type, &s->model->kernels, layers, n_layer, s->n_ctx, n_batch, err);
+    free(layers);
+    return status;
+}
+
 /* Under a budget the sessions of a model share what was kept free for them. */
 static sg_status take_memory(sg_session *s, sg_error *err) {
     sg_model *m = s->model;
@@ -104,7 +115,6 @@ static sg_status take_memory(sg_session *s, sg_error *err) {
 
 static sg_status init(sg_session *s, const sg_session_options *o, sg_error *err) {
     const sg_model *m = s->model;
-    const sg_hparams *hp = &m->desc.hp;
     if (m->vocab_only) return sg_fail(err, SG_E_ARG, "the model was opened without its weights (vocab_only)");
     const uint32_t n_ctx = sg_session_n_ctx(m, o), n_batch = sg_session_n_batch(m, o), n_threads = sg_session_n_threads(o);
     if (n_batch > MAX_BATCH) return sg_fail(err, SG_E_ARG, "a batch of %u tokens is more than %u", n_batch, MAX_BATCH);
@@ -124,7 +134,7 @@ static sg_status init(sg_session *s, const sg_session_options *o, sg_error *err)
         return sg_fail(err, SG_E_UNSUPPORTED, "lossy top-k of layers that are computed as a whole (ffn dense, or down rows of floats) needs a memory budget that "
                        "holds the gates of a layer and what is read of it");
     sg_team_pin(s->exec.team, o->pin_threads);
-    SG_TRY(sg_kv_init(&s->kv, o->kv_type, &m->kernels, &s->exec.att, hp->n_layer, n_ctx, err));
+    SG_TRY(init_kv(s, o->kv_type, n_batch, err));
     SG_TRY(take_memory(s, err));
     s->stats = (sg_stats){ .weight_bytes = sg_weights_bytes(&m->weights),
                            .kv_bytes = s->kv.k.size + s->kv.v.size,
