@@ -11,7 +11,7 @@ static double yarn_pair(const sg_rope_config *c, double turns) {
 }
 
 sg_status sg_rope_init(sg_rope *r, const sg_rope_config *c, sg_error *err) {
-    *r = (sg_rope){ .n_rot = c->n_rot, .adjacent = c->adjacent, .magnitude = 1.0f };
+    *r = (sg_rope){ .n_rot = c->n_rot, .adjacent = c->adjacent, .magnitude = c->magnitude };
     const uint32_t n = c->n_rot / 2;
     r->inv_freq = malloc((n ? n : 1) * sizeof *r->inv_freq);
     if (!r->inv_freq) return sg_fail(err, SG_E_NOMEM, "out of memory for the rotary frequencies");
@@ -20,7 +20,6 @@ sg_status sg_rope_init(sg_rope *r, const sg_rope_config *c, sg_error *err) {
         /* The ramp's ends are rounded outwards to whole pairs, as llama.cpp and the YaRN reference code do. */
         low = fmax(0, floor(yarn_pair(c, c->beta_fast)));
         high = fmin(c->n_rot - 1.0, ceil(yarn_pair(c, c->beta_slow)));
-        r->magnitude = (float)(c->attn_factor * (1 + 0.1 * log(c->scale)));
     }
     for (uint32_t i = 0; i < n; i++) {
         double f = pow(c->freq_base, -2.0 * i / c->n_rot);

@@ -18,7 +18,8 @@ typedef struct sg_rope_config {
     double freq_base;
     double scale;         /* positions are divided by it (linear and, for low frequencies, YaRN); 1: none */
     bool yarn;
-    double beta_fast, beta_slow, ext_factor, attn_factor;
+    double beta_fast, beta_slow, ext_factor;
+    float magnitude;      /* of cos and sin */
     uint32_t n_ctx_orig;
     const float *factors; /* [n_rot/2] divisors of the frequencies, or NULL */
 } sg_rope_config;

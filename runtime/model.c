@@ -5,22 +5,33 @@
 #include <stdlib.h>
 #include <string.h>
 
-sg_status sg_model_open_rope(sg_model *m, sg_error *err) {
-    const sg_rope_params *r = &m->desc.hp.rope;
+static sg_status open_rope(sg_model *m, sg_rope_kind kind, const float *factors, sg_error *err) {
+    const sg_hparams *hp = &m->desc.hp;
+    const sg_rope_params *r = &hp->rope;
+    const bool window = kind == SG_ROPES_WINDOW; /* plain, with a base of its own */
     const sg_rope_config c = {
         .n_rot = r->n_rot,
         .adjacent = r->pairing == SG_ROPE_ADJACENT,
-        .freq_base = r->freq_base,
-        .scale = r->scaling == SG_ROPE_PLAIN ? 1.0 : r->factor,
-        .yarn = r->scaling == SG_ROPE_YARN,
+        .freq_base = window ? hp->window_rope_base : r->freq_base,
+        .scale = window || r->scaling == SG_ROPE_PLAIN ? 1.0 : r->factor,
+        .yarn = !window && r->scaling == SG_ROPE_YARN,
         .beta_fast = r->beta_fast,
         .beta_slow = r->beta_slow,
         .ext_factor = r->ext_factor,
-        .attn_factor = r->attn_factor,
+        .magnitude = window ? 1 : r->magnitude,
         .n_ctx_orig = r->n_ctx_orig,
-        .factors = m->weights.globals[SG_T_ROPE_FREQS].v,
+        .factors = factors,
     };
-    return sg_rope_init(&m->rope, &c, err);
+    return sg_rope_init(&m->ropes[kind], &c, err);
+}
+
+sg_status sg_model_open_ropes(sg_model *m, sg_error *err) {
+    const sg_hparams *hp = &m->desc.hp;
+    const sg_weight *w = m->weights.globals;
+    if (hp->rope.pairing == SG_ROPE_NONE) return SG_OK;
+    SG_TRY(open_rope(m, SG_ROPES_MAIN, w[SG_T_ROPE_FREQS].v ? w[SG_T_ROPE_FREQS].v : w[SG_T_ROPE_SHORT].v, err));
+    if (w[SG_T_ROPE_LONG].v) SG_TRY(open_rope(m, SG_ROPES_LONG, w[SG_T_ROPE_LONG].v, err));
+    return hp->window_rope_base > 0 ? open_rope(m, SG_ROPES_WINDOW, NULL, err) : SG_OK;
 }
 
 static sg_status open_text(sg_model *m, const sg_gguf *g, const sg_log *log, sg_error *err) {
@@ -99,7 +110,8 @@ sg_status sg_model_open(const char *path, const sg_model_options *options, sg_mo
         free(m->desc.layers);
         m->desc.layers = NULL;
         free(m->desc.bundles);
-        m->desc.bundles = NULL;
+        free(m->desc.bundles_shexp);
+        m->desc.bundles = m->desc.bundles_shexp = NULL;
         memset(m->desc.globals, 0, sizeof m->desc.globals);
     }
     sg_gguf_close(&g);
@@ -112,7 +124,7 @@ void sg_model_close(sg_model **model) {
     if (!model || !*model) return;
     sg_model *m = *model;
     sg_plan_finish(&m->plan);
-    sg_rope_finish(&m->rope);
+    for (int i = 0; i < SG_ROPES; i++) sg_rope_finish(&m->ropes[i]);
     sg_weights_finish(&m->weights);
     sg_model_desc_finish(&m->desc);
     sg_tokenizer_destroy(&m->tokenizer);
@@ -124,32 +136,40 @@ void sg_model_close(sg_model **model) {
 
 const sg_model_info *sg_model_get_info(const sg_model *model) { return model ? &model->info : NULL; }
 
-static void add_work(sg_work *work, const sg_matrix *m, uint64_t tokens) {
+/* `used` of the matrices of a tensor take part in a token, and at most all of them in a batch. */
+static void add_work(sg_work *work, const sg_matrix *m, uint64_t tokens, uint64_t used) {
     if (!m->kernel || tokens == 0) return;
-    work->weight_bytes += m->rows * sg_dtype_bytes(sg_dtype_get((uint32_t)m->kernel->type), m->k);
-    *(m->kernel->acts_q8 ? &work->int8_ops : &work->f32_ops) += 2 * tokens * m->rows * m->k;
+    const uint64_t all = m->n ? m->n : 1, read = used * tokens < all ? used * tokens : all;
+    work->weight_bytes += read * m->rows * sg_dtype_bytes(sg_dtype_get((uint32_t)m->kernel->type), m->k);
+    *(m->kernel->acts_q8 ? &work->int8_ops : &work->f32_ops) += 2 * tokens * used * m->rows * m->k;
 }
 
-static void add_bundle_work(sg_work *work, const sg_bundle *b, uint64_t tokens) {
+static void add_bundle_work(sg_work *work, const sg_ffn_layer *unit, uint64_t tokens) {
+    const sg_bundle *b = &unit->bundle;
     const sg_bundle_layout *l = &b->l;
-    const uint64_t products = 2 * tokens * l->n_neurons * l->k;
+    const uint64_t all = l->n_expert ? l->n_expert : 1, used = l->n_expert ? unit->n_used : 1, read = used * tokens < all ? used * tokens : all;
+    const uint64_t products = 2 * tokens * used * l->n_neurons * l->k;
     if (tokens == 0) return;
-    work->weight_bytes += l->n_neurons * (l->gate_row + l->record);
+    work->weight_bytes += read * l->n_neurons * (l->gate_row + l->record);
     *(b->gate->quantised ? &work->int8_ops : &work->f32_ops) += products;
     if (l->gated) *(b->up->quantised ? &work->int8_ops : &work->f32_ops) += products;
     *(b->down->quantised ? &work->int8_ops : &work->f32_ops) += products;
+}
+
+static uint64_t used_of(const sg_hparams *hp, int slot, const sg_matrix *m) {
+    const bool experts = slot == SG_L_GATE_EXPS || slot == SG_L_UP_EXPS || slot == SG_L_DOWN_EXPS;
+    return experts ? hp->n_expert_used : m->n ? m->n : 1;
 }
 
 sg_work sg_model_get_work(const sg_model *model, size_t n, size_t n_keep) {
     sg_work work = { 0 };
     if (!model || !model->weights.layers) return work;
     const sg_weights *w = &model->weights;
-    for (uint32_t l = 0; l < model->desc.hp.n_layer; l++) {
-        for (int slot = 0; slot < SG_L_SLOTS; slot++) add_work(&work, &w->layers[l][slot].m, n);
-        if (w->ffn) add_bundle_work(&work, &w->ffn[l].bundle, n);
-    }
+    for (uint32_t l = 0; l < model->desc.hp.n_layer; l++)
+        for (int slot = 0; slot < SG_L_SLOTS; slot++) add_work(&work, &w->layers[l][slot].m, n, used_of(&model->desc.hp, slot, &w->layers[l][slot].m));
+    for (uint32_t i = 0; i < w->n_units; i++) add_bundle_work(&work, &w->ffn[i], n);
     const sg_matrix *output = &w->globals[SG_T_OUTPUT].m; /* the embedding table where a model has none */
-    add_work(&work, output->kernel ? output : &w->globals[SG_T_TOKEN_EMBD].m, n_keep);
+    add_work(&work, output->kernel ? output : &w->globals[SG_T_TOKEN_EMBD].m, n_keep, 1);
     return work;
 }
 

@@ -4,17 +4,16 @@
 
 #include <stdatomic.h>
 
-#include "neuron_engine/rope.h"
-#include "runtime/plan.h"
+#include "runtime/exec.h"
 #include "runtime/session.h"
 #include "runtime/text/chat.h"
 
 struct sg_model {
-    sg_model_desc desc; /* its tensor pointers are void once the file is closed; hp and arch stay */
+    sg_model_desc desc; /* its tensor pointers are void once the file is closed; hp, layer and arch stay */
     sg_kernels kernels;
     sg_weights weights;
     sg_plan plan;
-    sg_rope rope;
+    sg_rope ropes[SG_ROPES];
     sg_tokenizer *tokenizer;
     sg_chat_family chat;
     char *name, *arch;
@@ -30,12 +29,13 @@ struct sg_model {
 
 /* runtime/model_weights.c: decides what stays in RAM, reads it, and makes the plan. base: resident bytes before the file was opened. */
 SG_NODISCARD sg_status sg_model_open_weights(sg_model *m, const sg_gguf *g, const sg_model_options *o, uint64_t base, sg_error *err);
-SG_NODISCARD sg_status sg_model_open_rope(sg_model *m, sg_error *err);
+SG_NODISCARD sg_status sg_model_open_ropes(sg_model *m, sg_error *err);
 /* What an executor reads of a model. */
-struct sg_exec_model sg_model_for_exec(const sg_model *m);
+sg_exec_model sg_model_for_exec(const sg_model *m);
 /* Tokens of context and of a batch that a session with these options gets. */
 uint32_t sg_session_n_ctx(const sg_model *m, const sg_session_options *o);
 uint32_t sg_session_n_batch(const sg_model *m, const sg_session_options *o);
 uint32_t sg_session_n_threads(const sg_session_options *o);
+uint32_t sg_session_n_copies(const sg_session_options *o);
 
 #endif

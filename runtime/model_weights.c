@@ -3,12 +3,13 @@
 #include <string.h>
 
 #include "runtime/base/memavail.h"
-#include "runtime/exec.h"
 #include "runtime/model.h"
+#include "runtime/past.h"
 #include "runtime/weights_private.h"
 
 #define DEFAULT_CTX 4096u
 #define DEFAULT_BATCH 128u
+#define DEFAULT_COPIES 2u
 /* Without a budget from the caller: what is left to others, a part of what is available and at least so much. */
 #define RESERVE_PART 16u
 #define RESERVE_LEAST ((uint64_t)64 << 20)
@@ -32,38 +33,43 @@ uint32_t sg_session_n_batch(const sg_model *m, const sg_session_options *o) {
     if (o->lossy_top_k > 0 && m->weights.streaming) return 1;
     return n > n_ctx ? n_ctx : n;
 }
+uint32_t sg_session_n_copies(const sg_session_options *o) {
+    return o->n_state_copies == 0 ? DEFAULT_COPIES : o->n_state_copies == SG_NO_STATE_COPIES ? 0 : o->n_state_copies;
+}
 uint32_t sg_session_n_threads(const sg_session_options *o) {
     if (o->n_threads) return o->n_threads;
     return sg_cpu_count() < SG_TEAM_MAX ? sg_cpu_count() : SG_TEAM_MAX;
 }
 
 sg_exec_model sg_model_for_exec(const sg_model *m) {
-    return (sg_exec_model) { &m->desc.hp, &m->weights, &m->plan, &m->kernels, &m->rope, m->desc.pred_residual, m->desc.ffn_threshold,
-                             m->weights.streaming };
+    const sg_arch *arch = m->desc.arch;
+    return (sg_exec_model) { .hp = &m->desc.hp, .layer = m->desc.layer, .weights = &m->weights, .plan = &m->plan, .kernels = &m->kernels,
+                             .ropes = m->ropes, .norm = arch->norm, .gated_attention = arch->gated_attention,
+                             .value_heads_mod = arch->value_heads_mod, .pred_residual = m->desc.pred_residual,
+                             .ffn_threshold = m->desc.ffn_threshold, .streaming = m->weights.streaming };
 }
 
 static bool act_is_sparse(const sg_model *m, const sg_session_options *o) {
-    return m->desc.hp.ffn_act != SG_FFN_SILU || o->lossy_predict != 0 || o->lossy_threshold != 0 || o->lossy_top_k != 0;
+    return sg_neuron_sparse(sg_plan_act(m->desc.hp.ffn_act)) || o->lossy_predict != 0 || o->lossy_threshold != 0 || o->lossy_top_k != 0;
 }
 
 /* KV cache and buffers of a session. */
-static void session_need(const sg_model *m, const sg_session_options *o, bool streams, uint64_t *kv, uint64_t *buffers) {
+static sg_status session_need(const sg_model *m, const sg_session_options *o, bool streams, uint64_t *kv, uint64_t *buffers, sg_error *err) {
     sg_exec_model em = sg_model_for_exec(m);
     sg_streaming none = { 0 };
     if (streams) em.streaming = &none;
-    const sg_hparams *hp = &m->desc.hp;
-    const sg_attention a = { .n_head = hp->n_head, .n_head_kv = hp->n_head_kv, .head_dim_k = hp->head_dim_k, .head_dim_v = hp->head_dim_v };
-    const uint32_t n_ctx = sg_session_n_ctx(m, o);
-    const sg_exec_options eo = { .n_threads = sg_session_n_threads(o), .n_batch = sg_session_n_batch(m, o), .n_ctx = n_ctx };
-    *kv = hp->n_layer * sg_kv_bytes(o->kv_type, &a, 1, n_ctx, eo.n_batch) + (uint64_t)n_ctx * sizeof(int32_t);
-    *buffers = sg_exec_bytes(&em, &eo) + 2 * (uint64_t)hp->n_vocab * sizeof(float);
+    const sg_exec_options eo = { .n_threads = sg_session_n_threads(o), .n_batch = sg_session_n_batch(m, o), .n_ctx = sg_session_n_ctx(m, o) };
+    *buffers = sg_exec_bytes(&em, &eo) + 2 * (uint64_t)m->desc.hp.n_vocab * sizeof(float);
+    SG_TRY(sg_past_need(&em, o->kv_type, eo.n_ctx, eo.n_batch, sg_session_n_copies(o), kv, err));
+    *kv += (uint64_t)eo.n_ctx * sizeof(int32_t);
+    return SG_OK;
 }
 
 /* Smaller defaults where the budget is small; what the caller asked for stays. */
-static void shrink(sg_model *m, const sg_session_options *o, uint64_t ram, const sg_log *log) {
+static sg_status shrink(sg_model *m, const sg_session_options *o, uint64_t ram, const sg_log *log, sg_error *err) {
     uint64_t kv, buffers;
     for (;;) {
-        session_need(m, o, true, &kv, &buffers);
+        SG_TRY(session_need(m, o, true, &kv, &buffers, err));
         if (kv + buffers <= ram / SESSION_PART) break;
         if (!o->n_batch && m->n_batch > LEAST_BATCH && buffers > ram / (4 * SESSION_PART)) m->n_batch /= 2;
         else if (!o->n_ctx && m->n_ctx > LEAST_CTX) m->n_ctx /= 2;
@@ -72,6 +78,7 @@ static void shrink(sg_model *m, const sg_session_options *o, uint64_t ram, const
     }
     if (m->n_ctx < m->desc.hp.n_ctx_train && m->n_ctx < DEFAULT_CTX && !o->n_ctx)
         sg_log_line(log, SG_LOG_WARN, "a context of %u tokens, to leave memory for the model", m->n_ctx);
+    return SG_OK;
 }
 
 static void describe_need(const sg_model *m, const sg_loader *l, const sg_session_options *o, uint64_t *matrices, sg_residency_need *n) {
@@ -79,6 +86,7 @@ static void describe_need(const sg_model *m, const sg_loader *l, const sg_sessio
     for (size_t i = 0; i < l->n_jobs; i++) {
         const sg_load_job *j = &l->jobs[i];
         switch (j->part) {
+        case SG_LOAD_FIXED:
         case SG_LOAD_VECTOR: n->vectors += j->bytes; break;
         case SG_LOAD_PREDICTOR: n->predictors += j->bytes; break;
         case SG_LOAD_BUNDLE: break;
@@ -125,13 +133,13 @@ static sg_status decide(sg_model *m, sg_loader *l, const sg_session_options *so,
     if (s == SG_OK) {
         describe_need(m, l, so, matrices, &need);
         need.by_neurons = need.by_neurons && n_layer > 0;
-        session_need(m, so, false, &need.kv, &need.buffers);
-        s = sg_residency_decide(&need, r, err);
+        s = session_need(m, so, false, &need.kv, &need.buffers, err);
+        if (s == SG_OK) s = sg_residency_decide(&need, r, err);
         if (r->streams) {
             sg_residency_finish(r);
-            shrink(m, so, budget, log);
-            session_need(m, so, true, &need.kv, &need.buffers);
-            s = sg_residency_decide(&need, r, err);
+            s = shrink(m, so, budget, log, err);
+            if (s == SG_OK) s = session_need(m, so, true, &need.kv, &need.buffers, err);
+            if (s == SG_OK) s = sg_residency_decide(&need, r, err);
         }
         m->session_bytes = need.kv + need.buffers;
     }
@@ -165,7 +173,7 @@ static sg_status load(sg_model *m, sg_loader *l, const sg_model_options *o, cons
     report(m, r, budget, !o->ram, &log);
     sg_weights_options wo = { .io = o->io, .log = &log, .progress = o->progress, .user = o->user, .faults = o->faults };
     if (r->streams) wo.chunk_bytes = (size_t)1 << 20;
-    SG_TRY(sg_weights_load(&m->weights, l, &m->desc, &wo, err));
+    SG_TRY(sg_weights_load(&m->weights, l, &wo, err));
     if (!r->streams) return SG_OK;
     SG_TRY(sg_streaming_create(&m->weights.streaming, r, &m->weights, l, &m->desc, &wo, err));
     m->weights.streaming->store.no_cache = o->no_cache;
@@ -190,15 +198,16 @@ sg_status sg_model_open_weights(sg_model *m, const sg_gguf *g, const sg_model_op
     for (size_t i = 0; s == SG_OK && i < l.n_jobs; i++) item += l.jobs[i].info->n_bytes / ITEM_PART;
     m->weights.item_bytes = (size_t)(item > ITEM_MOST ? ITEM_MOST : item < ITEM_LEAST ? ITEM_LEAST : item);
     /* widths and layouts are known, which is enough to say what a session takes */
-    m->rope.n_rot = hp->rope.n_rot;
+    m->ropes[SG_ROPES_MAIN].n_rot = hp->rope.n_rot;
+    m->ropes[SG_ROPES_WINDOW].n_rot = hp->window_rope_base > 0 ? hp->rope.n_rot : 0;
     if (s == SG_OK) s = sg_plan_create(&m->plan, &m->desc, &m->weights, err);
     if (s == SG_OK) s = load(m, &l, o, &so, base, &r, err);
     sg_plan_finish(&m->plan);
     sg_residency_finish(&r);
     sg_loader_finish(&l);
-    m->rope.n_rot = 0;
+    memset(m->ropes, 0, sizeof m->ropes);
     SG_TRY(s);
-    SG_TRY(sg_model_open_rope(m, err));
+    SG_TRY(sg_model_open_ropes(m, err));
     SG_TRY(sg_plan_create(&m->plan, &m->desc, &m->weights, err));
     return m->weights.streaming ? sg_streaming_program(m->weights.streaming, &m->plan, &m->weights, err) : SG_OK;
 }

@@ -1,13 +1,9 @@
-#include "runtime/session.h"
+#include "runtime/session_private.h"
 
 #include <math.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-
-#include "runtime/exec.h"
-#include "runtime/model.h"
 
 /* Times of single tokens that are kept, the last ones. */
 #define TIMES 4096u
@@ -15,23 +11,6 @@
 #define AHEAD_RECALL 0.8f
 #define FEW_TOKENS 8u
 #define MAX_BATCH 65536u /* keeps token x head counts within 64 bits and buffers sane */
-
-struct sg_session {
-    sg_model *model;
-    sg_exec exec;
-    sg_kv_cache kv;
-    int32_t *tokens; /* [n_ctx], the timeline */
-    uint32_t n, n_ctx;
-    float *logits; /* [logits_rows][n_vocab] */
-    size_t logits_rows, logits_cap;
-    atomic_bool cancel;
-    sg_stats stats;
-    float *cut, *score_cut; /* [n_layer], of sg_ffn_policy */
-    float *ahead_cut;       /* [n_layer], of sg_exec_options */
-    float *times;           /* [TIMES], seconds of tokens fed one by one, the last ones */
-    uint64_t taken;         /* bytes of the model's session_bytes */
-    float *observed;
-};
 
 static double now(void) {
     struct timespec t;
@@ -88,21 +67,10 @@ static sg_status set_ahead(sg_session *s, sg_error *err) {
     return SG_OK;
 }
 
-/* All layers are alike. */
-static sg_status init_kv(sg_session *s, sg_kv_type type, uint32_t n_batch, sg_error *err) {
-    const uint32_t n_layer = s->model->desc.hp.n_layer;
-    sg_attention *layers = malloc((n_layer ? n_layer : 1) * sizeof *layers);
-    if (!layers) return sg_fail(err, SG_E_NOMEM, "out of memory");
-    for (uint32_t i = 0; i < n_layer; i++) layers[i] = s->exec.att;
-    const sg_status status = sg_kv_init(&s->kv, type, &s->model->kernels, layers, n_layer, s->n_ctx, n_batch, err);
-    free(layers);
-    return status;
-}
-
 /* Under a budget the sessions of a model share what was kept free for them. */
 static sg_status take_memory(sg_session *s, sg_error *err) {
     sg_model *m = s->model;
-    const uint64_t need = s->exec.memory.size + s->kv.k.size + s->kv.v.size;
+    const uint64_t need = s->exec.memory.size + sg_past_bytes(&s->past);
     if (m->session_bytes == 0) return SG_OK;
     if (atomic_fetch_add(&m->sessions, need) + need <= m->session_bytes) {
         s->taken = need;
@@ -119,6 +87,8 @@ static sg_status init(sg_session *s, const sg_session_options *o, sg_error *err)
     const uint32_t n_ctx = sg_session_n_ctx(m, o), n_batch = sg_session_n_batch(m, o), n_threads = sg_session_n_threads(o);
     if (n_batch > MAX_BATCH) return sg_fail(err, SG_E_ARG, "a batch of %u tokens is more than %u", n_batch, MAX_BATCH);
     if ((unsigned)o->kv_type >= SG_KV_TYPES) return sg_fail(err, SG_E_ARG, "unknown KV cache type %d", (int)o->kv_type);
+    if (m->weights.globals[SG_T_POS_EMBD].m.kernel && n_ctx > m->desc.hp.n_ctx_train)
+        return sg_fail(err, SG_E_ARG, "a context of %u tokens: this model has learned positions for %u", n_ctx, m->desc.hp.n_ctx_train);
     s->n_ctx = n_ctx;
     s->tokens = malloc((size_t)n_ctx * sizeof *s->tokens);
     if (!s->tokens) return sg_fail(err, SG_E_NOMEM, "out of memory for a context of %u tokens", n_ctx);
@@ -134,10 +104,10 @@ static sg_status init(sg_session *s, const sg_session_options *o, sg_error *err)
         return sg_fail(err, SG_E_UNSUPPORTED, "lossy top-k of layers that are computed as a whole (ffn dense, or down rows of floats) needs a memory budget that "
                        "holds the gates of a layer and what is read of it");
     sg_team_pin(s->exec.team, o->pin_threads);
-    SG_TRY(init_kv(s, o->kv_type, n_batch, err));
+    SG_TRY(sg_past_init(&s->past, &em, o->kv_type, n_ctx, n_batch, sg_session_n_copies(o), err));
     SG_TRY(take_memory(s, err));
     s->stats = (sg_stats){ .weight_bytes = sg_weights_bytes(&m->weights),
-                           .kv_bytes = s->kv.k.size + s->kv.v.size,
+                           .kv_bytes = sg_past_bytes(&s->past),
                            .buffer_bytes = s->exec.memory.size };
     return SG_OK;
 }
@@ -161,7 +131,7 @@ void sg_session_destroy(sg_session **session) {
     if (!session || !*session) return;
     sg_session *s = *session;
     sg_exec_finish(&s->exec);
-    sg_kv_finish(&s->kv);
+    sg_past_finish(&s->past);
     free(s->tokens);
     free(s->logits);
     free(s->cut);
@@ -207,32 +177,52 @@ static uint32_t batch_of(const sg_session *s, size_t left) {
     return left < s->exec.n_batch ? (uint32_t)left : s->exec.n_batch;
 }
 
+/* Evaluates tokens at the end of the timeline, whose positions from s->n on they take; the logits of the last n_keep go to `rows`. *done:
+ * those that were evaluated. */
+static sg_status evaluate(sg_session *s, const int32_t *tokens, size_t n, size_t n_keep, float *rows, size_t *done, sg_error *err) {
+    const size_t n_vocab = s->model->desc.hp.n_vocab, skip = n - n_keep;
+    sg_status status = SG_OK;
+    for (*done = 0; status == SG_OK && *done < n;) {
+        const uint32_t batch = batch_of(s, n - *done);
+        /* Of this batch, the tokens at or after `skip` keep their logits. */
+        const size_t end = *done + batch;
+        const uint32_t keep = end <= skip ? 0 : (uint32_t)(end - (*done > skip ? *done : skip));
+        status = sg_exec_run(&s->exec, &s->past.kv, &s->past.state, tokens + *done, batch, s->n, keep,
+                             keep ? rows + (end - keep - skip) * n_vocab : NULL, &s->cancel, err);
+        sg_past_wrote(&s->past, s->n + batch, status == SG_OK);
+        if (status != SG_OK) break;
+        /* The caller may have handed in the timeline itself. */
+        memmove(s->tokens + s->n, tokens + *done, batch * sizeof *tokens);
+        s->n += batch;
+        *done = end;
+    }
+    if (status != SG_OK) atomic_store(&s->cancel, false);
+    return status;
+}
+
+/* What the model cannot remember of the timeline is evaluated again. */
+sg_status sg_session_catch_up(sg_session *s, sg_error *err) {
+    const uint32_t n = s->n, from = sg_past_go_to(&s->past, n);
+    size_t done = 0;
+    if (from == n) return SG_OK;
+    s->n = from;
+    const sg_status status = evaluate(s, s->tokens + from, n - from, 0, NULL, &done, err);
+    s->stats.prompt_tokens += done;
+    s->n = n; /* the timeline stays also after a failure; the past says what is missing */
+    return status;
+}
+
 sg_status sg_session_feed(sg_session *s, const int32_t *tokens, size_t n, size_t n_keep, sg_error *err) {
     if (!s || !tokens || n == 0) return sg_fail(err, SG_E_ARG, "sg_session_feed: no session or no tokens");
     if (n_keep < 1 || n_keep > n) return sg_fail(err, SG_E_ARG, "sg_session_feed: n_keep %zu is not between 1 and %zu", n_keep, n);
     SG_TRY(check_tokens(s, tokens, n, err));
     SG_TRY(reserve_logits(s, n_keep, err));
     const double start = now();
-    const size_t n_vocab = s->model->desc.hp.n_vocab, skip = n - n_keep;
-    sg_status status = SG_OK;
     size_t done = 0;
-    while (done < n) {
-        const uint32_t batch = batch_of(s, n - done);
-        /* Of this batch, the tokens at or after `skip` keep their logits. */
-        const size_t end = done + batch;
-        const uint32_t keep = end <= skip ? 0 : (uint32_t)(end - (done > skip ? done : skip));
-        float *rows = keep ? s->logits + (end - keep - skip) * n_vocab : NULL;
-        status = sg_exec_run(&s->exec, &s->kv, tokens + done, batch, s->n, keep, rows, &s->cancel, err);
-        if (status != SG_OK) {
-            atomic_store(&s->cancel, false);
-            break;
-        }
-        /* The caller may have handed in the timeline itself. */
-        memmove(s->tokens + s->n, tokens + done, batch * sizeof *tokens);
-        s->n += batch;
-        done = end;
-    }
+    sg_status status = sg_session_catch_up(s, err);
+    if (status == SG_OK) status = evaluate(s, tokens, n, n_keep, s->logits, &done, err);
     if (status == SG_OK) s->logits_rows = n_keep;
+    if (status == SG_OK && n > 1) sg_past_keep(&s->past);
     if (n == 1 && done == 1) s->times[s->stats.decode_tokens % TIMES] = (float)(now() - start);
     (n > 1 ? (s->stats.prompt_tokens += done) : (s->stats.decode_tokens += done));
     *(n > 1 ? &s->stats.prompt_seconds : &s->stats.decode_seconds) += now() - start;

@@ -198,7 +198,11 @@ typedef struct sg_session_options {
     float lossy_predict;   /* neurons that the predictor does not name are left out; the share of the active ones that it should name */
     float lossy_threshold; /* this share of the neurons, those with the smallest activated gates, is left out */
     uint32_t lossy_top_k;  /* all but the K neurons of a layer with the largest activated gates are left out */
+    /* Models with recurrent layers cannot go back but to a copy of their state. Copies are kept from the ends of the last prompts;
+     * 0: two, SG_NO_STATE_COPIES: none (a rewind then evaluates everything again). Other models need none. */
+    uint32_t n_state_copies;
 } sg_session_options;
+#define SG_NO_STATE_COPIES UINT32_MAX
 #define SG_SESSION_OPTIONS_INIT { sizeof(sg_session_options), 0, 0, 0, SG_KV_F16, false, SG_FFN_AUTO, 0.0f, 0.0f, 0 }
 
 /* The model must outlive the session. SG_E_UNSUPPORTED when a lossy choice is not possible with this model. */
@@ -227,8 +231,16 @@ SG_API size_t sg_session_length(const sg_session *session);
 SG_API size_t sg_session_capacity(const sg_session *session);
 SG_API const int32_t *sg_session_tokens(const sg_session *session);
 
-/* Shortens the timeline to its first n tokens; logits become invalid. */
+/* Shortens the timeline to its first n tokens; logits become invalid. Where the model cannot go back as far as that (recurrent layers,
+ * windows shorter than what was dropped), the next feed evaluates what it needs again, with the same result. */
 SG_API SG_NODISCARD sg_status sg_session_rewind(sg_session *session, size_t n, sg_error *err);
+
+/* Writes the timeline and what the model remembers of it to PATH (which appears whole or not at all), and reads it back into a session of
+ * the same model and KV cache type; contexts may differ as long as the tokens fit. After a restore the logits are invalid: sg_session_sync
+ * with the same tokens evaluates the last one again. Errors: those of files; SG_E_FORMAT when PATH is damaged, SG_E_UNSUPPORTED when it is of
+ * another model or cache type, SG_E_CONTEXT; a failed restore leaves an empty timeline. */
+SG_API SG_NODISCARD sg_status sg_session_save(sg_session *session, const char *path, sg_error *err);
+SG_API SG_NODISCARD sg_status sg_session_restore(sg_session *session, const char *path, sg_error *err);
 
 /* Makes the running or the next feed or generate stop with SG_E_CANCELLED (feed) or SG_STOP_CANCELLED (generate).
  * Async-signal-safe; the request is consumed by the call that it stops. */

@@ -1,0 +1,130 @@
+#include "runtime/past.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* What the layers are, for the two parts. */
+typedef struct shapes {
+    sg_attention *attention;
+    sg_recurrent_shape *recurrent;
+} shapes;
+
+static sg_status get_shapes(const sg_exec_model *m, shapes *s, sg_error *err) {
+    const uint32_t n_layer = m->hp->n_layer;
+    *s = (shapes) { calloc(n_layer + 1, sizeof *s->attention), calloc(n_layer + 1, sizeof *s->recurrent) };
+    if (!s->attention || !s->recurrent) {
+        free(s->attention);
+        free(s->recurrent);
+        return sg_fail(err, SG_E_NOMEM, "out of memory");
+    }
+    sg_exec_attention_layers(m, s->attention);
+    sg_exec_recurrent_layers(m, s->recurrent);
+    return SG_OK;
+}
+
+static bool is_recurrent(const sg_exec_model *m) {
+    for (uint32_t i = 0; i < m->hp->n_layer; i++)
+        if (m->layer[i].mixer == SG_MIX_CONV || m->layer[i].mixer == SG_MIX_DELTA) return true;
+    return false;
+}
+
+sg_status sg_past_need(const sg_exec_model *m, sg_kv_type type, uint32_t n_ctx, uint32_t n_batch, uint32_t n_copies, uint64_t *bytes, sg_error *err) {
+    shapes s;
+    SG_TRY(get_shapes(m, &s, err));
+    *bytes = sg_kv_bytes(type, s.attention, m->hp->n_layer, n_ctx, n_batch);
+    if (is_recurrent(m) && !sg_mul_add(sg_recurrent_bytes(s.recurrent, m->hp->n_layer), 1 + (uint64_t)n_copies, *bytes, bytes)) *bytes = UINT64_MAX / 2;
+    free(s.attention);
+    free(s.recurrent);
+    return SG_OK;
+}
+
+static sg_status make_copies(sg_past *p, uint32_t n, sg_error *err) {
+    const size_t bytes = (sg_recurrent_flat_bytes(&p->state) + SG_CACHE_LINE - 1) / SG_CACHE_LINE * SG_CACHE_LINE;
+    p->copies = calloc(n + 1, sizeof *p->copies);
+    if (!p->copies) return sg_fail(err, SG_E_NOMEM, "out of memory");
+    if (n == 0 || bytes == 0) return SG_OK;
+    if (bytes > SIZE_MAX / n) return sg_fail(err, SG_E_NOMEM, "%u copies of the recurrent state are too large", n);
+    SG_TRY(sg_region_create(&p->memory, bytes * n, "copies of the recurrent state", err));
+    for (uint32_t i = 0; i < n; i++) p->copies[i].data = (uint8_t *)p->memory.data + i * bytes;
+    p->n_copies = n;
+    return SG_OK;
+}
+
+sg_status sg_past_init(sg_past *p, const sg_exec_model *m, sg_kv_type type, uint32_t n_ctx, uint32_t n_batch, uint32_t n_copies, sg_error *err) {
+    *p = (sg_past) { .recurrent = is_recurrent(m) };
+    shapes s;
+    SG_TRY(get_shapes(m, &s, err));
+    sg_status status = sg_kv_init(&p->kv, type, m->kernels, s.attention, m->hp->n_layer, n_ctx, n_batch, err);
+    if (status == SG_OK && p->recurrent) status = sg_recurrent_init(&p->state, s.recurrent, m->hp->n_layer, err);
+    if (status == SG_OK && p->recurrent) status = make_copies(p, n_copies, err);
+    free(s.attention);
+    free(s.recurrent);
+    return status;
+}
+
+void sg_past_finish(sg_past *p) {
+    sg_kv_finish(&p->kv);
+    sg_recurrent_finish(&p->state);
+    sg_region_destroy(&p->memory);
+    free(p->copies);
+    *p = (sg_past) { 0 };
+}
+
+uint64_t sg_past_bytes(const sg_past *p) { return p->kv.k.size + p->kv.v.size + p->state.memory.size + p->memory.size; }
+
+/* ---- going back ---- */
+
+static uint32_t begin_anew(sg_past *p) {
+    if (p->recurrent) sg_recurrent_clear(&p->state);
+    for (uint32_t i = 0; i < p->n_copies; i++) p->copies[i].when = 0;
+    p->high = p->at = 0;
+    return 0;
+}
+
+uint32_t sg_past_go_to(sg_past *p, uint32_t n) {
+    if (n == 0) return begin_anew(p);
+    if (!p->recurrent) return n <= p->high && sg_kv_can_rewind(&p->kv, p->high, n) ? n : begin_anew(p);
+    /* What lies behind is of another text from here on. */
+    for (uint32_t i = 0; i < p->n_copies; i++)
+        if (p->copies[i].pos > n) p->copies[i].when = 0;
+    if (p->at == n && sg_kv_can_rewind(&p->kv, p->high, n)) return n;
+    const sg_past_copy *best = NULL;
+    for (uint32_t i = 0; i < p->n_copies; i++) {
+        const sg_past_copy *c = &p->copies[i];
+        if (c->when > 0 && (!best || c->pos > best->pos) && sg_kv_can_rewind(&p->kv, p->high, c->pos)) best = c;
+    }
+    if (!best) return begin_anew(p);
+    sg_recurrent_restore(&p->state, best->data);
+    return p->at = best->pos;
+}
+
+void sg_past_wrote(sg_past *p, uint32_t end, bool good) {
+    if (end > p->high) p->high = end;
+    p->at = good ? end : SG_PAST_LOST;
+}
+
+void sg_past_keep(sg_past *p) {
+    if (p->n_copies == 0 || p->at == SG_PAST_LOST || p->at == 0) return;
+    sg_past_copy *oldest = &p->copies[0];
+    for (uint32_t i = 0; i < p->n_copies; i++) {
+        if (p->copies[i].when > 0 && p->copies[i].pos == p->at) return;
+        if (p->copies[i].when < oldest->when) oldest = &p->copies[i];
+    }
+    sg_recurrent_save(&p->state, oldest->data);
+    oldest->pos = p->at;
+    oldest->when = ++p->clock;
+}
+
+/* ---- saving ---- */
+
+bool sg_past_walk(sg_past *p, uint32_t n, sg_kv_range_fn move, void *user) {
+    if (!move(user, &p->high, sizeof p->high) || !sg_kv_ranges(&p->kv, n, move, user)) return false;
+    return !p->recurrent || move(user, p->state.values, sg_recurrent_flat_bytes(&p->state));
+}
+
+uint64_t sg_past_layout(const sg_past *p) { return sg_kv_layout_id(&p->kv) * 31 + (p->recurrent ? sg_recurrent_flat_bytes(&p->state) : 0); }
+
+void sg_past_restored(sg_past *p, uint32_t n) {
+    if (p->high < n) p->high = n;
+    p->at = n;
+}

@@ -1,0 +1,48 @@
+/* What a session keeps of the past: keys and values, and the states of recurrent layers with copies to go back to. */
+#ifndef SG_RUNTIME_PAST_H
+#define SG_RUNTIME_PAST_H
+
+#include "runtime/exec.h"
+
+typedef struct sg_past_copy {
+    uint32_t pos;  /* tokens before it */
+    uint64_t when; /* 0: empty */
+    uint8_t *data;
+} sg_past_copy;
+
+typedef struct sg_past {
+    sg_kv_cache kv;
+    sg_recurrent_state state;
+    bool recurrent;
+    uint32_t high; /* positions that were ever written, see sg_kv_can_rewind */
+    uint32_t at;   /* position that `state` stands at, SG_PAST_LOST when it is of no use */
+    sg_past_copy *copies; /* [n_copies] */
+    uint32_t n_copies;
+    uint64_t clock;
+    sg_region memory; /* of the copies */
+} sg_past;
+#define SG_PAST_LOST UINT32_MAX
+
+SG_NODISCARD sg_status sg_past_init(sg_past *p, const sg_exec_model *m, sg_kv_type type, uint32_t n_ctx, uint32_t n_batch, uint32_t n_copies,
+                                    sg_error *err);
+void sg_past_finish(sg_past *p);
+/* Bytes of memory that sg_past_init takes. */
+SG_NODISCARD sg_status sg_past_need(const sg_exec_model *m, sg_kv_type type, uint32_t n_ctx, uint32_t n_batch, uint32_t n_copies, uint64_t *bytes,
+                                    sg_error *err);
+uint64_t sg_past_bytes(const sg_past *p);
+
+/* To go on at position n: makes the past that of the first m <= n tokens and returns m; the tokens m .. n-1 have to be evaluated again.
+ * Recurrent layers can go back to copies only, windows as far as their ring reaches. */
+uint32_t sg_past_go_to(sg_past *p, uint32_t n);
+/* A run up to position `end` succeeded, or it did not. */
+void sg_past_wrote(sg_past *p, uint32_t end, bool good);
+/* Keeps a copy of the state as it stands, in the place of the oldest one. */
+void sg_past_keep(sg_past *p);
+
+/* Hands every byte that n tokens left to `move` (which copies it out, or in), in a fixed order; false when move said so. The layout must
+ * be the same: sg_past_layout. To restore: begin with sg_past_go_to(p, 0), end with sg_past_restored. */
+bool sg_past_walk(sg_past *p, uint32_t n, sg_kv_range_fn move, void *user);
+uint64_t sg_past_layout(const sg_past *p);
+void sg_past_restored(sg_past *p, uint32_t n);
+
+#endif
