@@ -212,7 +212,7 @@ static void ffn(const run *r, const sg_step *s, uint32_t thread) {
     sg_exec *e = r->e;
     sg_acts x = e->acts[s->in];
     x.n = r->n;
-    sg_ffn_run(&e->ffn, s->layer, &x, e->f32[SG_BUF_X], e->f32[s->out], e->m.plan->width[s->out], e->team, thread);
+    sg_ffn_run(&e->ffn, s->layer, &x, e->f32[SG_BUF_X], NULL, e->f32[s->out], e->m.plan->width[s->out], e->team, thread);
 }
 
 static const char *const op_names[] = { [SG_OP_EMBED] = "embed",       [SG_OP_NORM] = "norm",         [SG_OP_MATMUL] = "matmul",
@@ -337,7 +337,7 @@ static sg_status begin(sg_exec *e, const sg_exec_model *m, const sg_exec_options
     const sg_hparams *hp = m->hp;
     e->att = (sg_attention){ hp->n_head, hp->n_head_kv, hp->head_dim_k, hp->head_dim_v, 1.0f / sqrtf((float)hp->head_dim_k) };
     e->ffn = (sg_ffn){ .kernels = m->kernels, .layers = m->weights->ffn, .act = sg_plan_act(hp->ffn_act), .policy = o->policy,
-                       .n_layer = hp->n_layer, .n_batch = o->n_batch, .n_threads = o->n_threads, .k = hp->n_embd,
+                       .n_unit = hp->n_layer, .n_batch = o->n_batch, .n_threads = o->n_threads, .k = hp->n_embd,
                        .pred_residual = m->pred_residual };
     return sg_team_create(o->n_threads, &e->team, err);
 }
