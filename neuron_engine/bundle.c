@@ -21,7 +21,10 @@ bool sg_bundle_layout_init(sg_bundle_layout *l) {
     if (l->per_cluster == 0 || l->per_cluster > SG_CLUSTER_MAX || l->per_cluster % 32) return false;
     if (!l->gated) l->up_type = l->gate_type;
     if (!fits(l->gate_type, l->k) || !fits(l->up_type, l->k) || !fits(l->down_type, l->k)) return false;
-    l->n_clusters = (l->n_neurons + l->per_cluster - 1) / l->per_cluster;
+    l->per_expert = (l->n_neurons + l->per_cluster - 1) / l->per_cluster;
+    const uint64_t clusters = (uint64_t)l->per_expert * (l->n_expert ? l->n_expert : 1);
+    if (l->n_expert > 1u << 16 || clusters * l->per_cluster > 1u << 28) return false;
+    l->n_clusters = (uint32_t)clusters;
     l->gate_row = sg_dot_row_bytes(l->gate_type, l->k);
     l->up_row = l->gated ? sg_dot_row_bytes(l->up_type, l->k) : 0;
     l->down_row = sg_down_row_bytes(l->down_type, l->k);

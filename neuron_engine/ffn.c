@@ -32,27 +32,67 @@ static void lay_out_away(sg_ffn *f, sg_carver *c) {
     if (pass) f->pass = (uint8_t *)(((uintptr_t)pass + SG_STREAM_BLOCK - 1) / SG_STREAM_BLOCK * SG_STREAM_BLOCK);
 }
 
-void sg_ffn_lay_out(sg_ffn *f, sg_carver *c) {
-    uint32_t rank = 0;
-    bool quantised = false;
-    f->ld = f->ld_cluster = 0;
-    for (uint32_t i = 0; i < f->n_layer; i++) {
-        const sg_ffn_layer *l = &f->layers[i];
-        const uint32_t places = l->bundle.l.n_clusters * l->bundle.l.per_cluster;
-        if (places > f->ld) f->ld = places;
-        if (l->bundle.l.n_clusters > f->ld_cluster) f->ld_cluster = l->bundle.l.n_clusters;
-        if (l->predictor.rank > rank) rank = l->predictor.rank;
-        f->float_downs = f->float_downs || !l->bundle.down->quantised;
-        quantised = quantised || l->bundle.gate->quantised || l->bundle.up->quantised;
+/* For several tokens in units with experts, of which the largest has so many; quantised, floats: types of their gate and up rows. */
+static void lay_out_experts(sg_ffn *f, sg_carver *c, uint32_t n_expert, uint32_t n_used, bool quantised, bool floats) {
+    f->tile = (sg_lane_acts) { 0 };
+    if (n_expert == 0 || f->n_batch == 1) return;
+    const size_t n = (size_t)f->n_threads * SG_FFN_TILE;
+    f->entries = sg_carve(c, (size_t)f->n_batch * n_used, sizeof *f->entries);
+    f->entry_of = sg_carve(c, (size_t)n_expert + 1, sizeof *f->entry_of);
+    f->hit = sg_carve(c, n_expert, sizeof *f->hit);
+    f->n_hit = sg_carve(c, 1, sizeof *f->n_hit);
+    if (quantised) {
+        f->tile.q = sg_carve(c, n * f->x.n_groups, SG_LANES * 32);
+        f->tile.d = sg_carve(c, n * f->x.n_groups, SG_LANES * sizeof(float));
+        f->tile.sum = sg_carve(c, n * f->x.n_groups, SG_LANES * sizeof(int32_t));
     }
-    const size_t n = f->n_batch, values = n * f->ld, parts = f->n_threads > f->n_batch ? f->n_threads : f->n_batch;
-    f->sum_words = ((size_t)f->k + f->k / 32 + 31) / 32 * 32;
+    if (floats) f->tile.x = sg_carve(c, n * f->k, sizeof(float));
+}
+
+/* Sizes that follow from the units, and memory that depends on what kinds there are. */
+static void measure_units(sg_ffn *f, sg_carver *c, uint32_t *rank) {
+    bool quantised = false, tile_q = false, tile_x = false;
+    uint32_t n_expert = 0, n_used = 0;
+    f->ld = f->ld_cluster = *rank = 0;
+    for (uint32_t i = 0; i < f->n_unit; i++) {
+        const sg_ffn_layer *l = &f->layers[i];
+        const sg_bundle_layout *b = &l->bundle.l;
+        const uint32_t clusters = b->n_expert ? l->n_used * b->per_expert : b->n_clusters, places = clusters * b->per_cluster;
+        const bool q = l->bundle.gate->quantised || l->bundle.up->quantised, x = !l->bundle.gate->quantised || !l->bundle.up->quantised;
+        if (places > f->ld) f->ld = places;
+        if (clusters > f->ld_cluster) f->ld_cluster = clusters;
+        if (l->predictor.rank > *rank) *rank = l->predictor.rank;
+        quantised = quantised || q;
+        f->float_downs = f->float_downs || (b->n_expert == 0 && !l->bundle.down->quantised);
+        if (b->n_expert == 0) continue;
+        if (b->n_expert > n_expert) n_expert = b->n_expert;
+        if (l->n_used > n_used) n_used = l->n_used;
+        tile_q = tile_q || q;
+        tile_x = tile_x || x;
+    }
     f->x = (sg_lane_acts) { .n = f->n_batch, .k = f->k, .n_groups = (f->k / 32 + SG_LANES - 1) / SG_LANES };
     if (quantised) {
-        f->x.q = sg_carve(c, n * f->x.n_groups, SG_LANES * 32);
-        f->x.d = sg_carve(c, n * f->x.n_groups, SG_LANES * sizeof(float));
-        f->x.sum = sg_carve(c, n * f->x.n_groups, SG_LANES * sizeof(int32_t));
+        const size_t groups = (size_t)f->n_batch * f->x.n_groups;
+        f->x.q = sg_carve(c, groups, SG_LANES * 32);
+        f->x.d = sg_carve(c, groups, SG_LANES * sizeof(float));
+        f->x.sum = sg_carve(c, groups, SG_LANES * sizeof(int32_t));
     }
+    lay_out_experts(f, c, n_expert, n_used, tile_q, tile_x);
+}
+
+bool sg_ffn_layer_valid(const sg_ffn_layer *l) {
+    const sg_bundle_layout *b = &l->bundle.l;
+    if ((uint64_t)b->per_expert * b->cluster_bytes > UINT32_MAX) return false;
+    if (b->n_expert == 0) return l->n_used == 0;
+    return l->n_used > 0 && l->n_used <= b->n_expert && (uint64_t)l->n_used * b->n_neurons <= 1u << 20 && !l->home &&
+           l->predictor.kind == SG_PRED_NONE;
+}
+
+void sg_ffn_lay_out(sg_ffn *f, sg_carver *c) {
+    uint32_t rank;
+    measure_units(f, c, &rank);
+    const size_t n = f->n_batch, values = n * f->ld, parts = f->n_threads > f->n_batch ? f->n_threads : f->n_batch;
+    f->sum_words = ((size_t)f->k + f->k / 32 + 31) / 32 * 32;
     f->residual = (sg_acts) { .n = f->n_batch };
     if (f->pred_residual) lay_out_acts(&f->residual, c, f->n_batch, f->k);
     lay_out_acts(&f->z, c, f->n_batch, rank);
@@ -67,7 +107,7 @@ void sg_ffn_lay_out(sg_ffn *f, sg_carver *c) {
     f->token_cut = sg_carve(c, n, sizeof(float));
     f->unit = sg_carve(c, n, sizeof(float));
     f->sums = sg_carve(c, parts, f->sum_words * sizeof(int32_t));
-    f->counts = sg_carve(c, (size_t)f->n_threads * f->n_layer, sizeof *f->counts);
+    f->counts = sg_carve(c, (size_t)f->n_threads * f->n_unit, sizeof *f->counts);
     if (f->store) lay_out_away(f, c);
     f->dense_share = 1;
 }
@@ -100,47 +140,56 @@ const sg_acts *sg_ffn_project(sg_ffn *f, const sg_ffn_layer *l, const sg_acts *x
     return in;
 }
 
-void sg_ffn_observe(sg_ffn *f, uint32_t layer, const sg_acts *x, const float *residual, sg_team *team, uint32_t thread) {
-    if (!f->observe) return;
-    const sg_ffn_sample s = { layer, x->n, x->k, f->layers[layer].bundle.l.n_neurons, f->ld, x->x, residual, f->gate, f->observed };
-    if (thread == 0) f->observe(f->observe_user, &s);
+void sg_ffn_observe(sg_ffn *f, const sg_ffn_task *k, const sg_acts *x, const float *residual, sg_team *team) {
+    const sg_bundle_layout *l = &k->l->bundle.l;
+    if (!f->observe || l->n_expert > 0) return;
+    const sg_ffn_sample s = { k->unit, x->n, x->k, l->n_neurons, f->ld, x->x, residual, f->gate, f->observed };
+    if (k->thread == 0) f->observe(f->observe_user, &s);
     sg_team_barrier(team);
 }
 
-void sg_ffn_run(sg_ffn *f, uint32_t layer, const sg_acts *x, const float *residual, float *y, size_t ldy, sg_team *team,
-                uint32_t thread) {
-    const sg_ffn_layer *l = &f->layers[layer];
-    const uint32_t clusters = l->bundle.l.n_clusters, threads = sg_team_size(team);
-    const uint32_t group = x->n == 1 ? GROUP : 1; /* several tokens: while the cluster is in a cache */
+/* Up to h; one token, or several in a dense unit. Ends with a barrier. */
+static void run_clusters(sg_ffn *f, const sg_ffn_task *k, const sg_acts *seen, sg_team *team) {
+    const uint32_t group = k->n == 1 ? GROUP : 1; /* several tokens: while the cluster is in a cache */
     uint32_t lo, hi;
+    if (f->policy.top_k > 0) {
+        while (sg_team_take(team, k->n_clusters, 1, &lo, &hi)) sg_ffn_gates(f, k, seen, lo, hi);
+        sg_team_barrier(team);
+        sg_ffn_top_k(f, k, team);
+    }
+    while (sg_team_take(team, k->n_clusters, 1, &lo, &hi))
+        for (uint32_t c0 = lo; c0 < hi; c0 += group) {
+            const uint32_t c1 = hi - c0 < group ? hi : c0 + group;
+            if (f->policy.top_k == 0) sg_ffn_gates(f, k, seen, c0, c1);
+            for (uint32_t c = c0; c < c1; c++)
+                for (uint32_t t = 0; t < k->n; t++) sg_ffn_choose(f, k, t, c);
+            sg_ffn_ups(f, k, c0, c1);
+        }
+    sg_team_barrier(team);
+}
+
+void sg_ffn_run(sg_ffn *f, uint32_t unit, const sg_acts *x, const float *residual, const sg_ffn_route *route, float *y, size_t ldy,
+                sg_team *team, uint32_t thread) {
+    const sg_ffn_layer *l = &f->layers[unit];
+    const sg_bundle_layout *b = &l->bundle.l;
+    const sg_ffn_task k = { l, route, unit, thread, x->n, b->n_expert ? route->n_used * b->per_expert : b->n_clusters };
     const sg_acts *seen = x;
     if (f->policy.predict && l->predictor.kind != SG_PRED_NONE) seen = sg_ffn_project(f, l, x, residual, team, thread);
     if (l->home) {
         const bool by_neurons = x->n == 1 && sg_ffn_by_neurons(f);
-        (by_neurons ? sg_ffn_run_neurons : sg_ffn_run_clusters)(f, layer, x, seen, residual, y, ldy, team, thread);
+        (by_neurons ? sg_ffn_run_neurons : sg_ffn_run_clusters)(f, &k, x, seen, residual, y, ldy, team);
         return;
     }
-    if (f->policy.top_k > 0) {
-        while (sg_team_take(team, clusters, 1, &lo, &hi))
-            sg_ffn_gates(f, l, layer, x->n, seen, lo, hi, thread);
-        sg_team_barrier(team);
-        /* at[] of the token is not needed yet */
-        for (uint32_t t = thread; t < x->n; t += threads) f->token_cut[t] = sg_ffn_top_k_cut(f, l, t, f->at + (size_t)t * f->ld);
-        sg_team_barrier(team);
-    }
-    while (sg_team_take(team, clusters, 1, &lo, &hi))
-        for (uint32_t c0 = lo; c0 < hi; c0 += group) {
-            const uint32_t c1 = hi - c0 < group ? hi : c0 + group;
-            if (f->policy.top_k == 0) sg_ffn_gates(f, l, layer, x->n, seen, c0, c1, thread);
-            for (uint32_t c = c0; c < c1; c++) sg_ffn_choose(f, l, layer, x->n, c);
-            sg_ffn_ups(f, l, layer, x->n, c0, c1, thread);
-        }
-    sg_team_barrier(team);
-    sg_ffn_observe(f, layer, x, residual, team, thread);
-    sg_ffn_down(f, l, x->n, y, ldy, team, thread);
+    if (b->n_expert > 0 && x->n > 1) sg_ffn_run_experts(f, &k, team);
+    else run_clusters(f, &k, seen, team);
+    sg_ffn_observe(f, &k, x, residual, team);
+    sg_ffn_down(f, &k, y, ldy, team);
 }
 
-static const uint8_t *ups(const sg_bundle *b, uint32_t c) { return b->data + sg_bundle_place(b, c).ups; }
+static const uint8_t *ups(const sg_bundle *b, uint32_t c) {
+    const sg_cluster_place at = sg_bundle_place(b, c);
+    return at.base + at.ups;
+}
 
 static double now(void) {
     struct timespec t;
@@ -148,16 +197,16 @@ static double now(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* Each pass in a layer of its own, lists in one half and whole clusters in the other, so that the rows come from memory. Lists of
+/* Each pass in a unit of its own, lists in one half and whole clusters in the other, so that the rows come from memory. Lists of
  * every other row: a list of neighbours is read as fast as a whole cluster, and says nothing. The best of the passes: others may be
  * using the machine. */
 void sg_ffn_measure(sg_ffn *f) {
-    double list = INFINITY, whole = INFINITY; /* seconds for as many rows */
+    double list = INFINITY, whole = INFINITY; /* seconds for a row: units may differ in size */
     float y[SG_CLUSTER_MAX];
     uint32_t rows[SG_CLUSTER_MAX];
     sg_lane_acts acts = f->x;
     acts.n = 1;
-    for (uint32_t i = 0; i < f->n_layer && i < 4; i++) {
+    for (uint32_t i = 0; i < f->n_unit && i < 4; i++) {
         const sg_bundle *b = &f->layers[i].bundle;
         const uint32_t n = b->l.per_cluster, half = b->l.n_clusters / 2 < 64 ? b->l.n_clusters / 2 : 64;
         if (!b->l.gated || half == 0 || f->layers[i].home) return;
@@ -167,8 +216,9 @@ void sg_ffn_measure(sg_ffn *f) {
         const double t1 = now();
         for (uint32_t c = 0; c < half; c++) b->up->dot_tokens(y, SG_CLUSTER_MAX, ups(b, half + c), b->l.up_stride, n, &acts);
         const double t2 = now();
-        if (2 * (t1 - t0) < list) list = 2 * (t1 - t0);
-        if (t2 - t1 < whole) whole = t2 - t1;
+        const double rows_read = (double)half * n;
+        if (2 * (t1 - t0) / rows_read < list) list = 2 * (t1 - t0) / rows_read;
+        if ((t2 - t1) / rows_read < whole) whole = (t2 - t1) / rows_read;
     }
     const double share = whole / list;
     f->dense_share = share < 0.3 ? 0.3f : share < 1 ? (float)share : 1;
@@ -176,7 +226,7 @@ void sg_ffn_measure(sg_ffn *f) {
 
 sg_ffn_count sg_ffn_total(const sg_ffn *f) {
     sg_ffn_count sum = { 0 };
-    for (uint32_t i = 0; i < f->n_threads * f->n_layer; i++) {
+    for (uint32_t i = 0; i < f->n_threads * f->n_unit; i++) {
         sum.neurons += f->counts[i].neurons;
         sum.gates += f->counts[i].gates;
         sum.ups += f->counts[i].ups;

@@ -4,13 +4,13 @@
 /* A thread in one layer. */
 typedef struct turn {
     sg_ffn *f;
+    const sg_ffn_task *k;
     const sg_ffn_layer *l;
     sg_ffn_home *home;
     sg_belt *belt;
-    uint32_t layer, thread;
 } turn;
 
-static const uint8_t *get(turn *t, uint32_t item) { return sg_ffn_get(t->f, t->home->store, t->layer, t->thread, item); }
+static const uint8_t *get(turn *t, uint32_t item) { return sg_ffn_get(t->f, t->home->store, t->k->unit, t->k->thread, item); }
 
 /* Records as they lie in the file; base: what down rows count from. */
 static sg_cluster_place in_file_form(const sg_bundle_layout *l, const uint8_t *gates, const uint8_t *base, const uint8_t *records) {
@@ -40,55 +40,53 @@ static void release(turn *t, uint32_t first, uint32_t from, uint32_t to) {
 }
 
 /* The clusters come again for the down sums, as many as the belt holds at a time. */
-static void downs_again(turn *t, uint32_t n, float *y, size_t ldy, sg_team *team) {
+static void downs_again(turn *t, float *y, size_t ldy, sg_team *team) {
     const sg_bundle_layout *l = &t->l->bundle.l;
-    sg_ffn_down_clusters(t->f, t->l, n, 0, t->home->n_hot, y, ldy, team, t->thread);
+    sg_ffn_down_clusters(t->f, t->k, 0, t->home->n_hot, y, ldy, team);
     for (uint32_t c0 = t->home->n_hot; c0 < l->n_clusters; c0 += t->home->round) {
         const uint32_t c1 = l->n_clusters - c0 < t->home->round ? l->n_clusters : c0 + t->home->round;
         sg_team_barrier(team);
-        for (uint32_t c = c0; t->thread == 0 && c < c1; c++) {
+        for (uint32_t c = c0; t->k->thread == 0 && c < c1; c++) {
             const uint8_t *records = get(t, t->home->again_item + c - t->home->n_hot);
             if (records) t->f->places[c] = in_file_form(l, NULL, records, records);
-            else for (uint32_t i = 0; i < n; i++) t->f->live[(size_t)i * t->f->ld_cluster + c] = 0; /* the run ends with an error */
+            else for (uint32_t i = 0; i < t->k->n; i++) t->f->live[(size_t)i * t->f->ld_cluster + c] = 0; /* the run ends with an error */
         }
         sg_team_barrier(team);
-        sg_ffn_down_clusters(t->f, t->l, n, c0, c1, y, ldy, team, t->thread);
+        sg_ffn_down_clusters(t->f, t->k, c0, c1, y, ldy, team);
         sg_team_barrier(team);
-        if (t->thread == 0) release(t, t->home->again_item, c0, c1);
+        if (t->k->thread == 0) release(t, t->home->again_item, c0, c1);
     }
 }
 
-void sg_ffn_run_clusters(sg_ffn *f, uint32_t layer, const sg_acts *x, const sg_acts *seen, const float *residual, float *y, size_t ldy,
-                         sg_team *team, uint32_t thread) {
-    const sg_ffn_layer *l = &f->layers[layer];
-    turn t = { f, l, l->home, l->home->store->belt, layer, thread };
+void sg_ffn_run_clusters(sg_ffn *f, const sg_ffn_task *k, const sg_acts *x, const sg_acts *seen, const float *residual, float *y, size_t ldy,
+                         sg_team *team) {
+    const sg_ffn_layer *l = k->l;
+    turn t = { f, k, l, l->home, l->home->store->belt };
     const uint32_t n = l->bundle.l.n_clusters, n_hot = t.home->n_hot;
     const bool top_k = f->policy.top_k > 0;
     uint32_t c;
     for (int visit = top_k ? 0 : 1; visit < 2; visit++) { /* top_k needs all gates before the first up product */
         while (sg_team_next(team, n, &c)) {
             const bool good = fetch(&t, c);
-            if (good && visit == (top_k ? 0 : 1)) sg_ffn_gates(f, l, layer, x->n, seen, c, c + 1, thread);
+            if (good && visit == (top_k ? 0 : 1)) sg_ffn_gates(f, k, seen, c, c + 1);
             if (good && visit == 1) {
-                sg_ffn_choose(f, l, layer, x->n, c);
-                sg_ffn_ups(f, l, layer, x->n, c, c + 1, thread);
+                for (uint32_t i = 0; i < k->n; i++) sg_ffn_choose(f, k, i, c);
+                sg_ffn_ups(f, k, c, c + 1);
             }
-            if (!good) for (uint32_t i = 0; i < x->n; i++) f->live[(size_t)i * f->ld_cluster + c] = 0;
+            if (!good) for (uint32_t i = 0; i < k->n; i++) f->live[(size_t)i * f->ld_cluster + c] = 0;
             if (visit == 1 && t.home->round && c >= n_hot) release(&t, t.home->whole_item, c, c + 1);
         }
         sg_team_barrier(team);
-        if (visit == 1) break;
-        for (uint32_t i = thread; i < x->n; i += sg_team_size(team)) f->token_cut[i] = sg_ffn_top_k_cut(f, l, i, f->at + (size_t)i * f->ld);
-        sg_team_barrier(team);
+        if (visit == 0) sg_ffn_top_k(f, k, team);
     }
-    sg_ffn_observe(f, layer, x, residual, team, thread);
-    sg_ffn_down_begin(f, l, x->n, team, thread);
+    sg_ffn_observe(f, k, x, residual, team);
+    sg_ffn_down_begin(f, k, team);
     if (t.home->round) {
-        downs_again(&t, x->n, y, ldy, team);
+        downs_again(&t, y, ldy, team);
     } else {
-        sg_ffn_down_clusters(f, l, x->n, 0, n, y, ldy, team, thread);
+        sg_ffn_down_clusters(f, k, 0, n, y, ldy, team);
         sg_team_barrier(team);
-        if (thread == 0) release(&t, t.home->whole_item, n_hot, n);
+        if (k->thread == 0) release(&t, t.home->whole_item, n_hot, n);
     }
-    sg_ffn_down_end(f, l, x->n, y, ldy, team);
+    sg_ffn_down_end(f, k, y, ldy, team);
 }

@@ -29,9 +29,9 @@ float sg_down_unit(const float *peak, const float *mass, uint32_t n, sg_dtype ty
     return least < 1e30f ? least : 1e30f; /* all h next to nothing: the product must not overflow */
 }
 
-static float unit_of(const sg_ffn *f, const sg_bundle *b, uint32_t t) {
+static float unit_of(const sg_ffn *f, const sg_ffn_task *k, uint32_t t) {
     const size_t from = (size_t)t * f->ld_cluster;
-    return sg_down_unit(f->peak + from, f->mass + from, b->l.n_clusters, b->l.down_type);
+    return sg_down_unit(f->peak + from, f->mass + from, k->n_clusters, k->l->bundle.l.down_type);
 }
 
 /* Lists of neighbouring clusters as lists of up to LIST neurons, their down rows counted from one base. */
@@ -47,10 +47,10 @@ static void add_list(const sg_bundle *b, gather *g, int32_t *sum) {
 }
 
 /* The live neurons lo .. hi - 1 of cluster c of token t, times unit, into sum; g holds what is not yet handed on. */
-static void add_cluster(const sg_ffn *f, const sg_ffn_layer *l, uint32_t t, uint32_t c, uint32_t lo, uint32_t hi, float unit, gather *g,
-                        int32_t *sum) {
-    const sg_bundle *b = &l->bundle;
-    const uint8_t *base = sg_ffn_place(f, l, c).base;
+static void add_cluster(const sg_ffn *f, const sg_ffn_task *k, uint32_t t, uint32_t c, uint32_t lo, uint32_t hi, gather *g, int32_t *sum) {
+    const sg_bundle *b = &k->l->bundle;
+    const float unit = f->unit[t];
+    const uint8_t *base = sg_ffn_place(f, k, t, c).base;
     const size_t from = (size_t)t * f->ld + c * b->l.per_cluster;
     if (base != g->base) add_list(b, g, sum);
     g->base = base;
@@ -66,50 +66,77 @@ static void fail_token(const sg_bundle *b, float unit, float *y, uint32_t i0, ui
     for (uint32_t i = i0; i < i1 && i < b->l.k; i++) y[i] = unit == 0 ? 0 : NAN;
 }
 
+/* The down biases of token t, values i0 .. i1 - 1. */
+static void add_bias(const sg_ffn_task *k, uint32_t t, float *restrict y, uint32_t i0, uint32_t i1) {
+    const uint32_t n_used = k->l->bundle.l.n_expert ? k->route->n_used : 1, end = i1 < k->l->bundle.l.k ? i1 : k->l->bundle.l.k;
+    if (!k->l->down_bias) return;
+    for (size_t s = (size_t)t * n_used; s < ((size_t)t + 1) * n_used; s++) {
+        const float weight = k->route ? k->route->weight[s] : 1;
+        const float *bias = k->l->down_bias + (k->l->bundle.l.n_expert ? (size_t)k->route->expert[s] * k->l->bundle.l.k : 0);
+        for (uint32_t i = i0; i < end; i++) y[i] += weight * bias[i];
+    }
+}
+
 /* One token: its live neurons in clusters c0 .. c1 - 1 are numbered through, and the threads help themselves. */
-static void down_one(sg_ffn *f, const sg_ffn_layer *l, uint32_t c0, uint32_t c1, sg_team *team, uint32_t thread) {
-    const float unit = f->unit[0];
-    int32_t *sum = f->sums + thread * f->sum_words;
+static void down_one(sg_ffn *f, const sg_ffn_task *k, uint32_t c0, uint32_t c1, sg_team *team) {
+    int32_t *sum = f->sums + k->thread * f->sum_words;
     uint32_t total = 0, lo, hi;
     for (uint32_t c = c0; c < c1; c++) total += f->live[c];
-    if (!(unit > 0)) total = 0;
+    if (!(f->unit[0] > 0)) total = 0;
     while (sg_team_take(team, (total + LIST - 1) / LIST, 1, &lo, &hi)) {
         const uint32_t from = lo * LIST, to = hi * LIST < total ? hi * LIST : total;
         gather g = { .n = 0 };
         for (uint32_t c = c0, at = 0; at < to; at += f->live[c++]) {
             const uint32_t end = at + f->live[c];
             if (end <= from) continue;
-            add_cluster(f, l, 0, c, from > at ? from - at : 0, (to < end ? to : end) - at, unit, &g, sum);
+            add_cluster(f, k, 0, c, from > at ? from - at : 0, (to < end ? to : end) - at, &g, sum);
         }
-        add_list(&l->bundle, &g, sum);
+        add_list(&k->l->bundle, &g, sum);
     }
 }
 
-/* Several tokens: a thread takes some of them, and walks over the clusters in groups that a cache holds. */
-static void down_many(sg_ffn *f, const sg_ffn_layer *l, uint32_t n, uint32_t first, uint32_t last, sg_team *team) {
-    const sg_bundle *b = &l->bundle;
+/* Clusters c0 .. c1 - 1 of token t. */
+static void add_clusters(sg_ffn *f, const sg_ffn_task *k, uint32_t t, uint32_t c0, uint32_t c1) {
+    int32_t *sum = f->sums + t * f->sum_words;
+    gather g = { .n = 0 };
+    if (!(f->unit[t] > 0)) return;
+    for (uint32_t c = c0; c < c1; c++) add_cluster(f, k, t, c, 0, f->live[(size_t)t * f->ld_cluster + c], &g, sum);
+    add_list(&k->l->bundle, &g, sum);
+}
+
+/* The expert's clusters for those of the tokens lo .. hi - 1 that use it. */
+static void down_expert(sg_ffn *f, const sg_ffn_task *k, uint32_t expert, uint32_t lo, uint32_t hi, uint32_t group) {
+    const uint32_t per = k->l->bundle.l.per_expert, n_used = k->route->n_used;
+    uint32_t from = f->entry_of[expert], to = from;
+    while (from < f->entry_of[expert + 1] && f->entries[from] / n_used < lo) from++;
+    for (to = from; to < f->entry_of[expert + 1] && f->entries[to] / n_used < hi;) to++;
+    for (uint32_t c0 = 0; from < to && c0 < per; c0 += group) {
+        const uint32_t c1 = per - c0 < group ? per : c0 + group;
+        for (uint32_t i = from; i < to; i++) {
+            const uint32_t t = f->entries[i] / n_used, v = f->entries[i] % n_used * per;
+            add_clusters(f, k, t, v + c0, v + c1);
+        }
+    }
+}
+
+/* Several tokens: a thread takes some of them, and walks over the clusters in groups that a cache holds, expert by expert. */
+static void down_many(sg_ffn *f, const sg_ffn_task *k, uint32_t first, uint32_t last, sg_team *team) {
+    const sg_bundle *b = &k->l->bundle;
     const uint32_t group = 1 + (uint32_t)(GROUP_BYTES / (b->l.per_cluster * b->l.down_row));
     uint32_t lo, hi;
-    while (sg_team_take(team, n, TOKENS_LEAST, &lo, &hi)) {
-        for (uint32_t c0 = first; c0 < last; c0 += group) {
-            const uint32_t c1 = last - c0 < group ? last : c0 + group;
-            for (uint32_t t = lo; t < hi; t++) {
-                if (!(f->unit[t] > 0)) continue;
-                gather g = { .n = 0 };
-                for (uint32_t c = c0; c < c1; c++)
-                    add_cluster(f, l, t, c, 0, f->live[(size_t)t * f->ld_cluster + c], f->unit[t], &g, f->sums + t * f->sum_words);
-                add_list(b, &g, f->sums + t * f->sum_words);
-            }
-        }
+    while (sg_team_take(team, k->n, TOKENS_LEAST, &lo, &hi)) {
+        for (uint32_t i = 0; b->l.n_expert && i < *f->n_hit; i++) down_expert(f, k, f->hit[i], lo, hi, group);
+        for (uint32_t c0 = first; !b->l.n_expert && c0 < last; c0 += group)
+            for (uint32_t t = lo; t < hi; t++) add_clusters(f, k, t, c0, last - c0 < group ? last : c0 + group);
     }
 }
 
 /* Float rows: a sum in the order of the neurons, so a thread takes a slice of y and goes through all of them. */
-static void down_floats(sg_ffn *f, const sg_ffn_layer *l, uint32_t n, uint32_t c0, uint32_t c1, float *y, size_t ldy, sg_team *team) {
-    const sg_bundle *b = &l->bundle;
+static void down_floats(sg_ffn *f, const sg_ffn_task *k, uint32_t c0, uint32_t c1, float *y, size_t ldy, sg_team *team) {
+    const sg_bundle *b = &k->l->bundle;
     const uint32_t slices = (b->l.k + SLICE - 1) / SLICE;
     uint32_t lo, hi;
-    while (sg_team_take(team, slices * n, 1, &lo, &hi)) {
+    while (sg_team_take(team, slices * k->n, 1, &lo, &hi)) {
         for (; lo < hi; lo++) {
             const uint32_t t = lo / slices, i0 = lo % slices * SLICE, i1 = i0 + SLICE < b->l.k ? i0 + SLICE : b->l.k;
             float *out = y + t * ldy;
@@ -117,52 +144,52 @@ static void down_floats(sg_ffn *f, const sg_ffn_layer *l, uint32_t n, uint32_t c
             for (uint32_t c = c0; c < c1; c++) {
                 const size_t from = (size_t)t * f->ld + c * b->l.per_cluster;
                 const uint32_t m = f->live[(size_t)t * f->ld_cluster + c];
-                if (m > 0) b->down->down_float(out, sg_ffn_place(f, l, c).base, 1, f->at + from, f->h + from, m, i0, i1);
+                if (m > 0) b->down->down_float(out, sg_ffn_place(f, k, t, c).base, 1, f->at + from, f->h + from, m, i0, i1);
             }
+            if (c1 == k->n_clusters) add_bias(k, t, out, i0, i1);
         }
     }
 }
 
-void sg_ffn_down_begin(sg_ffn *f, const sg_ffn_layer *l, uint32_t n, sg_team *team, uint32_t thread) {
-    const sg_bundle *b = &l->bundle;
-    if (!b->down->quantised) return;
-    if (n == 1) {
-        if (thread == 0) f->unit[0] = unit_of(f, b, 0);
-        memset(f->sums + thread * f->sum_words, 0, f->sum_words * sizeof *f->sums);
+void sg_ffn_down_begin(sg_ffn *f, const sg_ffn_task *k, sg_team *team) {
+    if (!k->l->bundle.down->quantised) return;
+    if (k->n == 1) {
+        if (k->thread == 0) f->unit[0] = unit_of(f, k, 0);
+        memset(f->sums + k->thread * f->sum_words, 0, f->sum_words * sizeof *f->sums);
     } else {
-        for (uint32_t t = thread; t < n; t += sg_team_size(team)) {
-            f->unit[t] = unit_of(f, b, t);
+        for (uint32_t t = k->thread; t < k->n; t += sg_team_size(team)) {
+            f->unit[t] = unit_of(f, k, t);
             memset(f->sums + t * f->sum_words, 0, f->sum_words * sizeof *f->sums);
         }
     }
     sg_team_barrier(team);
 }
 
-void sg_ffn_down_clusters(sg_ffn *f, const sg_ffn_layer *l, uint32_t n, uint32_t c0, uint32_t c1, float *y, size_t ldy, sg_team *team,
-                          uint32_t thread) {
-    if (!l->bundle.down->quantised) down_floats(f, l, n, c0, c1, y, ldy, team);
-    else if (n == 1) down_one(f, l, c0, c1, team, thread);
-    else down_many(f, l, n, c0, c1, team);
+void sg_ffn_down_clusters(sg_ffn *f, const sg_ffn_task *k, uint32_t c0, uint32_t c1, float *y, size_t ldy, sg_team *team) {
+    if (!k->l->bundle.down->quantised) down_floats(f, k, c0, c1, y, ldy, team);
+    else if (k->n == 1) down_one(f, k, c0, c1, team);
+    else down_many(f, k, c0, c1, team);
 }
 
-void sg_ffn_down_end(sg_ffn *f, const sg_ffn_layer *l, uint32_t n, float *y, size_t ldy, sg_team *team) {
-    const sg_bundle *b = &l->bundle;
+void sg_ffn_down_end(sg_ffn *f, const sg_ffn_task *k, float *y, size_t ldy, sg_team *team) {
+    const sg_bundle *b = &k->l->bundle;
     if (!b->down->quantised) return;
     const uint32_t n_blocks = b->l.k / 32, pieces = (n_blocks + END_BLOCKS - 1) / END_BLOCKS;
-    const uint32_t parts = n == 1 ? sg_team_size(team) : 1;
+    const uint32_t parts = k->n == 1 ? sg_team_size(team) : 1;
     uint32_t lo, hi;
     sg_team_barrier(team);
-    while (sg_team_take(team, pieces * n, 1, &lo, &hi))
+    while (sg_team_take(team, pieces * k->n, 1, &lo, &hi))
         for (; lo < hi; lo++) {
             const uint32_t t = lo / pieces, b0 = lo % pieces * END_BLOCKS, b1 = b0 + END_BLOCKS < n_blocks ? b0 + END_BLOCKS : n_blocks;
             const float unit = f->unit[t];
             if (unit > 0) b->down->down_end(y + t * ldy, f->sums + t * f->sum_words, f->sum_words, parts, b->l.k, b0, b1, 1 / unit);
             else fail_token(b, unit, y + t * ldy, 32 * b0, 32 * b1);
+            add_bias(k, t, y + t * ldy, 32 * b0, 32 * b1);
         }
 }
 
-void sg_ffn_down(sg_ffn *f, const sg_ffn_layer *l, uint32_t n, float *y, size_t ldy, sg_team *team, uint32_t thread) {
-    sg_ffn_down_begin(f, l, n, team, thread);
-    sg_ffn_down_clusters(f, l, n, 0, l->bundle.l.n_clusters, y, ldy, team, thread);
-    sg_ffn_down_end(f, l, n, y, ldy, team);
+void sg_ffn_down(sg_ffn *f, const sg_ffn_task *k, float *y, size_t ldy, sg_team *team) {
+    sg_ffn_down_begin(f, k, team);
+    sg_ffn_down_clusters(f, k, 0, k->n_clusters, y, ldy, team);
+    sg_ffn_down_end(f, k, y, ldy, team);
 }

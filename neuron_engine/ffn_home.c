@@ -32,7 +32,7 @@ void sg_ffn_store_clear(sg_ffn_store *s) {
 }
 
 bool sg_ffn_by_neurons(const sg_ffn *f) {
-    const bool sparse = f->act != SG_ACT_SILU || f->policy.cut || f->policy.top_k > 0 || f->policy.predict;
+    const bool sparse = sg_neuron_sparse(f->act) || f->policy.cut || f->policy.top_k > 0 || f->policy.predict;
     return sparse && f->policy.mode != SG_FFN_DENSE && !f->float_downs;
 }
 

@@ -109,10 +109,10 @@ sg_cluster_place sg_ffn_home_place(const sg_ffn_home *home, const sg_bundle_layo
 uint32_t sg_ffn_slot_at(const sg_ffn_home *home, const sg_bundle_layout *l, uint32_t place, uint32_t slot, uint32_t align);
 
 /* As sg_ffn_run, called by it. seen: what the predictor reads. */
-void sg_ffn_run_neurons(sg_ffn *f, uint32_t layer, const sg_acts *x, const sg_acts *seen, const float *residual, float *y, size_t ldy,
-                        sg_team *team, uint32_t thread);
-void sg_ffn_run_clusters(sg_ffn *f, uint32_t layer, const sg_acts *x, const sg_acts *seen, const float *residual, float *y, size_t ldy,
-                         sg_team *team, uint32_t thread);
+void sg_ffn_run_neurons(sg_ffn *f, const sg_ffn_task *k, const sg_acts *x, const sg_acts *seen, const float *residual, float *y, size_t ldy,
+                        sg_team *team);
+void sg_ffn_run_clusters(sg_ffn *f, const sg_ffn_task *k, const sg_acts *x, const sg_acts *seen, const float *residual, float *y, size_t ldy,
+                         sg_team *team);
 /* Starts reads of the neurons that the predictor of a layer names, those that score above `cut`, from a guess of the layer's input (one
  * token, 8-bit form included where the predictor wants it). Called by every thread; a barrier after it. */
 void sg_ffn_look_ahead(sg_ffn *f, uint32_t layer, const sg_acts *x, float cut, sg_team *team, uint32_t thread);

@@ -18,10 +18,11 @@
 /* One thread in one layer. */
 typedef struct turn {
     sg_ffn *f;
+    const sg_ffn_task *k;
     const sg_ffn_layer *l;
     sg_ffn_home *home;
     sg_ffn_store *store;
-    uint32_t layer, thread, align;
+    uint32_t align;
 } turn;
 
 static uint32_t group_clusters(const sg_ffn *f, const sg_bundle_layout *l) {
@@ -38,11 +39,11 @@ static bool gates(turn *t, const sg_acts *seen, uint32_t c0, uint32_t c1) {
     const uint32_t in_ram = c1 <= t->home->n_gates ? c1 : t->home->n_gates;
     bool good = true;
     for (uint32_t c = c0; c < c1; c++) f->places[c] = sg_ffn_home_place(t->home, l, c);
-    if (c0 < in_ram) sg_ffn_gates(f, t->l, t->layer, 1, seen, c0, in_ram, t->thread);
+    if (c0 < in_ram) sg_ffn_gates(f, t->k, seen, c0, in_ram);
     for (uint32_t c = c0 > t->home->n_gates ? c0 : t->home->n_gates; c < c1; c++) {
         const uint32_t item = t->home->item + c - t->home->n_gates;
-        f->places[c].gates = sg_ffn_get(f, t->store, t->layer, t->thread, item);
-        if (f->places[c].gates) sg_ffn_gates(f, t->l, t->layer, 1, seen, c, c + 1, t->thread);
+        f->places[c].gates = sg_ffn_get(f, t->store, t->k->unit, t->k->thread, item);
+        if (f->places[c].gates) sg_ffn_gates(f, t->k, seen, c, c + 1);
         else good = false;
         sg_belt_release(t->store->belt, item);
     }
@@ -143,7 +144,7 @@ static void ups(turn *t, const uint8_t *base, const uint32_t *list, uint32_t n) 
             f->row_max[p] = b->down->down_max(base + f->down_at[p], b->l.k);
         }
     }
-    if (b->l.gated) f->counts[(size_t)t->thread * f->n_layer + t->layer].ups += n;
+    if (b->l.gated) sg_ffn_counts(f, t->k)->ups += n;
 }
 
 /* Waits for the reads of pending neurons and computes their up products as they arrive. False when a read failed. */
@@ -163,7 +164,7 @@ static bool await(turn *t, uint32_t *pending, uint32_t n) {
         }
         n = left;
         if (m > 0) {
-            if (begin != 0) sg_ffn_waited(f, t->store, t->layer, t->thread, begin);
+            if (begin != 0) sg_ffn_waited(f, t->store, t->k->unit, t->k->thread, begin);
             begin = 0;
             ups(t, t->home->arena, there, m);
         } else if (n > 0) {
@@ -171,7 +172,7 @@ static bool await(turn *t, uint32_t *pending, uint32_t n) {
             sg_stream_wait_news(t->store->stream, seen);
         }
     }
-    if (begin != 0) sg_ffn_waited(f, t->store, t->layer, t->thread, begin);
+    if (begin != 0) sg_ffn_waited(f, t->store, t->k->unit, t->k->thread, begin);
     return good;
 }
 
@@ -185,7 +186,7 @@ static bool pass(turn *t, const uint32_t *places, uint32_t n, uint32_t *at) {
     for (uint32_t i = 0; i < n; i++) {
         const uint64_t from = sg_ffn_record_offset(t->home, l, places[i]);
         const size_t room = i * t->home->slot_bytes;
-        fetches[i] = (sg_fetch) { .offset = from, .dst = t->f->pass + t->thread * t->f->pass_bytes + room, .size = (uint32_t)l->record,
+        fetches[i] = (sg_fetch) { .offset = from, .dst = t->f->pass + t->k->thread * t->f->pass_bytes + room, .size = (uint32_t)l->record,
                                   .file = t->home->file };
         at[i] = (uint32_t)(room + from % t->align);
         list[i] = &fetches[i];
@@ -196,7 +197,7 @@ static bool pass(turn *t, const uint32_t *places, uint32_t n, uint32_t *at) {
         sg_stream_wait(t->store->stream, list[i]);
         good = good && sg_fetch_get(list[i]) == SG_FETCH_DONE;
     }
-    sg_ffn_waited(t->f, t->store, t->layer, t->thread, begin);
+    sg_ffn_waited(t->f, t->store, t->k->unit, t->k->thread, begin);
     return good;
 }
 
@@ -223,7 +224,7 @@ static bool pass_ups(turn *t, uint32_t c0, uint32_t c1) {
             f->up_at[list[j]] = at[j];
             f->down_at[list[j]] = at[j] + (uint32_t)t->l->bundle.l.up_row;
         }
-        ups(t, f->pass + t->thread * f->pass_bytes, list, n);
+        ups(t, f->pass + t->k->thread * f->pass_bytes, list, n);
         for (uint32_t j = 0; j < n; j++) f->down_at[list[j]] = SG_AWAY;
     }
     return true;
@@ -242,7 +243,7 @@ static bool pass_downs(turn *t, uint32_t c0, uint32_t c1) {
             at[j] += (uint32_t)b->l.up_row;
             hs[j] = f->h[list[j]] * f->unit[0];
         }
-        if (f->unit[0] > 0) b->down->down_add(f->sums + t->thread * f->sum_words, f->pass + t->thread * f->pass_bytes, 1, at, hs, n, b->l.k);
+        if (f->unit[0] > 0) b->down->down_add(f->sums + t->k->thread * f->sum_words, f->pass + t->k->thread * f->pass_bytes, 1, at, hs, n, b->l.k);
     }
     return true;
 }
@@ -259,11 +260,11 @@ static void first_visit(turn *t, const sg_acts *seen, bool with_gates, uint32_t 
         for (uint32_t c = c0; c < c1; c++) f->live[c] = 0;
         state = SG_FFN_GROUP_BROKEN;
     } else {
-        for (uint32_t c = c0; c < c1; c++) sg_ffn_choose(f, t->l, t->layer, 1, c);
+        for (uint32_t c = c0; c < c1; c++) sg_ffn_choose(f, t->k, 0, c);
         f->n_pending[g] = find(t, c0, c1, &found);
         ups(t, t->home->arena, found.ready, found.n_ready);
         if (f->n_pending[g] > 0) state = SG_FFN_GROUP_OPEN;
-        else for (uint32_t c = c0; c < c1; c++) sg_ffn_finish_found(f, t->l, c, &f->counts[(size_t)t->thread * f->n_layer + t->layer].active);
+        else for (uint32_t c = c0; c < c1; c++) sg_ffn_finish_found(f, t->k, c);
     }
     atomic_store_explicit(&f->group_state[g], state, memory_order_release);
 }
@@ -278,15 +279,16 @@ static void second_visit(turn *t, uint32_t g, uint32_t c0, uint32_t c1) {
     bool good = await(t, f->pending + c0 * t->l->bundle.l.per_cluster, f->n_pending[g]);
     good = good && pass_ups(t, c0, c1);
     for (uint32_t c = c0; c < c1; c++) {
-        if (good) sg_ffn_finish_found(f, t->l, c, &f->counts[(size_t)t->thread * f->n_layer + t->layer].active);
+        if (good) sg_ffn_finish_found(f, t->k, c);
         else f->live[c] = 0; /* the run ends with an error, see sg_stream_failure */
     }
 }
 
-void sg_ffn_run_neurons(sg_ffn *f, uint32_t layer, const sg_acts *x, const sg_acts *seen, const float *residual, float *y, size_t ldy,
-                        sg_team *team, uint32_t thread) {
-    const sg_ffn_layer *l = &f->layers[layer];
-    turn t = { f, l, l->home, l->home->store, layer, thread, sg_stream_align(l->home->store->stream) };
+void sg_ffn_run_neurons(sg_ffn *f, const sg_ffn_task *k, const sg_acts *x, const sg_acts *seen, const float *residual, float *y, size_t ldy,
+                        sg_team *team) {
+    const sg_ffn_layer *l = k->l;
+    const uint32_t thread = k->thread;
+    turn t = { f, k, l, l->home, l->home->store, sg_stream_align(l->home->store->stream) };
     const uint32_t n = l->bundle.l.n_clusters, per = group_clusters(f, &l->bundle.l), groups = (n + per - 1) / per;
     const uint32_t begin = sg_ffn_first_cluster(l->home, &l->bundle.l) / per;
     const uint64_t passed = t.store->finds.passed; /* nobody looks for neurons before the barrier */
@@ -300,8 +302,7 @@ void sg_ffn_run_neurons(sg_ffn *f, uint32_t layer, const sg_acts *x, const sg_ac
             if (!gates(&t, seen, g * per, (g + 1) * per < n ? (g + 1) * per : n)) memset(f->gate, 0, n * l->bundle.l.per_cluster * sizeof *f->gate);
         }
         sg_team_barrier(team);
-        if (thread == 0 && top_k) f->token_cut[0] = sg_ffn_top_k_cut(f, l, 0, f->at);
-        sg_team_barrier(team);
+        if (top_k) sg_ffn_top_k(f, k, team);
     }
     while (sg_team_next(team, t.store->no_pipeline ? groups : 2 * groups, &i)) {
         const uint32_t g = (begin + i) % groups, c0 = g * per, c1 = c0 + per < n ? c0 + per : n;
@@ -316,9 +317,9 @@ void sg_ffn_run_neurons(sg_ffn *f, uint32_t layer, const sg_acts *x, const sg_ac
         sg_ffn_store_sweep(t.store);
         pthread_mutex_unlock(&t.store->lock);
     }
-    sg_ffn_observe(f, layer, x, residual, team, thread);
-    sg_ffn_down_begin(f, l, 1, team, thread);
-    sg_ffn_down_clusters(f, l, 1, 0, n, y, ldy, team, thread);
+    sg_ffn_observe(f, k, x, residual, team);
+    sg_ffn_down_begin(f, k, team);
+    sg_ffn_down_clusters(f, k, 0, n, y, ldy, team);
     if (t.store->finds.passed != passed) {
         sg_team_barrier(team);
         while (sg_team_next(team, groups, &i)) {
@@ -326,7 +327,7 @@ void sg_ffn_run_neurons(sg_ffn *f, uint32_t layer, const sg_acts *x, const sg_ac
             if (!pass_downs(&t, c0, c1)) break;
         }
     }
-    sg_ffn_down_end(f, l, 1, y, ldy, team);
+    sg_ffn_down_end(f, k, y, ldy, team);
 }
 
 /* ---- looking ahead ---- */

@@ -118,21 +118,26 @@ static void mark(sg_loader *l, const sg_residency *r, bool tied) {
 
 static sg_status decide(sg_model *m, sg_loader *l, const sg_session_options *so, uint64_t outside, uint64_t budget, sg_residency *r,
                         const sg_log *log, sg_error *err) {
-    const uint32_t n_layer = m->weights.ffn ? m->desc.hp.n_layer : 0;
+    const sg_weights *w = &m->weights;
     uint64_t *matrices = calloc(l->n_jobs + 1, sizeof *matrices);
-    sg_bundle_layout *layouts = calloc(n_layer + 1, sizeof *layouts);
-    sg_residency_need need = { .ram = budget, .outside = outside, .n_layer = n_layer, .layouts = layouts, .by_neurons = act_is_sparse(m, so) };
+    sg_bundle_layout *layouts = calloc(w->n_units + 1, sizeof *layouts);
+    sg_residency_need need = { .ram = budget, .outside = outside, .layouts = layouts, .by_neurons = act_is_sparse(m, so) };
     sg_status s = SG_OK;
     if (!matrices || !layouts) s = sg_fail(err, SG_E_NOMEM, "out of memory");
-    for (uint32_t i = 0; s == SG_OK && i < n_layer; i++) {
-        layouts[i] = m->weights.ffn[i].bundle.l;
-        const size_t slot = sg_ffn_slot_bytes(&layouts[i], m->desc.bundles[i].clusters->offset, 512);
+    for (uint32_t i = 0; s == SG_OK && i < w->n_units; i++) {
+        const sg_bundle_layout *layout = &w->ffn[i].bundle.l;
+        if (!sg_unit_streams(w, i)) {
+            need.vectors += (uint64_t)layout->n_clusters * layout->per_cluster * sizeof(float); /* beside the bundles, which are fixed parts */
+            continue;
+        }
+        layouts[need.n_layer++] = *layout;
+        const size_t slot = sg_ffn_slot_bytes(layout, sg_unit_bundle(w, &m->desc, i)->clusters->offset, 512);
         if (slot > need.slot_bytes) need.slot_bytes = slot;
-        need.by_neurons = need.by_neurons && m->weights.ffn[i].bundle.down->quantised;
+        need.by_neurons = need.by_neurons && w->ffn[i].bundle.down->quantised;
     }
     if (s == SG_OK) {
         describe_need(m, l, so, matrices, &need);
-        need.by_neurons = need.by_neurons && n_layer > 0;
+        need.by_neurons = need.by_neurons && need.n_layer > 0;
         s = session_need(m, so, false, &need.kv, &need.buffers, err);
         if (s == SG_OK) s = sg_residency_decide(&need, r, err);
         if (r->streams) {
@@ -152,7 +157,7 @@ static void report(const sg_model *m, const sg_residency *r, uint64_t budget, bo
     if (!r->streams) return;
     sg_log_line(log, chosen ? SG_LOG_WARN : SG_LOG_INFO, "%.0f MiB of weights are read while computing, within %s of %.0f MiB",
                 MIB(r->away_bytes), chosen ? "the available memory" : "a budget", MIB(budget));
-    if (m->weights.ffn)
+    if (m->weights.n_units > 0)
         sg_log_line(log, SG_LOG_INFO, "of each layer %u gate parts and %u whole clusters of %u are in memory, and %u neurons", r->n_gates,
                     r->n_hot, m->weights.ffn[0].bundle.l.n_clusters, r->n_slots);
 }

@@ -37,6 +37,21 @@ static sg_status thresholds_at(const sg_threshold_grid *g, float x, uint32_t n_l
     return SG_OK;
 }
 
+/* A threshold per layer as one per unit. */
+static sg_status for_units(const sg_model *m, float **thresholds, sg_error *err) {
+    const sg_weights *w = &m->weights;
+    if (!*thresholds) return SG_OK;
+    float *out = malloc((w->n_units + 1) * sizeof *out);
+    if (!out) return sg_fail(err, SG_E_NOMEM, "out of memory");
+    for (uint32_t l = 0; l < m->desc.hp.n_layer; l++) {
+        if (w->units[l].main != SG_NO_UNIT) out[w->units[l].main] = (*thresholds)[l];
+        if (w->units[l].shared != SG_NO_UNIT) out[w->units[l].shared] = (*thresholds)[l];
+    }
+    free(*thresholds);
+    *thresholds = out;
+    return SG_OK;
+}
+
 static sg_status set_policy(sg_session *s, const sg_session_options *o, sg_ffn_policy *p, sg_error *err) {
     const sg_model *m = s->model;
     const uint32_t n_layer = m->desc.hp.n_layer;
@@ -48,6 +63,8 @@ static sg_status set_policy(sg_session *s, const sg_session_options *o, sg_ffn_p
         SG_TRY(thresholds_at(&m->desc.recalls, o->lossy_predict, n_layer, false, "the recall of lossy prediction", &s->score_cut, err));
     if (o->lossy_threshold != 0)
         SG_TRY(thresholds_at(&m->desc.shares, o->lossy_threshold, n_layer, true, "the share of the lossy threshold", &s->cut, err));
+    SG_TRY(for_units(m, &s->score_cut, err));
+    SG_TRY(for_units(m, &s->cut, err));
     p->score_cut = s->score_cut;
     p->cut = s->cut;
     return SG_OK;

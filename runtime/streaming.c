@@ -44,13 +44,15 @@ static sg_status open_stream(sg_streaming *s, const sg_gguf *g, const sg_weights
 /* The homes of the sparse layers, and where in the arenas they are; base NULL: only measures. */
 static size_t lay_out_homes(sg_streaming *s, const sg_residency *r, const sg_weights *w, const sg_model_desc *d, size_t slot_bytes, char *base) {
     size_t used = 0;
-    for (uint32_t i = 0; i < d->hp.n_layer; i++) {
+    for (uint32_t i = 0; i < w->n_units; i++) {
+        if (!sg_unit_streams(w, i)) continue;
         sg_ffn_home *h = &s->store.homes[i];
         const sg_bundle_layout *l = &w->ffn[i].bundle.l;
+        const sg_tensor_info *clusters = sg_unit_bundle(w, d, i)->clusters;
         const uint32_t places = l->n_clusters * l->per_cluster;
         *h = (sg_ffn_home){ .store = &s->store, .n_gates = r->n_gates < l->n_clusters ? r->n_gates : l->n_clusters,
                             .n_hot = r->n_hot < l->n_clusters ? r->n_hot : l->n_clusters, .slot_bytes = slot_bytes,
-                            .offset = d->bundles[i].clusters->offset, .file = d->bundles[i].clusters->file };
+                            .offset = clusters->offset, .file = clusters->file };
         /* slots were counted before the drive told its alignment, which can make them larger */
         const uint64_t slots = slot_bytes > r->slot_bytes ? (uint64_t)r->n_slots * r->slot_bytes / slot_bytes : r->n_slots;
         h->cache.n_slots = slots < places ? (uint32_t)slots : places;
@@ -66,13 +68,13 @@ static size_t lay_out_homes(sg_streaming *s, const sg_residency *r, const sg_wei
     return used;
 }
 
-static void lay_out_tables(sg_streaming *s, uint32_t n_layer, sg_carver *c) {
+static void lay_out_tables(sg_streaming *s, uint32_t n, sg_carver *c) {
     sg_ffn_store_lay_out(&s->store, c);
-    for (uint32_t i = 0; i < n_layer; i++) sg_neuron_cache_lay_out(&s->store.homes[i].cache, c);
+    for (uint32_t i = 0; i < n; i++) sg_neuron_cache_lay_out(&s->store.homes[i].cache, c);
 }
 
 static sg_status make_homes(sg_streaming *s, const sg_residency *r, sg_weights *w, const sg_model_desc *d, size_t slot_bytes, sg_error *err) {
-    const uint32_t n = d->hp.n_layer;
+    const uint32_t n = w->n_units;
     s->store.homes = calloc(n + 1, sizeof *s->store.homes);
     if (!s->store.homes) return sg_fail(err, SG_E_NOMEM, "out of memory");
     s->store.n_fetches = r->n_fetches;
@@ -88,6 +90,7 @@ static sg_status make_homes(sg_streaming *s, const sg_residency *r, sg_weights *
     lay_out_tables(s, n, &c);
     sg_ffn_store_clear(&s->store);
     for (uint32_t i = 0; i < n; i++) {
+        if (!sg_unit_streams(w, i)) continue;
         sg_neuron_cache_clear(&s->store.homes[i].cache);
         w->ffn[i].home = &s->store.homes[i];
     }
@@ -107,10 +110,11 @@ sg_status sg_streaming_create(sg_streaming **out, const sg_residency *r, sg_weig
     s->store.stream = s->stream;
     s->store.belt = s->belt;
     s->store.belt_memory = s->ring.data;
-    if (!w->ffn) return SG_OK;
+    if (w->n_units == 0) return SG_OK;
     size_t slot = 0;
-    for (uint32_t i = 0; i < d->hp.n_layer; i++) {
-        const size_t bytes = sg_ffn_slot_bytes(&w->ffn[i].bundle.l, d->bundles[i].clusters->offset, sg_stream_align(s->stream));
+    for (uint32_t i = 0; i < w->n_units; i++) {
+        if (!sg_unit_streams(w, i)) continue;
+        const size_t bytes = sg_ffn_slot_bytes(&w->ffn[i].bundle.l, sg_unit_bundle(w, d, i)->clusters->offset, sg_stream_align(s->stream));
         if (bytes > slot) slot = bytes;
     }
     SG_TRY(make_homes(s, r, w, d, slot, err));
@@ -179,7 +183,7 @@ static uint32_t program(sg_streaming *s, const sg_plan *p, const sg_weights *w, 
         const sg_step *step = &p->steps[i];
         if (step->last_only && s->n_before[way] == UINT32_MAX) s->n_before[way] = n;
         for (uint32_t k = 0; k < step->n_products; k++) add_matrix(&step->product[k].w->m, way, items, &n);
-        if (step->op == SG_OP_FFN && w->ffn[step->layer].home) add_layer(w->ffn[step->layer].home, &w->ffn[step->layer].bundle.l, way, items, &n);
+        if (step->op == SG_OP_FFN && w->ffn[step->unit].home) add_layer(w->ffn[step->unit].home, &w->ffn[step->unit].bundle.l, way, items, &n);
     }
     if (s->n_before[way] == UINT32_MAX) s->n_before[way] = n;
     return n;

@@ -99,11 +99,12 @@ sg_status sg_streaming_fill(sg_streaming *s, const sg_weights *w, const sg_model
     if (!b.fetches) return sg_fail(err, SG_E_NOMEM, "out of memory");
     sg_status status = SG_OK;
     b.total = s->arenas.size;
-    for (uint32_t i = 0; status == SG_OK && i < d->hp.n_layer; i++) {
+    for (uint32_t i = 0; status == SG_OK && i < w->n_units; i++) {
+        if (!sg_unit_streams(w, i)) continue;
         sg_ffn_home *h = &s->store.homes[i];
         const sg_bundle_layout *l = &w->ffn[i].bundle.l;
         status = fill_clusters(&b, h, l, err);
-        const sg_tensor_info *counts = d->bundles[i].counts;
+        const sg_tensor_info *counts = sg_unit_bundle(w, d, i)->counts;
         if (status != SG_OK || d->calibration_tokens == 0 || !counts || counts->type != SG_DTYPE_I32 || counts->ne[0] != l->n_neurons) continue;
         status = warm(&b, h, counts, d->calibration_tokens, err);
         if (status == SG_OK) status = fill_slots(&b, h, l, err);

@@ -137,22 +137,46 @@ static sg_status load_all(sg_loader *l, char *base, sg_error *err) {
     return s;
 }
 
-/* The largest scale of every quantised down row, as they lie in the file. */
+/* The largest scale of every quantised down row of the units that are in RAM, as they lie in the file. */
 static sg_status find_down_max(sg_weights *w, sg_error *err) {
     size_t total = 0;
-    for (uint32_t i = 0; i < w->n_units; i++) total += (size_t)w->ffn[i].bundle.l.n_clusters * w->ffn[i].bundle.l.per_cluster;
-    float *max = w->down_max = malloc(total * sizeof *max);
+    for (uint32_t i = 0; i < w->n_units; i++)
+        if (w->ffn[i].bundle.data) total += (size_t)w->ffn[i].bundle.l.n_clusters * w->ffn[i].bundle.l.per_cluster;
+    float *max = w->down_max = malloc((total + 1) * sizeof *max);
     if (!max) return sg_fail(err, SG_E_NOMEM, "out of memory for a table of %zu neurons", total);
     for (uint32_t i = 0; i < w->n_units; i++) {
         sg_bundle *b = &w->ffn[i].bundle;
         const sg_bundle_layout *l = &b->l;
-        if (!b->down->quantised) continue;
+        if (!b->down->quantised || !b->data) continue;
         b->down_max = max;
         for (uint32_t c = 0; c < l->n_clusters; c++)
             for (uint32_t n = 0; n < l->per_cluster; n++)
                 *max++ = b->down->down_max(b->data + c * l->cluster_bytes + l->downs_at + n * l->down_stride, l->k);
     }
     return SG_OK;
+}
+
+/* What units take from weights that were read: biases, which every layer has as vectors, and predictors. */
+static void finish_units(sg_weights *w, uint32_t n_layer) {
+    for (uint32_t i = 0; i < n_layer && w->n_units > 0; i++) {
+        const sg_weight *v = w->layers[i];
+        const bool experts = v[SG_L_ROUTER].m.kernel != NULL;
+        if (w->units[i].main == SG_NO_UNIT) continue;
+        sg_ffn_layer *u = &w->ffn[w->units[i].main];
+        u->gate_bias = v[experts ? SG_L_GATE_EXPS_BIAS : SG_L_GATE_BIAS].v;
+        u->up_bias = v[experts ? SG_L_UP_EXPS_BIAS : SG_L_UP_BIAS].v;
+        u->down_bias = v[experts ? SG_L_DOWN_EXPS_BIAS : SG_L_DOWN_BIAS].v;
+    }
+    for (uint32_t i = 0; i < w->n_units; i++) {
+        sg_predictor *p = &w->ffn[i].predictor;
+        /* without memory for it the layer stays as it is, only slower */
+        if (w->ffn[i].bundle.data) (void)sg_bundle_split(&w->ffn[i].bundle.l, (uint8_t *)(uintptr_t)w->ffn[i].bundle.data);
+        p->a = w->predictors[i][0].m;
+        p->b = w->predictors[i][1].m;
+        p->scale = w->predictors[i][2].v;
+        p->bias = w->predictors[i][3].v;
+        if (!p->signs && !p->a.data) p->kind = SG_PRED_NONE;
+    }
 }
 
 /* Gives every tensor that stays in RAM its place. */
@@ -175,28 +199,17 @@ sg_status sg_weights_load(sg_weights *w, sg_loader *l, const sg_weights_options 
     SG_TRY(sg_region_create(&w->region, l->total, "the weights", err));
     sg_region_large_pages(&w->region);
     SG_TRY(load_all(l, w->region.data, err));
-    bool bundles = w->ffn != NULL;
     for (size_t i = 0; i < l->n_jobs; i++) {
         const sg_load_job *j = &l->jobs[i];
         const void *data = (const char *)w->region.data + j->offset;
         if (j->away) {
-            bundles = bundles && j->part != SG_LOAD_BUNDLE;
             if (j->part == SG_LOAD_PREDICTOR && j->dst) *j->dst = (sg_weight){ 0 };
         } else if (j->raw) *j->raw = data;
         else if (j->kernel) j->dst->m.data = data;
         else j->dst->v = data;
     }
-    if (bundles) SG_TRY(find_down_max(w, err));
-    for (uint32_t i = 0; i < w->n_units; i++) {
-        sg_predictor *p = &w->ffn[i].predictor;
-        /* without memory for it the layer stays as it is, only slower */
-        if (bundles) (void)sg_bundle_split(&w->ffn[i].bundle.l, (uint8_t *)(uintptr_t)w->ffn[i].bundle.data);
-        p->a = w->predictors[i][0].m;
-        p->b = w->predictors[i][1].m;
-        p->scale = w->predictors[i][2].v;
-        p->bias = w->predictors[i][3].v;
-        if (!p->signs && !p->a.data) p->kind = SG_PRED_NONE;
-    }
+    if (w->n_units > 0) SG_TRY(find_down_max(w, err));
+    finish_units(w, l->n_layer);
     return SG_OK;
 }
 

@@ -43,6 +43,11 @@ typedef struct sg_weights_options {
     size_t chunk_bytes; /* read at a time of a tensor that has to be packed; 0: 8 MiB */
 } sg_weights_options;
 
+/* The description of a unit's bundles. */
+const sg_bundle_desc *sg_unit_bundle(const sg_weights *w, const sg_model_desc *d, uint32_t unit);
+/* Units that need not be in RAM: all but routed experts. */
+static inline bool sg_unit_streams(const sg_weights *w, uint32_t unit) { return w->ffn[unit].bundle.l.n_expert == 0; }
+
 /* Reads and packs every tensor that is not marked as away. w was begun by sg_loader_init (weights_private.h) and is the caller's to
  * finish, also on failure. */
 typedef struct sg_loader sg_loader;

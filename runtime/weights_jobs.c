@@ -67,26 +67,37 @@ static sg_status add_latent(sg_loader *l, const sg_hparams *hp, const sg_tensor_
     return add_matrices(l, SG_LOAD_FIXED, info, v, &w[SG_L_V_B], err);
 }
 
-/* The layout of a layer's bundles, checked against the tensor. */
-static sg_status bundle(sg_loader *l, const sg_model_desc *d, uint32_t layer, sg_ffn_layer *out, sg_error *err) {
-    const sg_bundle_desc *b = &d->bundles[layer];
+/* The layout of a unit's bundles, checked against the tensor. */
+static sg_status bundle_layout(const sg_loader *l, const sg_model_desc *d, const sg_bundle_desc *b, uint32_t layer, bool shared, sg_ffn_layer *out,
+                               sg_error *err) {
+    const sg_hparams *hp = &d->hp;
     const sg_tensor_info *t = b->clusters;
     const char *path = sg_gguf_path(l->g, t->file);
+    const bool experts = d->layer[layer].experts && !shared;
     sg_bundle_layout *lay = &out->bundle.l;
-    *lay = (sg_bundle_layout){ .n_neurons = d->hp.n_ff, .k = d->hp.n_embd, .per_cluster = b->per_cluster, .gated = b->gated,
-                               .gate_type = b->gate_type, .up_type = b->up_type, .down_type = b->down_type };
-    if (!sg_bundle_layout_init(lay))
+    *lay = (sg_bundle_layout){ .n_neurons = shared ? hp->n_ff_shexp : experts ? hp->n_ff_exp : hp->n_ff, .k = hp->n_embd,
+                               .per_cluster = b->per_cluster, .gated = b->gated, .gate_type = b->gate_type, .up_type = b->up_type,
+                               .down_type = b->down_type, .n_expert = experts ? hp->n_expert : 0 };
+    out->n_used = experts ? hp->n_expert_used : 0;
+    if (!sg_bundle_layout_init(lay) || !sg_ffn_layer_valid(out))
         return sg_fail(err, SG_E_UNSUPPORTED, "%s: tensor %s: clusters of %u neurons with rows of %s, %s and %s cannot be used", path, t->name,
                        b->per_cluster, sg_dtype_get(b->gate_type)->name, sg_dtype_get(b->up_type)->name, sg_dtype_get(b->down_type)->name);
     if (t->ne[0] != lay->cluster_bytes || t->ne[1] != lay->n_clusters)
         return sg_fail(err, SG_E_FORMAT, "%s: tensor %s is %" PRIu64 " clusters of %" PRIu64 " bytes, expected %u of %zu", path, t->name,
                        t->ne[1], t->ne[0], lay->n_clusters, lay->cluster_bytes);
-    if (t->n_bytes > UINT32_MAX) return sg_fail(err, SG_E_UNSUPPORTED, "%s: tensor %s is larger than 4 GiB", path, t->name);
+    if (!experts && t->n_bytes > UINT32_MAX) return sg_fail(err, SG_E_UNSUPPORTED, "%s: tensor %s is larger than 4 GiB", path, t->name);
+    return SG_OK;
+}
+
+static sg_status bundle(sg_loader *l, const sg_model_desc *d, uint32_t layer, bool shared, sg_ffn_layer *out, sg_error *err) {
+    const sg_bundle_desc *b = shared ? &d->bundles_shexp[layer] : &d->bundles[layer];
+    SG_TRY(bundle_layout(l, d, b, layer, shared, out, err));
+    const sg_bundle_layout *lay = &out->bundle.l;
     out->bundle.gate = l->kernels->neuron[lay->gate_type];
     out->bundle.up = l->kernels->neuron[lay->up_type];
     out->bundle.down = l->kernels->neuron[lay->down_type];
     out->fat_threshold = d->ffn_threshold ? d->ffn_threshold[layer] : 0;
-    add_raw(l, SG_LOAD_BUNDLE, t, &out->bundle.data);
+    add_raw(l, lay->n_expert ? SG_LOAD_FIXED : SG_LOAD_BUNDLE, b->clusters, &out->bundle.data);
     return SG_OK;
 }
 
@@ -143,6 +154,14 @@ static uint32_t count_units(const sg_model_desc *d, sg_unit_of *units) {
     return n;
 }
 
+const sg_bundle_desc *sg_unit_bundle(const sg_weights *w, const sg_model_desc *d, uint32_t unit) {
+    for (uint32_t i = 0; i < d->hp.n_layer; i++) {
+        if (w->units[i].main == unit) return &d->bundles[i];
+        if (w->units[i].shared == unit) return &d->bundles_shexp[i];
+    }
+    return NULL;
+}
+
 static sg_status plan_units(sg_loader *l, sg_weights *w, const sg_model_desc *d, sg_error *err) {
     w->units = calloc(d->hp.n_layer, sizeof *w->units);
     if (!w->units) return sg_fail(err, SG_E_NOMEM, "out of memory for the table of weights");
@@ -188,7 +207,7 @@ static int by_use(const void *a, const void *b) {
 }
 
 sg_status sg_loader_init(sg_loader *l, sg_weights *w, const sg_gguf *g, const sg_model_desc *d, const sg_kernels *kernels, sg_error *err) {
-    *l = (sg_loader){ .g = g, .kernels = kernels };
+    *l = (sg_loader){ .g = g, .kernels = kernels, .n_layer = d->hp.n_layer };
     *w = (sg_weights){ 0 };
     const sg_status s = plan_jobs(l, w, d, err);
     if (s != SG_OK) return s;

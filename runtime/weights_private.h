@@ -31,6 +31,7 @@ struct sg_loader {
     const sg_kernels *kernels;
     sg_load_job *jobs; /* owned, in the order of use */
     size_t n_jobs;
+    uint32_t n_layer;
     size_t total; /* bytes of the region */
     size_t chunk;
     const sg_weights_options *options;

@@ -203,7 +203,7 @@ typedef struct sg_session_options {
     uint32_t n_state_copies;
 } sg_session_options;
 #define SG_NO_STATE_COPIES UINT32_MAX
-#define SG_SESSION_OPTIONS_INIT { sizeof(sg_session_options), 0, 0, 0, SG_KV_F16, false, SG_FFN_AUTO, 0.0f, 0.0f, 0 }
+#define SG_SESSION_OPTIONS_INIT { sizeof(sg_session_options), 0, 0, 0, SG_KV_F16, false, SG_FFN_AUTO, 0.0f, 0.0f, 0, 0 }
 
 /* The model must outlive the session. SG_E_UNSUPPORTED when a lossy choice is not possible with this model. */
 SG_API SG_NODISCARD sg_status sg_session_create(sg_model *model, const sg_session_options *options, sg_session **out,

@@ -26,7 +26,7 @@ static inline sg_kernels kernels_of(bool plain) {
     return k;
 }
 
-/* One layer. raw: rows of k values as in GGUF, of all neurons: gate, up, down. */
+/* One layer. raw: rows of k values as in GGUF, of all neurons, expert by expert: gate, up, down. */
 typedef struct net {
     sg_bundle_layout shape;
     uint8_t *raw[3], *data;
@@ -37,22 +37,26 @@ static inline sg_dtype net_type(const sg_bundle_layout *l, int part) {
     return part == 0 ? l->gate_type : part == 1 ? l->up_type : l->down_type;
 }
 
+/* Rows of each kind. */
+static inline uint32_t net_rows(const sg_bundle_layout *l) { return l->n_neurons * (l->n_expert ? l->n_expert : 1); }
+
 /* The bundle from the raw rows. */
 static inline void net_pack(net *m) {
     const sg_bundle_layout *l = &m->shape;
     free(m->data);
     m->data = sg_aligned_calloc(64, l->n_clusters, l->cluster_bytes);
     ck_assert_ptr_nonnull(m->data);
-    for (uint32_t i = 0; i < l->n_neurons; i++) {
-        uint8_t *cluster = m->data + i / l->per_cluster * l->cluster_bytes;
-        uint8_t *record = cluster + l->records_at + i % l->per_cluster * l->record;
-        sg_dot_row_pack(l->gate_type, cluster + i % l->per_cluster * l->gate_row, m->raw[0] + i * m->row[0], l->k);
+    for (uint32_t i = 0; i < net_rows(l); i++) {
+        const uint32_t at = i % l->n_neurons;
+        uint8_t *cluster = m->data + (i / l->n_neurons * l->per_expert + at / l->per_cluster) * l->cluster_bytes;
+        uint8_t *record = cluster + l->records_at + at % l->per_cluster * l->record;
+        sg_dot_row_pack(l->gate_type, cluster + at % l->per_cluster * l->gate_row, m->raw[0] + i * m->row[0], l->k);
         if (l->gated) sg_dot_row_pack(l->up_type, record, m->raw[1] + i * m->row[1], l->k);
         sg_down_row_pack(l->down_type, record + l->up_row, m->raw[2] + i * m->row[2], l->k);
     }
 }
 
-/* A bundle of the `n` neurons of `list` of another, or (of == NULL) of n random ones; shape: its first seven members. */
+/* A bundle of the `n` neurons of `list` of another, or (of == NULL) of n random ones, of each expert; shape: its first eight members. */
 static inline net net_make(sg_bundle_layout shape, const net *of, const uint32_t *list, uint32_t n) {
     net m = { .shape = shape };
     m.shape.n_neurons = n;
@@ -60,8 +64,8 @@ static inline net net_make(sg_bundle_layout shape, const net *of, const uint32_t
     float *v = calloc(shape.k, sizeof *v);
     for (int part = 0; part < 3; part++) {
         m.row[part] = (size_t)sg_dtype_bytes(sg_dtype_get((uint32_t)net_type(&m.shape, part)), shape.k);
-        m.raw[part] = malloc(n * m.row[part]);
-        for (uint32_t i = 0; i < n; i++) {
+        m.raw[part] = malloc(net_rows(&m.shape) * m.row[part]);
+        for (uint32_t i = 0; i < net_rows(&m.shape); i++) {
             if (of) {
                 memcpy(m.raw[part] + i * m.row[part], of->raw[part] + list[i] * m.row[part], m.row[part]);
                 continue;
@@ -121,6 +125,10 @@ typedef struct setup {
     const sg_predictor *predictor;
     const float *residual; /* what predictors read, if given */
     float *gate, *h;       /* [n tokens][n_neurons], if given: what an observer sees */
+    const float *gate_bias, *up_bias, *down_bias;
+    uint32_t n_used;        /* of the route, which there is when `weight` is set: of all tokens of x */
+    const uint32_t *expert;
+    const float *weight;
     sg_ffn_count count;    /* out */
 } setup;
 
@@ -157,7 +165,9 @@ static inline void ffn_work(void *arg, uint32_t thread) {
         sg_team_barrier(j->team);
         const size_t ldy = x->k + SPARE;
         const float *residual = j->s->residual ? j->s->residual + (size_t)at * x->k : some.x;
-        sg_ffn_run(&j->f, 0, &some, residual, j->y + at * ldy, ldy, j->team, thread);
+        const size_t first = (size_t)at * j->s->n_used;
+        const sg_ffn_route route = { j->s->n_used, j->s->expert ? j->s->expert + first : NULL, j->s->weight ? j->s->weight + first : NULL };
+        sg_ffn_run(&j->f, 0, &some, residual, j->s->weight ? &route : NULL, j->y + at * ldy, ldy, j->team, thread);
         sg_team_barrier(j->team);
     }
 }
@@ -168,12 +178,14 @@ static inline float *ffn_run(const net *m, setup *s, const sg_acts *x) {
     const sg_bundle_layout *l = &m->shape;
     const sg_neuron_kernel *const *of = kernels.neuron;
     sg_ffn_layer layer = { .bundle = { *l, m->data, of[l->gate_type], of[l->up_type], of[l->down_type], s->down_max },
-                           .fat_threshold = s->fat_threshold };
+                           .fat_threshold = s->fat_threshold, .n_used = l->n_expert ? s->n_used : 0, .gate_bias = s->gate_bias,
+                           .up_bias = s->up_bias, .down_bias = s->down_bias };
+    ck_assert(sg_ffn_layer_valid(&layer));
     if (s->predictor) layer.predictor = *s->predictor;
     ffn_job j = { .x = x, .batch = s->batch ? s->batch : x->n, .s = s };
     sg_error err = { 0 };
     ck_assert_int_eq(sg_team_create(s->threads ? s->threads : 1, &j.team, &err), SG_OK);
-    j.f = (sg_ffn) { .kernels = &kernels, .layers = &layer, .act = s->act, .policy = s->policy, .n_layer = 1, .n_batch = j.batch,
+    j.f = (sg_ffn) { .kernels = &kernels, .layers = &layer, .act = s->act, .policy = s->policy, .n_unit = 1, .n_batch = j.batch,
                      .n_threads = sg_team_size(j.team), .k = l->k, .pred_residual = s->residual != NULL };
     sg_carver c = { 0 };
     sg_ffn_lay_out(&j.f, &c);
@@ -212,7 +224,7 @@ static const sg_dtype types[][3] = { /* gate, up, down */
     { SG_DTYPE_Q8_0, SG_DTYPE_Q8_0, SG_DTYPE_Q8_0 }, { SG_DTYPE_Q4_0, SG_DTYPE_Q4_0, SG_DTYPE_Q4_0 },
     { SG_DTYPE_Q8_0, SG_DTYPE_F32, SG_DTYPE_Q4_0 },  { SG_DTYPE_F16, SG_DTYPE_Q4_0, SG_DTYPE_Q8_0 },
 };
-enum { N_TYPES = sizeof types / sizeof *types, N_ACTS = SG_ACT_RELU2 + 1 };
+enum { N_TYPES = sizeof types / sizeof *types, N_ACTS = SG_ACT_OAI + 1 };
 
 /* Every test runs for all of types, gated and not. */
 #define CASES (2 * N_TYPES)
@@ -243,6 +255,8 @@ static inline void same_as_some(const net *m, setup s, const sg_acts *x, uint32_
     s.policy = (sg_ffn_policy) { 0 };
     s.predictor = NULL;
     s.gate = s.h = NULL;
+    s.expert = NULL;
+    s.weight = s.gate_bias = s.up_bias = s.down_bias = NULL;
     s.residual = NULL;
     s.batch = s.threads = 1;
     float *want = ffn_run(&some, &s, &one);

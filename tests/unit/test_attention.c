@@ -37,10 +37,10 @@ START_TEST(rope_kinds) {
 END_TEST
 
 /* YaRN's promises (arXiv 2309.00071, section 3.2): pairs that turn often keep their frequency, slow ones are interpolated fully,
- * between them a ramp; cos and sin grow by 1 + 0.1 ln(scale). */
+ * between them a ramp; cos and sin grow by 1 + 0.1 ln(scale), which the caller says. */
 START_TEST(rope_yarn) {
     const sg_rope_config c = { .n_rot = 128, .adjacent = false, .freq_base = 10000, .scale = 4, .yarn = true, .beta_fast = 32,
-                               .beta_slow = 1, .ext_factor = 1, .attn_factor = 1, .n_ctx_orig = 4096 };
+                               .beta_slow = 1, .ext_factor = 1, .magnitude = (float)(1 + 0.1 * log(4)), .n_ctx_orig = 4096 };
     sg_rope r;
     sg_error err = { 0 };
     ck_assert_int_eq(sg_rope_init(&r, &c, &err), SG_OK);

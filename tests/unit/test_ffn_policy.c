@@ -327,7 +327,7 @@ START_TEST(measuring_stays_in_range) {
     const sg_bundle_layout *l = &m.shape;
     const sg_neuron_kernel *const *of = kernels.neuron;
     sg_ffn_layer layer = { .bundle = { *l, m.data, of[l->gate_type], of[l->up_type], of[l->down_type] } };
-    sg_ffn f = { .kernels = &kernels, .layers = &layer, .n_layer = 1, .n_batch = 1, .n_threads = 1, .k = K };
+    sg_ffn f = { .kernels = &kernels, .layers = &layer, .n_unit = 1, .n_batch = 1, .n_threads = 1, .k = K };
     sg_carver c = { 0 };
     sg_ffn_lay_out(&f, &c);
     c = (sg_carver) { .base = sg_aligned_calloc(64, 1, c.used) };

@@ -19,7 +19,7 @@ static void load(sg_weights *w, const char *name, size_t chunk) {
     const sg_weights_options o = { .chunk_bytes = chunk };
     sg_loader l;
     ck_assert_msg(sg_loader_init(&l, w, g, &d, &kernels, &err) == SG_OK, "%s", err.message);
-    ck_assert_msg(sg_weights_load(w, &l, &d, &o, &err) == SG_OK, "%s", err.message);
+    ck_assert_msg(sg_weights_load(w, &l, &o, &err) == SG_OK, "%s", err.message);
     sg_loader_finish(&l);
     sg_model_desc_finish(&d);
     sg_gguf_close(&g);
