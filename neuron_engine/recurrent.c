@@ -69,10 +69,10 @@ void sg_recurrent_restore(sg_recurrent_state *s, const void *flat) {
     if (s->n_values) memcpy(s->values, flat, sg_recurrent_flat_bytes(s));
 }
 
-/* Channels from .. to-1 of `width`, in place. */
+/* Channels from .. to-1 of `width`, in place. A convolution of one tap has no state. */
 static void conv_in_place(const sg_vec_fns *vec, float *state, float *x, size_t ld, const float *w, size_t width, uint32_t taps,
                           uint32_t n, size_t from, size_t to, bool silu) {
-    const sg_conv_args a = { .out = x + from, .x = x + from, .state = state + from, .w = w + from * taps, .ld_out = ld, .ldx = ld,
+    const sg_conv_args a = { .out = x + from, .x = x + from, .state = state ? state + from : NULL, .w = w + from * taps, .ld_out = ld, .ldx = ld,
                              .ld_state = width, .n = n, .channels = (uint32_t)(to - from), .taps = taps, .silu = silu };
     vec->conv(&a);
 }

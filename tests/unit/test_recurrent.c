@@ -307,7 +307,7 @@ START_TEST(state_of_layers) {
     sg_recurrent_clear(&s);
     sg_recurrent_finish(&s);
 
-    const sg_recurrent_shape huge[] = { { .n_heads = UINT32_MAX, .dk = UINT32_MAX, .dv = 1 }, { .n_heads = UINT32_MAX, .dk = UINT32_MAX, .dv = 2 } };
+    const sg_recurrent_shape huge[] = { { .n_heads = UINT32_MAX, .dk = UINT32_MAX, .dv = 1 }, { .n_heads = 1u << 31, .dk = 1u << 31, .dv = 4 } };
     for (uint32_t i = 0; i < 2; i++) {
         ck_assert_int_eq(sg_recurrent_init(&s, huge + i, 1, &err), SG_E_NOMEM);
         ck_assert(sg_recurrent_bytes(huge + i, 1) == UINT64_MAX);
