@@ -113,6 +113,7 @@ sg_status sg_model_describe(const sg_gguf *g, sg_model_desc *d, sg_error *err) {
 void sg_model_desc_finish(sg_model_desc *d) {
     free(d->layers);
     free(d->bundles);
+    free(d->bundles_shexp);
     free(d->ffn_threshold);
     free(d->shares.x);
     free(d->shares.thresholds);
