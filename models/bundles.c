@@ -11,8 +11,8 @@
 
 /* What belongs to a layer besides; `order` and `counts` are for people and for calibration. */
 static const char *const layer_names[] = { "ffn_bundle", "ffn_order", "ffn_counts", "ffn_pred_a", "ffn_pred_b",
-                                          "ffn_pred_scale", "ffn_pred_bias" };
-enum { BUNDLE, ORDER, COUNTS, PRED_A, PRED_B, PRED_SCALE, PRED_BIAS, LAYER_NAMES };
+                                          "ffn_pred_scale", "ffn_pred_bias", "ffn_bundle_shexp" };
+enum { BUNDLE, ORDER, COUNTS, PRED_A, PRED_B, PRED_SCALE, PRED_BIAS, SHEXP, LAYER_NAMES };
 
 /* A number per layer; an absent key leaves `out` alone. */
 static sg_status per_layer_u32(const sg_gguf *g, const char *key, uint32_t n, const sg_gguf_kv **out, sg_error *err) {
@@ -84,14 +84,20 @@ static const sg_tensor_info *find(const sg_gguf *g, int which, uint32_t layer, s
     return t;
 }
 
+/* which: BUNDLE or SHEXP. */
+static sg_status clusters(const sg_gguf *g, int which, uint32_t l, const sg_tensor_info **out, size_t *n_bound, sg_error *err) {
+    const sg_tensor_info *t = *out = find(g, which, l, n_bound);
+    const char *path = sg_gguf_path(g, 0);
+    if (!t) return sg_fail(err, SG_E_FORMAT, "%s: tensor blk.%u.%s is missing", path, l, layer_names[which]);
+    if (t->type != SG_DTYPE_I8 || t->ne[2] != 1 || t->ne[3] != 1)
+        return sg_fail(err, SG_E_FORMAT, "%s: tensor %s is not clusters of bytes", path, t->name);
+    return SG_OK;
+}
+
 static sg_status layer(const sg_gguf *g, const sg_model_desc *d, uint32_t l, size_t *n_bound, sg_error *err) {
     sg_bundle_desc *b = &d->bundles[l];
-    const char *path = sg_gguf_path(g, 0);
-    b->clusters = find(g, BUNDLE, l, n_bound);
-    if (!b->clusters) return sg_fail(err, SG_E_FORMAT, "%s: tensor blk.%u.ffn_bundle is missing", path, l);
-    if (b->clusters->type != SG_DTYPE_I8 || b->clusters->ne[2] != 1 || b->clusters->ne[3] != 1)
-        return sg_fail(err, SG_E_FORMAT, "%s: tensor blk.%u.ffn_bundle is not clusters of bytes", path, l);
-    (void)find(g, ORDER, l, n_bound);
+    if (b->per_cluster > 0) SG_TRY(clusters(g, BUNDLE, l, &b->clusters, n_bound, err));
+    b->order = find(g, ORDER, l, n_bound);
     b->counts = find(g, COUNTS, l, n_bound);
     b->pred_a = find(g, PRED_A, l, n_bound);
     b->pred_b = find(g, PRED_B, l, n_bound);
@@ -113,6 +119,52 @@ static sg_status predictors(const sg_gguf *g, const sg_model_desc *d, sg_error *
     return SG_OK;
 }
 
+/* What the keys sparsegen.NAME.* say about every layer, into units[n]. */
+static sg_status units(const sg_gguf *g, const char *name, sg_bundle_desc *out, uint32_t n, sg_error *err) {
+    enum { NEURONS, GATE, UP, DOWN, WIDTH, EXPERTS, KEYS };
+    static const char *const stems[] = { "neurons", "gate_type", "up_type", "down_type", "width", "experts" };
+    const uint32_t *v[KEYS] = { NULL };
+    const char *path = sg_gguf_path(g, 0);
+    for (int key = 0; key < KEYS; key++) {
+        char full[NAME_SIZE];
+        const sg_gguf_kv *kv;
+        snprintf(full, sizeof full, "sparsegen.%s.%s", name, stems[key]);
+        SG_TRY(per_layer_u32(g, full, n, &kv, err));
+        if (kv) v[key] = kv->data;
+    }
+    if (!v[NEURONS] || !v[GATE] || !v[DOWN]) return sg_fail(err, SG_E_FORMAT, "%s: the keys sparsegen.%s.* are not complete", path, name);
+    for (uint32_t l = 0; l < n; l++) {
+        sg_bundle_desc *b = &out[l];
+        const uint32_t types[3] = { v[GATE][l], (v[UP] ? v[UP] : v[GATE])[l], v[DOWN][l] };
+        for (int i = 0; i < 3; i++)
+            if (!sg_dtype_get(types[i])) return sg_fail(err, SG_E_FORMAT, "%s: layer %u has bundles of an unknown type", path, l);
+        b->per_cluster = v[NEURONS][l];
+        b->gated = v[UP] != NULL;
+        b->gate_type = (sg_dtype)types[0];
+        b->up_type = (sg_dtype)types[1];
+        b->down_type = (sg_dtype)types[2];
+        b->n_neurons = v[WIDTH] ? v[WIDTH][l] : 0;
+        b->n_expert = v[EXPERTS] ? v[EXPERTS][l] : 0;
+        b->predictor = "none";
+    }
+    return SG_OK;
+}
+
+static sg_status shared_experts(const sg_gguf *g, sg_model_desc *d, size_t *n_bound, sg_error *err) {
+    const uint32_t n = d->hp.n_layer;
+    if (!sg_gguf_find(g, "sparsegen.bundle_shexp.neurons")) return SG_OK;
+    d->bundles_shexp = calloc(n, sizeof *d->bundles_shexp);
+    if (!d->bundles_shexp) return sg_fail(err, SG_E_NOMEM, "%s: out of memory for the layer table", sg_gguf_path(g, 0));
+    SG_TRY(units(g, "bundle_shexp", d->bundles_shexp, n, err));
+    for (uint32_t l = 0; l < n; l++) {
+        sg_bundle_desc *b = &d->bundles_shexp[l];
+        if (b->per_cluster > 0) SG_TRY(clusters(g, SHEXP, l, &b->clusters, n_bound, err));
+        if (b->gated != d->bundles[l].gated || b->n_expert > 0)
+            return sg_fail(err, SG_E_FORMAT, "%s: the keys sparsegen.bundle_shexp.* do not fit those of the layers", sg_gguf_path(g, 0));
+    }
+    return SG_OK;
+}
+
 sg_status sg_bundles_describe(const sg_gguf *g, sg_model_desc *d, size_t *n_bound, sg_error *err) {
     const char *path = sg_gguf_path(g, 0);
     const uint32_t n = d->hp.n_layer;
@@ -122,27 +174,11 @@ sg_status sg_bundles_describe(const sg_gguf *g, sg_model_desc *d, size_t *n_boun
     if (version == 0) return SG_OK;
     if (version != SG_BIN_VERSION)
         return sg_fail(err, SG_E_UNSUPPORTED, "%s: model.bin format %u is not known (%u is)", path, version, SG_BIN_VERSION);
-    const sg_gguf_kv *neurons = NULL, *gate = NULL, *up = NULL, *down = NULL;
-    SG_TRY(per_layer_u32(g, "sparsegen.bundle.neurons", n, &neurons, err));
-    SG_TRY(per_layer_u32(g, "sparsegen.bundle.gate_type", n, &gate, err));
-    SG_TRY(per_layer_u32(g, "sparsegen.bundle.up_type", n, &up, err));
-    SG_TRY(per_layer_u32(g, "sparsegen.bundle.down_type", n, &down, err));
-    if (!neurons || !gate || !down) return sg_fail(err, SG_E_FORMAT, "%s: the keys sparsegen.bundle.* are not complete", path);
     d->bundles = calloc(n, sizeof *d->bundles);
     if (!d->bundles) return sg_fail(err, SG_E_NOMEM, "%s: out of memory for the layer table", path);
-    for (uint32_t l = 0; l < n; l++) {
-        sg_bundle_desc *b = &d->bundles[l];
-        const uint32_t types[3] = { ((const uint32_t *)gate->data)[l], ((const uint32_t *)(up ? up : gate)->data)[l],
-                                    ((const uint32_t *)down->data)[l] };
-        for (int i = 0; i < 3; i++)
-            if (!sg_dtype_get(types[i])) return sg_fail(err, SG_E_FORMAT, "%s: layer %u has bundles of an unknown type", path, l);
-        b->per_cluster = ((const uint32_t *)neurons->data)[l];
-        b->gated = up != NULL;
-        b->gate_type = (sg_dtype)types[0];
-        b->up_type = (sg_dtype)types[1];
-        b->down_type = (sg_dtype)types[2];
-        SG_TRY(layer(g, d, l, n_bound, err));
-    }
+    SG_TRY(units(g, "bundle", d->bundles, n, err));
+    for (uint32_t l = 0; l < n; l++) SG_TRY(layer(g, d, l, n_bound, err));
+    SG_TRY(shared_experts(g, d, n_bound, err));
     *n_bound += sg_gguf_tensor(g, SG_BIN_CHECKSUMS) != NULL;
     return predictors(g, d, err);
 }
@@ -154,6 +190,6 @@ bool sg_bundles_know(const sg_model_desc *d, const char *tensor) {
     if (strcmp(tensor, SG_BIN_CHECKSUMS) == 0) return true;
     if (sscanf(tensor, "blk.%u.%n", &l, &at) != 1 || at == 0 || l >= d->hp.n_layer) return false;
     for (int i = 0; i < LAYER_NAMES; i++)
-        if (strcmp(tensor + at, layer_names[i]) == 0) return true;
+        if (strcmp(tensor + at, layer_names[i]) == 0) return i != SHEXP || (d->bundles_shexp && d->bundles_shexp[l].clusters);
     return false;
 }

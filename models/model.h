@@ -195,13 +195,16 @@ const char *sg_arch_names(void);
 #define SG_BIN_VERSION_KEY "sparsegen.format_version"
 #define SG_BIN_CHECKSUMS "sparsegen.checksums"
 
-/* The feed-forward part of one layer of a model.bin (docs/model_bin.md). Pointers reach into the gguf handle. */
+/* The feed-forward part of one layer of a model.bin, or its shared experts (docs/model_bin.md). Pointers reach into the gguf handle. */
 typedef struct sg_bundle_desc {
-    const sg_tensor_info *clusters, *pred_a, *pred_b; /* the latter two NULL without a predictor, pred_b with `sign` */
+    const sg_tensor_info *clusters; /* NULL: no shared experts in this layer */
+    const sg_tensor_info *pred_a, *pred_b; /* the latter two NULL without a predictor, pred_b with `sign` */
     const sg_tensor_info *pred_scale, *pred_bias;     /* NULL: ones, zeros */
     const sg_tensor_info *counts;                     /* how often neurons were active, by place; NULL: not counted */
+    const sg_tensor_info *order;                      /* the neuron of the source at each place, NULL: as in the source */
     const char *predictor;                            /* its kind, "none" without one */
     uint32_t per_cluster;
+    uint32_t n_neurons, n_expert;                     /* of the layer or of one expert, 0: the file does not say; 0: no experts */
     bool gated;
     sg_dtype gate_type, up_type, down_type;
 } sg_bundle_desc;
@@ -220,7 +223,7 @@ typedef struct sg_model_desc {
     const sg_tensor_info *(*layers)[SG_L_SLOTS]; /* [n_layer], owned */
     sg_layer_params *layer;                      /* [n_layer], owned */
     sg_bundle_desc *bundles;                     /* [n_layer], owned; NULL: the file holds gate, up and down as matrices */
-    sg_bundle_desc *bundles_shexp;               /* [n_layer], owned: of shared experts; NULL: none */
+    sg_bundle_desc *bundles_shexp;               /* [n_layer], owned: shared experts; NULL: no layer has any */
     float *ffn_threshold;                        /* [n_layer], owned: of FATRELU, else NULL */
     sg_threshold_grid shares;                    /* of neurons: magnitudes of the activated gate below which they lie */
     sg_threshold_grid recalls;                   /* of the predictors: scores above which a neuron is predicted */

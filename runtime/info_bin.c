@@ -22,7 +22,10 @@ sg_status sg_info_gather_bin(sg_file_info *info, sg_error *err) {
     const sg_gguf_kv *kinds = sg_gguf_find(g, "sparsegen.predictor.kind");
     for (uint64_t i = 0; kinds && kinds->strings && i < kinds->n && !*info->predictor; i++)
         if (strcmp(kinds->strings[i].text, "none") != 0) info->predictor = kinds->strings[i].text;
-    for (size_t i = 0; i < sg_gguf_n_tensors(g); i++) info->n_bundles += sg_bin_is_bundle(sg_gguf_tensor_at(g, i)->name, NULL);
+    for (size_t i = 0; i < sg_gguf_n_tensors(g); i++) {
+        const char *name = sg_gguf_tensor_at(g, i)->name;
+        info->n_bundles += sg_bin_is_bundle(name, NULL) && !sg_bin_is_shexp(name); /* layers */
+    }
     return SG_OK;
 }
 

@@ -84,7 +84,7 @@ static sg_status check_tensor(check *c, const sg_tensor_info *t, sg_error *err) 
     }
     for (uint64_t i = 0; i < t->ne[1]; i++) {
         const uint64_t begin = t->offset + i * t->ne[0];
-        snprintf(what, sizeof what, "layer %" PRIu32 ", cluster %" PRIu64, layer, i);
+        snprintf(what, sizeof what, "layer %" PRIu32 ", %scluster %" PRIu64, layer, sg_bin_is_shexp(t->name) ? "shared experts, " : "", i);
         SG_TRY(check_part(c, what, begin, begin + t->ne[0], layer, (int64_t)i, err));
     }
     return SG_OK;

@@ -79,6 +79,9 @@ static sg_status bundle_layout(const sg_loader *l, const sg_model_desc *d, const
                                .per_cluster = b->per_cluster, .gated = b->gated, .gate_type = b->gate_type, .up_type = b->up_type,
                                .down_type = b->down_type, .n_expert = experts ? hp->n_expert : 0 };
     out->n_used = experts ? hp->n_expert_used : 0;
+    if ((b->n_neurons && b->n_neurons != lay->n_neurons) || b->n_expert != lay->n_expert)
+        return sg_fail(err, SG_E_FORMAT, "%s: tensor %s is of %u experts of %u neurons, expected %u of %u", path, t->name, b->n_expert, b->n_neurons,
+                       lay->n_expert, lay->n_neurons);
     if (!sg_bundle_layout_init(lay) || !sg_ffn_layer_valid(out))
         return sg_fail(err, SG_E_UNSUPPORTED, "%s: tensor %s: clusters of %u neurons with rows of %s, %s and %s cannot be used", path, t->name,
                        b->per_cluster, sg_dtype_get(b->gate_type)->name, sg_dtype_get(b->up_type)->name, sg_dtype_get(b->down_type)->name);

@@ -30,6 +30,7 @@ sg_bin_tensor *sg_bin_add_tensor(sg_bin_model *m, const char *name) {
 
 void sg_bin_model_finish(sg_bin_model *m) {
     free(m->layers);
+    free(m->shexp);
     free(m->tensors);
     *m = (sg_bin_model) { 0 };
 }
@@ -43,7 +44,7 @@ static size_t within(size_t v, size_t lo, size_t hi) { return v > hi ? most(lo, 
 typedef struct needs {
     size_t raw, values, packed; /* of a thread: bytes, values, bytes */
     size_t item;                /* the largest cluster, or row of a padded tensor */
-    size_t slab, slab_all;      /* down rows of one cluster, of a layer */
+    size_t slab, slab_all;      /* down rows of one cluster, of a layer or expert */
 } needs;
 
 static void need_rows(needs *n, const sg_bin_matrix *m, size_t values, size_t packed) {
@@ -54,10 +55,10 @@ static void need_rows(needs *n, const sg_bin_matrix *m, size_t values, size_t pa
 
 static needs measure(const sg_bin_model *m) {
     needs n = { .values = 2 * SG_BIN_TILE_ROWS * SG_BIN_TILE_COLS, .packed = SG_CACHE_LINE, .raw = SG_CACHE_LINE, .item = 4096 };
-    for (uint32_t i = 0; i < m->n_layer; i++) {
-        const sg_bin_layer *b = &m->layers[i];
+    for (uint32_t i = 0; i < 2 * m->n_layer; i++) {
+        const sg_bin_layer *b = sg_bin_unit(m, i);
+        if (!b) continue;
         const sg_bundle_layout *l = &b->l;
-        if (!b->up.name) continue;
         n.item = most(n.item, l->cluster_bytes);
         if (l->gated) need_rows(&n, &b->gate, l->k, (size_t)l->k * 4);
         need_rows(&n, &b->up, l->k, (size_t)l->k * 4);
@@ -67,7 +68,7 @@ static needs measure(const sg_bin_model *m) {
         }
         n.raw = most(n.raw, SG_BIN_TILE_ROWS * sg_bin_matrix_bytes(&b->down, SG_BIN_TILE_COLS));
         n.slab = most(n.slab, l->per_cluster * l->down_row);
-        n.slab_all = most(n.slab_all, (size_t)l->n_clusters * l->per_cluster * l->down_row);
+        n.slab_all = most(n.slab_all, (size_t)l->per_expert * l->per_cluster * l->down_row);
     }
     for (size_t i = 0; i < m->n_tensors; i++) {
         const sg_bin_tensor *t = &m->tensors[i];
@@ -109,23 +110,32 @@ static sg_status share_out(const sg_conv_job *job, const needs *n, sg_bin_pump *
 
 /* ---- keys and tensors --------------------------------------------------------------------------------------------- */
 
-static sg_status bundle_keys(const sg_bin_model *m, sg_gguf_writer *w, sg_error *err) {
-    uint32_t *v = calloc(m->n_layer, 4 * sizeof *v);
+/* The keys of the layers, or of their shared experts. */
+static sg_status unit_keys(const sg_bin_model *m, const sg_bin_layer *units, const char *name, bool sizes, sg_gguf_writer *w, sg_error *err) {
+    enum { NEURONS, GATE, UP, DOWN, WIDTH, EXPERTS, KEYS };
+    static const char *const stems[] = { "neurons", "gate_type", "up_type", "down_type", "width", "experts" };
+    uint32_t *v = calloc(m->n_layer, KEYS * sizeof *v);
     if (!v) return sg_fail(err, SG_E_NOMEM, "%s: no memory for the keys", m->path);
-    uint32_t *const neurons = v, *const gate = v + m->n_layer, *const up = gate + m->n_layer, *const down = up + m->n_layer;
     for (uint32_t i = 0; i < m->n_layer; i++) {
-        const sg_bundle_layout *l = &m->layers[i].l;
-        neurons[i] = l->per_cluster;
-        gate[i] = l->gate_type;
-        up[i] = l->up_type;
-        down[i] = l->down_type;
+        const sg_bundle_layout *l = &units[i].l;
+        const uint32_t values[] = { l->per_cluster, l->gate_type, l->up_type, l->down_type, l->n_neurons, l->n_expert };
+        for (int key = 0; key < KEYS; key++) v[(size_t)key * m->n_layer + i] = values[key];
     }
-    sg_gguf_writer_array(w, "sparsegen.bundle.neurons", SG_GGUF_U32, neurons, m->n_layer);
-    sg_gguf_writer_array(w, "sparsegen.bundle.gate_type", SG_GGUF_U32, gate, m->n_layer);
-    if (m->gated) sg_gguf_writer_array(w, "sparsegen.bundle.up_type", SG_GGUF_U32, up, m->n_layer);
-    sg_gguf_writer_array(w, "sparsegen.bundle.down_type", SG_GGUF_U32, down, m->n_layer);
+    for (int key = 0; key < KEYS; key++) {
+        char full[64];
+        if ((key == UP && !m->gated) || (key >= WIDTH && !sizes) || (key == EXPERTS && units == m->shexp)) continue;
+        snprintf(full, sizeof full, "sparsegen.%s.%s", name, stems[key]);
+        sg_gguf_writer_array(w, full, SG_GGUF_U32, v + (size_t)key * m->n_layer, m->n_layer);
+    }
     free(v);
     return SG_OK;
+}
+
+static sg_status bundle_keys(const sg_bin_model *m, sg_gguf_writer *w, sg_error *err) {
+    bool experts = m->shexp != NULL;
+    for (uint32_t i = 0; i < m->n_layer; i++) experts = experts || m->layers[i].n_expert > 0;
+    SG_TRY(unit_keys(m, m->layers, "bundle", experts, w, err));
+    return m->shexp ? unit_keys(m, m->shexp, "bundle_shexp", true, w, err) : SG_OK;
 }
 
 static sg_status declare(const sg_bin_model *m, sg_bin_writer *w, uint64_t *total, sg_error *err) {
@@ -137,12 +147,12 @@ static sg_status declare(const sg_bin_model *m, sg_bin_writer *w, uint64_t *tota
         *total += sg_dtype_bytes(sg_dtype_get((uint32_t)t->type), n);
         SG_TRY(sg_bin_writer_tensor(w, t->name, t->type, t->n_dims, t->ne, err));
     }
-    for (uint32_t i = 0; i < m->n_layer; i++) {
-        const sg_bundle_layout *l = &m->layers[i].l;
-        if (l->n_neurons == 0) continue;
+    for (uint32_t i = 0; i < 2 * m->n_layer; i++) {
+        const sg_bin_layer *b = sg_bin_unit(m, i);
+        if (!b) continue;
         char name[64];
-        const uint64_t ne[2] = { l->cluster_bytes, l->n_clusters };
-        snprintf(name, sizeof name, "blk.%" PRIu32 ".ffn_bundle", i);
+        const uint64_t ne[2] = { b->l.cluster_bytes, b->l.n_clusters };
+        snprintf(name, sizeof name, "blk.%" PRIu32 ".ffn_bundle%s", i / 2, i % 2 ? "_shexp" : "");
         *total += ne[0] * ne[1];
         SG_TRY(sg_bin_writer_tensor(w, name, SG_DTYPE_I8, 2, ne, err));
     }
@@ -191,8 +201,8 @@ sg_status sg_bin_write(const sg_conv_job *job, sg_bin_model *m, sg_bin_keys_fn k
     if (status == SG_OK) status = sg_bin_pump_progress(&p, 0, err);
     if (status == SG_OK) status = sg_bin_writer_begin_data(p.w, err);
     for (size_t i = 0; status == SG_OK && i < m->n_tensors; i++) status = write_tensor(&p, &m->tensors[i], err);
-    for (uint32_t i = 0; status == SG_OK && i < m->n_layer; i++)
-        if (m->layers[i].l.n_neurons) status = sg_bin_write_layer(&p, &m->layers[i], slab, slab_bytes, err);
+    for (uint32_t i = 0; status == SG_OK && i < 2 * m->n_layer; i++)
+        if (sg_bin_unit(m, i)) status = sg_bin_write_layer(&p, sg_bin_unit(m, i), slab, slab_bytes, err);
     if (status == SG_OK) status = sg_bin_writer_finish(p.w, err);
     sg_bin_writer_abort(&p.w);
     sg_bin_pump_finish(&p);

@@ -14,11 +14,13 @@
 #include "runtime/convert/bin_model.h"
 #include "runtime/convert/file.h"
 
+#define MAX_EXPERTS (1u << 16)
+
 typedef struct source {
     const sg_conv_job *job;
     const sg_gguf *g;
     int *fds; /* of the files of the set */
-    bool powerinfer, bamboo;
+    bool powerinfer, bamboo, phi3;
     float threshold;
     sg_bin_model m;
     bool *cut;        /* of each tensor: it becomes a part of a bundle or a predictor */
@@ -43,34 +45,68 @@ static sg_status open_files(source *s, sg_error *err) {
     return SG_OK;
 }
 
-/* Takes the tensor blk.LAYER.STEM as a matrix; out->name stays NULL when it is not there. */
-static sg_status take(source *s, uint32_t layer, const char *stem, sg_bin_matrix *out, sg_error *err) {
+/* Takes the tensor blk.LAYER.STEM as a matrix; out->name stays NULL when it is not there. n_expert: NULL, or the experts whose matrices it holds
+ * one after the other: 0 before the first such tensor of a layer. */
+static sg_status take(source *s, uint32_t layer, const char *stem, sg_bin_matrix *out, uint32_t *n_expert, sg_error *err) {
     char name[64];
     snprintf(name, sizeof name, "blk.%" PRIu32 ".%s.weight", layer, stem);
     const sg_tensor_info *t = sg_gguf_tensor(s->g, name);
     if (!t) return SG_OK;
     const char *path = sg_gguf_path(s->g, t->file);
-    if (t->ne[2] != 1 || t->ne[3] != 1 || t->ne[0] > SG_CONV_MAX_DIM || t->ne[1] > SG_CONV_MAX_DIM)
+    if ((t->ne[2] != 1 && !n_expert) || t->ne[3] != 1 || t->ne[0] > SG_CONV_MAX_DIM || t->ne[1] > SG_CONV_MAX_DIM ||
+        t->ne[2] > MAX_EXPERTS || t->ne[1] * t->ne[2] > UINT32_MAX)
         return sg_fail(err, SG_E_FORMAT, "%s: tensor %s is no matrix of a size that a model has", path, name);
+    if (n_expert && *n_expert != 0 && *n_expert != t->ne[2])
+        return sg_fail(err, SG_E_FORMAT, "%s: tensor %s is for %" PRIu64 " experts, others of the layer for %" PRIu32, path, name, t->ne[2],
+                       *n_expert);
     if (t->type == SG_DTYPE_I8 || t->type == SG_DTYPE_I32)
         return sg_fail(err, SG_E_FORMAT, "%s: tensor %s has type %s, which is none for weights", path, name,
                        sg_dtype_get((uint32_t)t->type)->name);
+    if (n_expert) *n_expert = (uint32_t)t->ne[2];
     *out = (sg_bin_matrix) { .name = t->name, .path = path, .fd = s->fds[t->file], .type = t->type, .offset = t->offset,
-                             .rows = (uint32_t)t->ne[1], .cols = (uint32_t)t->ne[0] };
+                             .rows = (uint32_t)(t->ne[1] * t->ne[2]), .cols = (uint32_t)t->ne[0] };
     for (size_t i = 0; i < sg_gguf_n_tensors(s->g); i++)
         if (sg_gguf_tensor_at(s->g, i) == t) s->cut[i] = true;
     return SG_OK;
 }
 
-static sg_status take_layer(source *s, uint32_t i, sg_error *err) {
-    sg_bin_layer *b = &s->m.layers[i];
-    SG_TRY(take(s, i, "ffn_gate", &b->gate, err));
-    SG_TRY(take(s, i, "ffn_up", &b->up, err));
-    SG_TRY(take(s, i, s->powerinfer ? "ffn_down_t" : "ffn_down", &b->down, err));
+/* phi3 has the rows of the gate and then those of up in one matrix. */
+static void split_fused(const source *s, sg_bin_layer *b) {
+    if (!s->phi3 || b->gate.name || !b->up.name || !b->down.name || b->up.rows != 2 * (uint64_t)b->down.cols) return;
+    b->up.rows /= 2;
+    b->gate = b->up;
+    b->up.offset += (uint64_t)b->up.rows * sg_bin_matrix_bytes(&b->up, b->up.cols);
+}
+
+/* The three matrices whose names end like this. */
+static sg_status take_unit(source *s, uint32_t i, const char *end, bool experts, sg_bin_layer *b, sg_error *err) {
+    const char *const stems[] = { "ffn_gate", "ffn_up", s->powerinfer ? "ffn_down_t" : "ffn_down" };
+    sg_bin_matrix *const out[] = { &b->gate, &b->up, &b->down };
+    for (int part = 0; part < 3; part++) {
+        char stem[32];
+        snprintf(stem, sizeof stem, "%s%s", stems[part], end);
+        SG_TRY(take(s, i, stem, out[part], experts ? &b->n_expert : NULL, err));
+    }
     b->down_is_rows = s->powerinfer;
-    const char *missing = !b->up.name ? "ffn_up" : !b->down.name ? (s->powerinfer ? "ffn_down_t" : "ffn_down") : NULL;
+    split_fused(s, b);
+    const char *missing = !b->up.name ? stems[1] : !b->down.name ? stems[2] : NULL;
     if (missing && (b->gate.name || b->up.name || b->down.name))
-        return sg_fail(err, SG_E_FORMAT, "%s: tensor blk.%" PRIu32 ".%s.weight is missing", s->m.path, i, missing);
+        return sg_fail(err, SG_E_FORMAT, "%s: tensor blk.%" PRIu32 ".%s%s.weight is missing", s->m.path, i, missing, end);
+    return SG_OK;
+}
+
+static sg_status take_layer(source *s, uint32_t i, sg_error *err) {
+    sg_bin_layer *b = &s->m.layers[i], experts = { .n_expert = 0 }, shared = { .n_expert = 0 };
+    SG_TRY(take_unit(s, i, "", false, b, err));
+    SG_TRY(take_unit(s, i, "_exps", true, &experts, err));
+    SG_TRY(take_unit(s, i, "_shexp", false, &shared, err));
+    if (b->up.name && experts.up.name)
+        return sg_fail(err, SG_E_UNSUPPORTED, "%s: layer %" PRIu32 " has a dense feed-forward part and experts", s->m.path, i);
+    if (experts.up.name) *b = experts;
+    if (!shared.up.name) return SG_OK;
+    if (!s->m.shexp && !(s->m.shexp = calloc(s->m.n_layer, sizeof *s->m.shexp)))
+        return sg_fail(err, SG_E_NOMEM, "%s: no memory for the layers", s->m.path);
+    s->m.shexp[i] = shared;
     return SG_OK;
 }
 
@@ -92,8 +128,8 @@ static sg_status add_half(source *s, uint32_t layer, char half, const sg_bin_mat
 static sg_status take_predictor(source *s, uint32_t i, sg_error *err) {
     const sg_bin_layer *b = &s->m.layers[i];
     sg_bin_matrix fc1 = { 0 }, fc2 = { 0 };
-    SG_TRY(take(s, i, "fc1", &fc1, err));
-    SG_TRY(take(s, i, "fc2", &fc2, err));
+    SG_TRY(take(s, i, "fc1", &fc1, NULL, err));
+    SG_TRY(take(s, i, "fc2", &fc2, NULL, err));
     if (!fc1.name && !fc2.name) return SG_OK;
     if (!b->up.name || !fc1.name || !fc2.name || fc1.cols != b->up.cols || fc2.cols != fc1.rows || fc2.rows != b->up.rows)
         return sg_fail(err, SG_E_FORMAT, "%s: blk.%" PRIu32 ".fc1.weight and fc2.weight are no predictor of this layer", s->m.path, i);
@@ -127,6 +163,7 @@ static sg_status describe(source *s, sg_error *err) {
     SG_TRY(sg_gguf_get_str(s->g, "general.architecture", &arch, err));
     if (!arch) return sg_fail(err, SG_E_FORMAT, "%s: key general.architecture is missing", s->m.path);
     s->bamboo = s->powerinfer && strcmp(arch, "bamboo") == 0;
+    s->phi3 = strcmp(arch, "phi3") == 0;
     if (s->powerinfer && !s->bamboo && strcmp(arch, "llama") != 0)
         return sg_fail(err, SG_E_UNSUPPORTED, "%s: PowerInfer's architecture \"%s\" is not known (llama, bamboo)", s->m.path, arch);
     SG_TRY(sg_gguf_get_f32(s->g, "powerinfer.sparse_threshold", &s->threshold, err));

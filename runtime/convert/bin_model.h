@@ -6,11 +6,13 @@
 #include "runtime/convert/bin_matrix.h"
 #include "runtime/convert/bin_pump.h"
 
-/* The feed-forward matrices of one layer. up.name NULL: the layer has none and is left as it is. gate.name NULL: ungated. */
+/* The feed-forward matrices of one layer, or of its shared experts. up.name NULL: there are none, and nothing is cut. gate.name NULL: ungated.
+ * With experts the rows of the one follow those of the other. */
 typedef struct sg_bin_layer {
     sg_bin_matrix gate, up; /* [n_ff rows][n_embd] */
     sg_bin_matrix down;     /* [n_embd rows][n_ff], or as the others: */
     bool down_is_rows;
+    uint32_t n_expert;      /* 0: no experts */
     sg_bundle_layout l;
 } sg_bin_layer;
 
@@ -31,11 +33,17 @@ typedef struct sg_bin_model {
     const char *path; /* for messages */
     uint32_t n_layer;
     sg_bin_layer *layers; /* [n_layer], owned */
+    sg_bin_layer *shexp;  /* [n_layer], owned: shared experts; NULL: no layer has any */
     sg_bin_tensor *tensors; /* owned, without the bundles */
     size_t n_tensors, cap_tensors;
     bool gated;
-
 } sg_bin_model;
+
+/* What is cut, in the order of the file, i < 2 * n_layer: each layer, then its shared experts; NULL where there is nothing to cut. */
+static inline sg_bin_layer *sg_bin_unit(const sg_bin_model *m, uint32_t i) {
+    sg_bin_layer *const of = i % 2 ? m->shexp : m->layers;
+    return of && of[i / 2].up.name ? &of[i / 2] : NULL;
+}
 
 sg_bin_tensor *sg_bin_add_tensor(sg_bin_model *m, const char *name); /* zeroed; NULL when there is no memory */
 void sg_bin_model_finish(sg_bin_model *m);

@@ -12,10 +12,13 @@ static sg_status wrong_shape(const sg_bin_matrix *m, uint32_t rows, uint32_t col
 }
 
 static sg_status check_shapes(const sg_bin_layer *b, sg_error *err) {
-    const uint32_t n_ff = b->up.rows, n_embd = b->up.cols;
-    const uint32_t down_rows = b->down_is_rows ? n_ff : n_embd, down_cols = b->down_is_rows ? n_embd : n_ff;
-    if (b->gate.name && (b->gate.rows != n_ff || b->gate.cols != n_embd)) return wrong_shape(&b->gate, n_ff, n_embd, err);
-    if (b->down.rows != down_rows || b->down.cols != down_cols) return wrong_shape(&b->down, down_rows, down_cols, err);
+    const uint32_t experts = b->n_expert ? b->n_expert : 1, n_ff = b->up.rows / experts, n_embd = b->up.cols;
+    const uint64_t down_rows = (uint64_t)experts * (b->down_is_rows ? n_ff : n_embd);
+    const uint32_t down_cols = b->down_is_rows ? n_embd : n_ff;
+    if (down_rows > UINT32_MAX)
+        return sg_fail(err, SG_E_UNSUPPORTED, "%s: tensor %s has too many experts", b->up.path, b->up.name);
+    if (b->gate.name && (b->gate.rows != b->up.rows || b->gate.cols != n_embd)) return wrong_shape(&b->gate, b->up.rows, n_embd, err);
+    if (b->down.rows != down_rows || b->down.cols != down_cols) return wrong_shape(&b->down, (uint32_t)down_rows, down_cols, err);
     return SG_OK;
 }
 
@@ -66,15 +69,26 @@ static sg_status choose(const sg_bin_matrix *m, int asked, bool turned, uint32_t
     return SG_OK;
 }
 
+/* Experts have few neurons: clusters small enough that the last one of each is no great loss. */
+static uint32_t expert_clusters(uint32_t per_cluster, uint32_t n) {
+    for (; per_cluster > 32; per_cluster /= 2) {
+        const uint32_t padded = (n + per_cluster - 1) / per_cluster * per_cluster;
+        if (padded - n <= n / 16) break;
+    }
+    return per_cluster;
+}
+
 static sg_status choose_layer(const sg_conv_job *job, sg_bin_layer *b, const char **fallen, sg_error *err) {
     sg_bundle_layout *l = &b->l;
-    *l = (sg_bundle_layout) { .n_neurons = b->up.rows, .k = b->up.cols, .gated = b->gate.name != NULL };
+    *l = (sg_bundle_layout) { .n_neurons = b->up.rows / (b->n_expert ? b->n_expert : 1), .k = b->up.cols, .gated = b->gate.name != NULL,
+                              .n_expert = b->n_expert };
     const sg_bin_matrix *gate = l->gated ? &b->gate : &b->up;
     SG_TRY(choose(gate, job->gate_type, false, l->k, fallen, &l->gate_type, err));
     l->up_type = l->gate_type;
     if (l->gated) SG_TRY(choose(&b->up, job->gate_type, false, l->k, fallen, &l->up_type, err));
     SG_TRY(choose(&b->down, job->down_type, !b->down_is_rows, l->k, fallen, &l->down_type, err));
     l->per_cluster = job->cluster ? job->cluster : sg_bundle_per_cluster(sg_dot_row_bytes(l->gate_type, l->k));
+    if (!job->cluster && b->n_expert) l->per_cluster = expert_clusters(l->per_cluster, l->n_neurons);
     if (!sg_bundle_layout_init(l))
         return sg_fail(err, SG_E_UNSUPPORTED,
                        "%s: tensor %s (%" PRIu32 " neurons of %" PRIu32 " values) cannot be cut into clusters of %" PRIu32, b->up.path,
@@ -85,19 +99,19 @@ static sg_status choose_layer(const sg_conv_job *job, sg_bin_layer *b, const cha
 sg_status sg_bin_choose(const sg_conv_job *job, sg_bin_model *m, sg_error *err) {
     const char *fallen = NULL;
     uint32_t n = 0;
-    for (uint32_t i = 0; i < m->n_layer; i++) {
-        sg_bin_layer *b = &m->layers[i];
-        if (!b->up.name) continue;
+    for (uint32_t i = 0; i < 2 * m->n_layer; i++) {
+        sg_bin_layer *b = sg_bin_unit(m, i);
+        if (!b) continue;
         SG_TRY(check_shapes(b, err));
         const bool gated = b->gate.name != NULL;
         if (n++ == 0) m->gated = gated;
         if (gated != m->gated)
-            return sg_fail(err, SG_E_UNSUPPORTED, "%s: layer %" PRIu32 " has %s gate, the layers before have %s", m->path, i,
+            return sg_fail(err, SG_E_UNSUPPORTED, "%s: layer %" PRIu32 " has %s gate, the layers before have %s", m->path, i / 2,
                            gated ? "a" : "no", gated ? "none" : "one");
         SG_TRY(choose_layer(job, b, &fallen, err));
     }
     if (n == 0)
-        return sg_fail(err, SG_E_UNSUPPORTED, "%s: has no dense feed-forward layer that could be cut into neurons", m->path);
+        return sg_fail(err, SG_E_UNSUPPORTED, "%s: has no feed-forward layer that could be cut into neurons", m->path);
     if (fallen)
         sg_log_line(&job->log, SG_LOG_WARN,
                     "feed-forward weights (%s first) are written as F16: their rows are no multiple of 32 values", fallen);

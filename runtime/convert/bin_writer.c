@@ -31,8 +31,10 @@ bool sg_bin_is_bundle(const char *tensor, uint32_t *layer) {
         if (n > UINT32_MAX) return false;
     }
     if (layer) *layer = (uint32_t)n;
-    return strcmp(p, ".ffn_bundle") == 0;
+    return strcmp(p, ".ffn_bundle") == 0 || strcmp(p, ".ffn_bundle_shexp") == 0;
 }
+
+bool sg_bin_is_shexp(const char *tensor) { return sg_bin_is_bundle(tensor, NULL) && strstr(tensor, "_shexp") != NULL; }
 
 static void begin_part(sg_bin_writer *w) {
     XXH3_64bits_reset(w->state);

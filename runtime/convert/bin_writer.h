@@ -15,7 +15,7 @@ SG_NODISCARD sg_status sg_bin_writer_create(const char *path, bool overwrite, sg
 void sg_bin_writer_abort(sg_bin_writer **w);
 /* For keys, and for functions that stream tensor data into a sg_gguf_writer; tensors are declared with the function below. */
 sg_gguf_writer *sg_bin_writer_gguf(sg_bin_writer *w);
-/* Tensors named blk.N.ffn_bundle are hashed row by row (ne[0] bytes: a cluster), others whole. */
+/* Tensors named blk.N.ffn_bundle and blk.N.ffn_bundle_shexp are hashed row by row (ne[0] bytes: a cluster), others whole. */
 SG_NODISCARD sg_status sg_bin_writer_tensor(sg_bin_writer *w, const char *name, sg_dtype type, uint32_t n_dims, const uint64_t *ne,
                                             sg_error *err);
 SG_NODISCARD sg_status sg_bin_writer_begin_data(sg_bin_writer *w, sg_error *err);
@@ -23,7 +23,9 @@ SG_NODISCARD sg_status sg_bin_writer_data(sg_bin_writer *w, const void *bytes, s
 /* Writes the checksums, syncs and renames. */
 SG_NODISCARD sg_status sg_bin_writer_finish(sg_bin_writer *w, sg_error *err);
 
-/* True for "blk.N.ffn_bundle"; *layer = N (may be NULL). */
+/* True for "blk.N.ffn_bundle" and "blk.N.ffn_bundle_shexp"; *layer = N (may be NULL). */
 bool sg_bin_is_bundle(const char *tensor, uint32_t *layer);
+/* True for the latter. */
+bool sg_bin_is_shexp(const char *tensor);
 
 #endif

@@ -19,16 +19,22 @@ typedef struct shape {
     unsigned rank; /* of PowerInfer's predictors; 0: none */
     const char *powerinfer; /* architecture, or NULL: ordinary GGUF */
     unsigned first, end;    /* layers that go into this file, end 0: all */
+    unsigned n_expert, n_dense; /* experts of n_ff neurons in all but the first n_dense layers */
+    unsigned n_shared;          /* neurons of the shared experts there */
+    unsigned dense_ff;          /* neurons of the dense layers then */
+    bool biases, phi3;          /* phi3: gate and up in one matrix */
     unsigned split_no, split_count;
 } shape;
 
-static inline void put_tensor(sg_gguf_writer *w, const char *name, sg_dtype type, unsigned seed, unsigned ne0, unsigned ne1, bool data) {
-    const uint64_t ne[2] = { ne0, ne1 };
+/* ne2 0: a matrix; ne1 0: a vector. */
+static inline void put_tensor3(sg_gguf_writer *w, const char *name, sg_dtype type, unsigned seed, unsigned ne0, unsigned ne1, unsigned ne2,
+                               bool data) {
+    const uint64_t ne[3] = { ne0, ne1, ne2 };
     if (!data) {
-        sg_gguf_writer_tensor(w, name, type, 2, ne);
+        sg_gguf_writer_tensor(w, name, type, ne2 ? 3 : ne1 ? 2 : 1, ne);
         return;
     }
-    const size_t n = (size_t)ne0 * ne1, bytes = sg_dtype_bytes(sg_dtype_get(type), n);
+    const size_t n = (size_t)ne0 * (ne1 ? ne1 : 1) * (ne2 ? ne2 : 1), bytes = sg_dtype_bytes(sg_dtype_get(type), n);
     float *v = malloc(n * sizeof *v);
     uint8_t *q = malloc(bytes);
     for (size_t i = 0; i < n; i++) v[i] = value(seed, i * 7 + i / ne0);
@@ -42,6 +48,32 @@ static inline void put_tensor(sg_gguf_writer *w, const char *name, sg_dtype type
     free(q);
 }
 
+static inline void put_tensor(sg_gguf_writer *w, const char *name, sg_dtype type, unsigned seed, unsigned ne0, unsigned ne1, bool data) {
+    put_tensor3(w, name, type, seed, ne0, ne1, 0, data);
+}
+
+static inline bool has_experts(const shape *s, unsigned layer) { return s->n_expert && layer >= s->n_dense; }
+/* Neurons of a layer, or of an expert of it. */
+static inline unsigned width_of(const shape *s, unsigned layer) {
+    return s->n_expert && layer < s->n_dense ? s->dense_ff : s->n_ff;
+}
+
+/* The matrices of one unit, and its biases. */
+static inline void put_unit(sg_gguf_writer *w, const shape *s, unsigned l, const char *end, unsigned seed, unsigned n_ff, unsigned experts,
+                            bool data) {
+    static const char *const stems[] = { "ffn_up", "ffn_down", "ffn_gate" };
+    const sg_dtype types[] = { s->up, s->down, s->gate };
+    char name[64];
+    for (unsigned i = 0; i < (s->ungated || s->phi3 ? 2 : 3); i++) {
+        const unsigned out = i == 1 ? s->n_embd : s->phi3 && i == 0 ? 2 * n_ff : n_ff;
+        snprintf(name, sizeof name, "blk.%u.%s%s.weight", l, stems[i], end);
+        put_tensor3(w, name, types[i], seed + i + 10 * l, i == 1 ? n_ff : s->n_embd, out, experts, data);
+        if (!s->biases) continue;
+        snprintf(name, sizeof name, "blk.%u.%s%s.bias", l, stems[i], end);
+        put_tensor3(w, name, SG_DTYPE_F32, seed + i + 5 + 10 * l, out, experts, 0, data);
+    }
+}
+
 static inline void put_tensors(sg_gguf_writer *w, const shape *s, bool data) {
     char name[64];
     const unsigned end = s->end ? s->end : s->n_layer;
@@ -50,15 +82,17 @@ static inline void put_tensors(sg_gguf_writer *w, const shape *s, bool data) {
 #define PUT(stem, type, seed, ne0, ne1)                                                                                \
     snprintf(name, sizeof name, "blk.%u." stem ".weight", l);                                                          \
     put_tensor(w, name, type, (seed) + 10 * l, ne0, ne1, data)
-        PUT("ffn_up", s->up, 4, s->n_embd, s->n_ff);
         PUT("attn_norm", SG_DTYPE_F32, 3, s->n_embd, 1);
         if (s->powerinfer) {
+            PUT("ffn_up", s->up, 4, s->n_embd, s->n_ff);
             PUT("ffn_down_t", s->down, 5, s->n_embd, s->n_ff);
-        } else {
-            PUT("ffn_down", s->down, 5, s->n_ff, s->n_embd);
-        }
-        if (!s->ungated) {
             PUT("ffn_gate", s->gate, 6, s->n_embd, s->n_ff);
+        } else if (!has_experts(s, l)) {
+            put_unit(w, s, l, "", 4, width_of(s, l), 0, data);
+        } else {
+            PUT("ffn_gate_inp", SG_DTYPE_F32, 7, s->n_embd, s->n_expert);
+            put_unit(w, s, l, "_exps", 4, s->n_ff, s->n_expert, data);
+            if (s->n_shared) put_unit(w, s, l, "_shexp", 40, s->n_shared, 0, data);
         }
         if (s->rank) {
             PUT("fc1", SG_DTYPE_F16, 7, s->n_embd, s->rank);
@@ -70,7 +104,7 @@ static inline void put_tensors(sg_gguf_writer *w, const shape *s, bool data) {
 
 static inline void make_gguf(const char *file, const shape *s) {
     static const sg_gguf_string words[] = { { "a", 1 }, { "b\0c", 3 } };
-    const char *arch = s->powerinfer ? s->powerinfer : "llama", *path = in_dir(file);
+    const char *arch = s->powerinfer ? s->powerinfer : s->phi3 ? "phi3" : "llama", *path = in_dir(file);
     char key[64];
     sg_gguf_writer *w;
     ok(sg_gguf_writer_create(path, 64, true, &w, err));
@@ -136,13 +170,25 @@ static inline void expect_zeros(const uint8_t *p, size_t n, const char *what) {
         if (p[i] != 0) ck_abort_msg("%s: byte %zu of %zu is %u", what, i, n, p[i]);
 }
 
-static inline sg_bundle_layout layout_of(const sg_gguf *bin, unsigned layer, const shape *s) {
-    sg_bundle_layout l = { .n_neurons = s->n_ff, .k = s->n_embd, .gated = !s->ungated };
-    l.per_cluster = (uint32_t)number_of(bin, "sparsegen.bundle.neurons", layer);
-    l.gate_type = (sg_dtype)number_of(bin, "sparsegen.bundle.gate_type", layer);
-    if (l.gated) l.up_type = (sg_dtype)number_of(bin, "sparsegen.bundle.up_type", layer);
+/* What is cut: a layer, or its shared experts. */
+typedef struct unit_of {
+    const char *end, *bundle; /* of the names of its matrices, the name of its keys */
+    unsigned n_ff, n_expert;
+} unit_of;
+
+static inline sg_bundle_layout layout_of(const sg_gguf *bin, unsigned layer, const shape *s, unit_of u) {
+    sg_bundle_layout l = { .n_neurons = u.n_ff, .k = s->n_embd, .gated = !s->ungated, .n_expert = u.n_expert };
+    char key[64];
+#define NUMBER(stem) (snprintf(key, sizeof key, "sparsegen.%s." stem, u.bundle), (uint32_t)number_of(bin, key, layer))
+    l.per_cluster = NUMBER("neurons");
+    l.gate_type = (sg_dtype)NUMBER("gate_type");
+    if (l.gated) l.up_type = (sg_dtype)NUMBER("up_type");
     else ck_assert(!sg_gguf_find(bin, "sparsegen.bundle.up_type"));
-    l.down_type = (sg_dtype)number_of(bin, "sparsegen.bundle.down_type", layer);
+    l.down_type = (sg_dtype)NUMBER("down_type");
+    if (s->n_expert) ck_assert_uint_eq(NUMBER("width"), u.n_ff);
+    if (s->n_expert && !strstr(u.bundle, "_shexp")) ck_assert_uint_eq(NUMBER("experts"), u.n_expert);
+    if (!s->n_expert) ck_assert(!sg_gguf_find(bin, "sparsegen.bundle.width") && !sg_gguf_find(bin, "sparsegen.bundle.experts"));
+#undef NUMBER
     ck_assert(sg_bundle_layout_init(&l));
     return l;
 }
@@ -185,19 +231,19 @@ static inline void expect_neuron(const sg_bundle_layout *l, const uint8_t *clust
     free(got);
 }
 
-/* One layer: every neuron, and zeros everywhere else. */
-static inline void expect_layer(const sg_gguf *src, const sg_gguf *bin, const uint8_t *file, unsigned layer, const shape *s,
-                                bin_types t) {
+/* One unit: every neuron, and zeros everywhere else. */
+static inline void expect_unit(const sg_gguf *src, const sg_gguf *bin, const uint8_t *file, unsigned layer, const shape *s, bin_types t,
+                               unit_of u) {
     char name[4][64];
     const bool turned = s->powerinfer != NULL;
-    const sg_bundle_layout l = layout_of(bin, layer, s);
+    const sg_bundle_layout l = layout_of(bin, layer, s, u);
     ck_assert_int_eq(l.gate_type, s->ungated ? t.up : t.gate);
     if (l.gated) ck_assert_int_eq(l.up_type, t.up);
     ck_assert_int_eq(l.down_type, t.down);
-    snprintf(name[0], 64, "blk.%u.ffn_gate.weight", layer);
-    snprintf(name[1], 64, "blk.%u.ffn_up.weight", layer);
-    snprintf(name[2], 64, "blk.%u.%s.weight", layer, turned ? "ffn_down_t" : "ffn_down");
-    snprintf(name[3], 64, "blk.%u.ffn_bundle", layer);
+    snprintf(name[0], 64, "blk.%u.ffn_gate%s.weight", layer, u.end);
+    snprintf(name[1], 64, "blk.%u.ffn_up%s.weight", layer, u.end);
+    snprintf(name[2], 64, "blk.%u.%s%s.weight", layer, turned ? "ffn_down_t" : "ffn_down", u.end);
+    snprintf(name[3], 64, "blk.%u.ffn_%s", layer, u.bundle);
     for (int i = 0; i < 3; i++) ck_assert_msg(!sg_gguf_tensor(bin, name[i]), "%s is still there", name[i]);
     const sg_tensor_info *b = sg_gguf_tensor(bin, name[3]), *info;
     ck_assert_msg(b && b->type == SG_DTYPE_I8 && b->n_dims == 2, "%s", name[3]);
@@ -205,23 +251,41 @@ static inline void expect_layer(const sg_gguf *src, const sg_gguf *bin, const ui
     ck_assert_uint_eq(b->ne[1], l.n_clusters);
     ck_assert_uint_eq(b->offset % 4096, 0);
     src_matrix v[3] = { 0 };
-    for (int i = s->ungated ? 1 : 0; i < 3; i++) {
+    for (int i = s->ungated || s->phi3 ? 1 : 0; i < 3; i++) {
         v[i].v = tensor_values(src, name[i], &info);
         v[i].type = info->type;
     }
+    float *const whole[3] = { v[0].v, v[1].v, v[2].v };
+    if (s->phi3) { /* gate rows, then up rows */
+        v[0] = v[1];
+        v[1].v += (size_t)l.n_neurons * l.k;
+    }
     for (unsigned c = 0; c < l.n_clusters; c++) {
         const uint8_t *cluster = file + b->offset + c * l.cluster_bytes;
-        const unsigned first = c * l.per_cluster, n = l.n_neurons - first < l.per_cluster ? l.n_neurons - first : l.per_cluster;
-        for (unsigned i = 0; i < n; i++) expect_neuron(&l, cluster, layer, first + i, v, turned);
+        const unsigned first = c % l.per_expert * l.per_cluster, n = sg_bundle_neurons(&l, c);
+        const size_t skip = (size_t)(c / l.per_expert) * l.n_neurons * l.k;
+        src_matrix mine[3];
+        for (int i = 0; i < 3; i++) mine[i] = (src_matrix) { v[i].v ? v[i].v + skip : NULL, v[i].type };
+        for (unsigned i = 0; i < n; i++) expect_neuron(&l, cluster, layer, first + i, mine, turned);
         expect_zeros(cluster + n * l.gate_row, l.records_at - n * l.gate_row, "behind the gates");
         const size_t end = l.records_at + n * l.record;
         expect_zeros(cluster + end, l.cluster_bytes - end, "behind the records");
     }
-    for (int i = 0; i < 3; i++) free(v[i].v);
+    for (int i = 0; i < 3; i++) free(whole[i]);
+}
+
+static inline void expect_layer(const sg_gguf *src, const sg_gguf *bin, const uint8_t *file, unsigned layer, const shape *s,
+                                bin_types t) {
+    const bool experts = has_experts(s, layer);
+    expect_unit(src, bin, file, layer, s, t, (unit_of) { experts ? "_exps" : "", "bundle", width_of(s, layer), experts ? s->n_expert : 0 });
+    if (experts && s->n_shared) expect_unit(src, bin, file, layer, s, t, (unit_of) { "_shexp", "bundle_shexp", s->n_shared, 0 });
+    else if (s->n_shared) ck_assert_uint_eq((unsigned)number_of(bin, "sparsegen.bundle_shexp.neurons", layer), 0);
 }
 
 static inline bool is_cut(const char *name) {
-    static const char *const stems[] = { ".ffn_gate.", ".ffn_up.", ".ffn_down.", ".ffn_down_t.", ".fc1.", ".fc2." };
+    static const char *const stems[] = { ".ffn_gate.", ".ffn_up.", ".ffn_down.", ".ffn_down_t.", ".fc1.", ".fc2.",
+                                         "_exps.", "_shexp." };
+    if (strstr(name, ".bias")) return false;
     for (size_t i = 0; i < sizeof stems / sizeof *stems; i++)
         if (strstr(name, stems[i])) return true;
     return false;

@@ -4,7 +4,7 @@
 #include "tests/unit/attention_fixture.h"
 
 static void check_rope(bool adjacent, uint32_t n_rot, uint32_t head, uint32_t pos, double base, double scale, const float *factors) {
-    const sg_rope_config c = { .n_rot = n_rot, .adjacent = adjacent, .freq_base = base, .scale = scale, .factors = factors };
+    const sg_rope_config c = { .n_rot = n_rot, .adjacent = adjacent, .freq_base = base, .scale = scale, .magnitude = 1, .factors = factors };
     sg_rope r;
     sg_error err = { 0 };
     ck_assert_int_eq(sg_rope_init(&r, &c, &err), SG_OK);

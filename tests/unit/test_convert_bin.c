@@ -38,6 +38,17 @@ static const struct {
     { { 1000, 65, 1, F16, F16, F16 }, NULL, NULL, 32, { F16, F16, F16 } },
     /* no gate */
     { { 64, 160, 2, F16, Q8, F16, .ungated = true }, NULL, NULL, 64, { Q8, Q8, F16 } },
+    /* experts: of every layer; behind a dense layer and beside shared ones; one alone; where nothing is whole blocks; with biases */
+    { { 64, 96, 2, Q8, Q8, Q8, .n_expert = 5 }, NULL, NULL, 64, { Q8, Q8, Q8 } },
+    { { 64, 75, 3, F16, F16, F16, .n_expert = 4, .n_dense = 1, .dense_ff = 170, .n_shared = 130 }, NULL, NULL, 32, { F16, F16, F16 } },
+    { { 96, 160, 2, Q4, Q4, Q4, .n_expert = 3, .n_shared = 64 }, NULL, NULL, 0, { Q4, Q4, Q8 } },
+    { { 64, 33, 1, F32, BF16, F32, .n_expert = 1 }, "q8_0", "q4_0", 32, { Q8, Q8, Q4 } },
+    { { 40, 50, 2, F16, F16, F16, .n_expert = 3, .n_shared = 7 }, "q4_0", NULL, 0, { F16, F16, F16 } },
+    { { 64, 96, 2, F16, Q8, F16, .ungated = true, .n_expert = 3, .biases = true }, NULL, NULL, 64, { Q8, Q8, F16 } },
+    { { 64, 96, 2, F16, F16, F16, .n_expert = 3, .n_dense = 1, .dense_ff = 64, .biases = true }, NULL, NULL, 64, { F16, F16, F16 } },
+    { { 64, 96, 2, F16, F16, F16, .biases = true }, NULL, NULL, 64, { F16, F16, F16 } },
+    /* gate and up in one */
+    { { 64, 96, 2, Q8, Q8, Q8, .phi3 = true }, NULL, NULL, 64, { Q8, Q8, Q8 } },
 };
 
 START_TEST(every_neuron) {
@@ -124,6 +135,73 @@ START_TEST(little_memory_k) {
     o.ram_bytes = least + (_i ? 25000 : 0);
     ok(sg_convert(&o, err));
     expect_bin(in_dir("in.gguf"), &s, (bin_types) { F16, F16, Q8 });
+}
+END_TEST
+
+/* One expert at a time: 128 need no more memory than one does. */
+START_TEST(little_memory_experts) {
+    shape s = { 96, 768, 1, F16, F16, SG_DTYPE_Q2_K, .n_expert = 1 };
+    sg_convert_options o;
+    uint64_t least[2];
+    sg_error e;
+    for (int i = 0; i < 2; i++) {
+        s.n_expert = i ? 24 : 1;
+        make_gguf("in.gguf", &s);
+        o = bin_options(in_dir("in.gguf"));
+        o.cluster = 96;
+        o.ram_bytes = 1024;
+        ck_assert_int_eq(sg_convert(&o, &e), SG_E_ARG);
+        least[i] = strtoull(strstr(e.message, "this model, ") + 12, NULL, 10) << 10;
+    }
+    ck_assert_uint_eq(least[0], least[1]);
+    for (int i = 0; i < 3; i++) {
+        o.ram_bytes = i < 2 ? least[1] + (unsigned)i * 25000 : 0;
+        ok(sg_convert(&o, err));
+        expect_bin(in_dir("in.gguf"), &s, (bin_types) { F16, F16, Q8 });
+    }
+}
+END_TEST
+
+/* What the reader of model descriptions finds, and that every cluster has a checksum. */
+START_TEST(experts_described) {
+    const shape s = { 64, 75, 3, F16, F16, F16, .n_expert = 4, .n_dense = 1, .dense_ff = 170, .n_shared = 130 };
+    make_gguf("in.gguf", &s);
+    sg_convert_options o = bin_options(in_dir("in.gguf"));
+    ok(sg_convert(&o, err));
+    sg_gguf *bin = open_bin();
+    sg_model_desc d = { .hp.n_layer = 3 };
+    size_t bound = 0;
+    ok(sg_bundles_describe(bin, &d, &bound, err));
+    ck_assert_uint_eq(bound, 3 + 2 + 1);
+    for (unsigned l = 0; l < 3; l++) {
+        const sg_bundle_desc *b = &d.bundles[l], *sh = &d.bundles_shexp[l];
+        ck_assert(b->clusters && b->gated && b->gate_type == F16 && b->n_neurons == (l ? 75 : 170) && b->n_expert == (l ? 4 : 0));
+        ck_assert((sh->clusters != NULL) == (l > 0) && sh->n_neurons == (l ? 130 : 0) && sh->gated && sh->n_expert == 0);
+        /* 75 neurons: 128 and 64 in a cluster would leave too many places empty */
+        ck_assert_uint_eq(b->per_cluster, l ? 32 : 256);
+        if (l) ck_assert_uint_eq(b->clusters->ne[1], 4 * 3);
+    }
+    ck_assert(sg_bundles_know(&d, "blk.1.ffn_bundle_shexp") && !sg_bundles_know(&d, "blk.0.ffn_bundle_shexp"));
+    ck_assert(sg_bin_is_shexp("blk.1.ffn_bundle_shexp") && !sg_bin_is_shexp("blk.1.ffn_bundle") && !sg_bin_is_shexp("x.ffn_bundle_shexp"));
+    const uint64_t hashes = sg_gguf_tensor(bin, "sparsegen.checksums")->ne[1];
+    uint64_t clusters = 0, others = 0;
+    for (size_t i = 0; i < sg_gguf_n_tensors(bin); i++) {
+        const sg_tensor_info *t = sg_gguf_tensor_at(bin, i);
+        if (sg_bin_is_bundle(t->name, NULL)) clusters += t->ne[1];
+        else others += strcmp(t->name, "sparsegen.checksums") != 0;
+    }
+    ck_assert_uint_eq(hashes, 2 + clusters + others);
+    sg_model_desc_finish(&d);
+    const uint64_t at = sg_gguf_tensor(bin, "blk.2.ffn_bundle_shexp")->offset + 3;
+    sg_gguf_close(&bin);
+    ok(sg_verify(in_dir(BIN), NULL, NULL, err));
+    const int fd = open(in_dir(BIN), O_WRONLY);
+    ck_assert(pwrite(fd, "damage", 6, (off_t)at) == 6);
+    close(fd);
+    sg_verify_report report;
+    sg_error e;
+    ck_assert_int_eq(sg_verify(in_dir(BIN), NULL, &report, &e), SG_E_FORMAT);
+    ck_assert_uint_eq(report.n_bad, 1);
 }
 END_TEST
 
@@ -265,6 +343,8 @@ int main(void) {
     tcase_add_loop_test(c, other_types, 0, 5);
     tcase_add_test(c, little_memory);
     tcase_add_loop_test(c, little_memory_k, 0, 2);
+    tcase_add_test(c, little_memory_experts);
+    tcase_add_test(c, experts_described);
     tcase_add_test(c, split_set);
     tcase_add_loop_test(c, powerinfer, 0, 3);
     tcase_add_loop_test(c, from_others, 0, 4);

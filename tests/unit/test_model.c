@@ -26,7 +26,7 @@ static const struct bad {
                  .freq_base = 10000.0f, .n_tokens = TINY_VOCAB, __VA_ARGS__ }
     { "no architecture", "general.architecture", SG_E_FORMAT, T(.skip_key = "general.architecture") },
     { "unknown architecture", "\"mamba\"", SG_E_UNSUPPORTED, T(.arch = "mamba") },
-    { "experts", "8 experts", SG_E_UNSUPPORTED, T(.n_expert = 8) },
+    { "experts", "expert_used_count is missing", SG_E_FORMAT, T(.n_expert = 8) },
     { "no layers key", "llama.block_count", SG_E_FORMAT, T(.skip_key = "llama.block_count") },
     { "zero layers", "llama.block_count", SG_E_FORMAT, T(.n_layer = 0) },
     { "more layers than tensors", "blk.4.attn_norm.weight", SG_E_FORMAT, T(.n_layer = 5) },
@@ -41,7 +41,7 @@ static const struct bad {
     { "infinite base", "rope.freq_base", SG_E_FORMAT, T(.freq_base = INFINITY) },
     { "negative base", "rope.freq_base", SG_E_FORMAT, T(.freq_base = -1.0f) },
     { "unknown rope scaling", "\"su\"", SG_E_UNSUPPORTED, T(.rope_type = "su") },
-    { "unknown activation", "\"gelu\"", SG_E_UNSUPPORTED, T(.activation = "gelu") },
+    { "unknown activation", "\"swish9\"", SG_E_UNSUPPORTED, T(.activation = "swish9") },
     { "no embedding", "token_embd.weight", SG_E_FORMAT, T(.skip_tensor = "token_embd.weight") },
     { "no gate in layer 1", "blk.1.ffn_gate.weight is missing", SG_E_FORMAT, T(.skip_tensor = "blk.1.ffn_gate.weight") },
     { "odd matrix", "blk.0.attn_k.weight is 64 x 33", SG_E_FORMAT, T(.odd_tensor = "blk.0.attn_k.weight") },

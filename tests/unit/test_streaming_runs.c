@@ -138,6 +138,45 @@ static sg_session_options session_options(uint32_t threads, uint32_t batch) {
 
 /* ---- tests ------------------------------------------------------------------------------------------------------- */
 
+/* Values as a bias of every layer. */
+static float bias[3][1024];
+
+static void add_biases(sg_model *m) {
+    for (uint32_t i = 0; i < m->desc.hp.n_layer; i++) {
+        sg_ffn_layer *l = &m->weights.ffn[i];
+        ck_assert(l->bundle.l.n_neurons <= 1024 && l->bundle.l.k <= 1024);
+        l->gate_bias = bias[0];
+        l->up_bias = bias[1];
+        l->down_bias = bias[2];
+    }
+}
+
+/* Biases of neurons and outputs, which files of this kind do not have. */
+START_TEST(same_bits_with_biases) {
+    const sg_session_options so = session_options(2, _i ? 16 : 1);
+    sg_model *whole = open_model(SG_IO_AUTO, &so, 0), *part = open_model(SG_IO_PREAD, &so, (uint64_t)200 << 10);
+    const size_t bytes = N * sg_model_get_info(whole)->n_vocab * sizeof(float);
+    for (uint32_t i = 0; i < 3 * 1024; i++) bias[i / 1024][i % 1024] = (float)(i * 37 % 255) / 255 - 0.5f;
+    sg_session *plain = open_session(whole, &so);
+    ok(sg_session_feed(plain, tokens, N, N, err));
+    float *was = malloc(bytes);
+    memcpy(was, sg_session_logits(plain, 0), bytes);
+    sg_session_destroy(&plain);
+    add_biases(whole);
+    add_biases(part);
+    sg_session *a = open_session(whole, &so), *b = open_session(part, &so);
+    ok(sg_session_feed(a, tokens, N, N, err));
+    ok(sg_session_feed(b, tokens, N, N, err));
+    ck_assert(memcmp(sg_session_logits(a, 0), was, bytes) != 0);
+    ck_assert(memcmp(sg_session_logits(a, 0), sg_session_logits(b, 0), bytes) == 0);
+    free(was);
+    sg_session_destroy(&a);
+    sg_session_destroy(&b);
+    sg_model_close(&whole);
+    sg_model_close(&part);
+}
+END_TEST
+
 /* Loop variable: threads, batch and engine. */
 START_TEST(same_bits) {
     const uint32_t threads = 1 + (uint32_t)_i % 3, batch = _i / 3 % 2 ? 16 : 1;
@@ -224,6 +263,7 @@ int main(void) {
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_set_timeout(tc, 200);
     tcase_add_loop_test(tc, same_bits, 0, 12);
+    tcase_add_loop_test(tc, same_bits_with_biases, 0, 2);
     tcase_add_test(tc, failure_between_runs);
     suite_add_tcase(suite, tc);
     SRunner *r = srunner_create(suite);
