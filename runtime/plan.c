@@ -188,6 +188,7 @@ static void bundles(builder *b, uint32_t unit, bool routed, sg_buf out) {
     s->out = out;
     s->unit = unit;
     s->routed = routed;
+    widen(b, out, b->d->hp.n_embd);
     const bool lanes = ffn->bundle.gate->quantised || ffn->bundle.up->quantised;
     b->input->lanes = b->input->lanes || lanes;
     b->input->quantise = b->input->quantise || lanes || pred->kind == SG_PRED_SIGN || (pred->a.kernel && pred->a.kernel->acts_q8);
