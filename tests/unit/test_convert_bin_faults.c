@@ -184,9 +184,46 @@ START_TEST(odd_layers) {
 }
 END_TEST
 
+/* Experts that do not belong together: ne2 of the three, 0: missing; a dense gate beside them. */
+static void make_odd_experts(const unsigned ne2[3], bool dense) {
+    static const char *const stems[] = { "ffn_gate", "ffn_up", "ffn_down" };
+    sg_gguf_writer *w;
+    ok(sg_gguf_writer_create(in_dir("in.gguf"), 32, true, &w, err));
+    sg_gguf_writer_str(w, "general.architecture", "llama");
+    sg_gguf_writer_u32(w, "llama.block_count", 1);
+    for (int pass = 0; pass < 2; pass++) {
+        if (pass) ok(sg_gguf_writer_begin_data(w, err));
+        for (int i = 0; i < 3; i++) {
+            char name[64];
+            snprintf(name, sizeof name, "blk.0.%s_exps.weight", stems[i]);
+            if (ne2[i] > 0) put_tensor3(w, name, SG_DTYPE_F32, 1, i < 2 ? 32 : 64, i < 2 ? 64 : 32, ne2[i], pass == 1);
+            snprintf(name, sizeof name, "blk.0.%s.weight", stems[i]);
+            if (dense) put_tensor(w, name, SG_DTYPE_F32, 1, i < 2 ? 32 : 64, i < 2 ? 64 : 32, pass == 1);
+        }
+    }
+    ok(sg_gguf_writer_finish(w, err));
+    sg_gguf_writer_abort(&w);
+}
+
+START_TEST(odd_experts) {
+    sg_convert_options o = bin_options(in_dir("in.gguf"));
+    make_odd_experts((unsigned[]) { 4, 4, 4 }, false);
+    ok(sg_convert(&o, err));
+    unlink(in_dir(BIN));
+    make_odd_experts((unsigned[]) { 4, 3, 4 }, false);
+    fails(sg_convert(&o, err), SG_E_FORMAT, "blk.0.ffn_up_exps.weight is for 3 experts, others of the layer for 4");
+    make_odd_experts((unsigned[]) { 4, 4, 0 }, false);
+    fails(sg_convert(&o, err), SG_E_FORMAT, "blk.0.ffn_down_exps.weight is missing");
+    make_odd_experts((unsigned[]) { 4, 4, 4 }, true);
+    fails(sg_convert(&o, err), SG_E_UNSUPPORTED, "layer 0 has a dense feed-forward part and experts");
+    ck_assert(!exists(BIN));
+}
+END_TEST
+
 /* Any byte of the header changed: converted or refused with a sentence, never a crash, and never half a file. */
 START_TEST(damaged_source) {
-    const shape s = { 64, 96, 2, SG_DTYPE_Q4_0, SG_DTYPE_F16, SG_DTYPE_Q8_0, .rank = 24, .powerinfer = _i ? "bamboo" : NULL };
+    const shape s = { 64, 96, 2, SG_DTYPE_Q4_0, SG_DTYPE_F16, SG_DTYPE_Q8_0, .rank = _i < 2 ? 24 : 0,
+                      .powerinfer = _i == 1 ? "bamboo" : NULL, .n_expert = _i == 2 ? 3 : 0, .n_shared = _i == 2 ? 64 : 0 };
     make_gguf("in.gguf", &s);
     sg_convert_options o = bin_options(in_dir("in.gguf"));
     size_t n = 0;
@@ -232,7 +269,8 @@ int main(void) {
     tcase_add_test(c, full_disk);
     tcase_add_test(c, refused);
     tcase_add_test(c, odd_layers);
-    tcase_add_loop_test(c, damaged_source, 0, 2);
+    tcase_add_test(c, odd_experts);
+    tcase_add_loop_test(c, damaged_source, 0, 3);
     suite_add_tcase(s, c);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_NORMAL);
