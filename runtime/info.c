@@ -45,7 +45,7 @@ static bool is_single_expert(const char *rest) {
 }
 
 /* Tensor names: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md#standardized-tensor-names */
-static sg_info_part part_of(const char *name) {
+static sg_info_part part_of(const sg_file_info *info, const char *name) {
     uint64_t layer;
     const char *rest;
     const bool block = split_name(name, &layer, &rest);
@@ -58,6 +58,7 @@ static sg_info_part part_of(const char *name) {
     }
     if (begins(rest, "ffn_gate_inp") || begins(rest, "exp_probs_b")) return SG_PART_ROUTER;
     if (strstr(rest, "_exps") || is_single_expert(rest)) return SG_PART_EXPERTS;
+    if (strcmp(rest, "ffn_bundle") == 0 && sg_info_bundle_experts(info, layer) > 0) return SG_PART_EXPERTS;
     if (strstr(rest, "_shexp")) return SG_PART_SHARED;
     if (begins(rest, "ffn_")) return SG_PART_FFN;
     return begins(rest, "attn_") ? SG_PART_ATTENTION : SG_PART_OTHER;
@@ -196,7 +197,7 @@ static void gather_tensors(sg_file_info *info) {
     uint64_t all_experts = 0;
     for (size_t i = 0; i < sg_gguf_n_tensors(info->g); i++) {
         const sg_tensor_info *t = sg_gguf_tensor_at(info->g, i);
-        const sg_info_part part = part_of(t->name);
+        const sg_info_part part = part_of(info, t->name);
         uint64_t layer = 0;
         const char *rest;
         const bool block = split_name(t->name, &layer, &rest);
@@ -210,8 +211,7 @@ static void gather_tensors(sg_file_info *info) {
         if (part == SG_PART_EXPERTS && experts > 0) {
             const bool single = is_single_expert(rest);
             /* of a stack of experts (the last dimension) `used` are read; of single ones that share on average */
-            info->active_values += single ? (uint64_t)((double)t->n_values * (double)used / (double)experts)
-                                          : t->n_values / experts * used;
+            info->active_values += single ? (uint64_t)((double)weights * (double)used / (double)experts) : weights / experts * used;
             info->routed_bytes +=
                 single ? (uint64_t)((double)t->n_bytes * (double)used / (double)experts) : t->n_bytes / experts * used;
             all_experts += t->n_bytes;

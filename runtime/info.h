@@ -69,6 +69,8 @@ SG_NODISCARD sg_status sg_file_info_from_gguf(sg_gguf *g, sg_file_info **out, sg
 SG_NODISCARD sg_status sg_info_int_of(const sg_gguf *g, const char *key, sg_info_int *out, sg_error *err);
 /* Weights in a tensor: its values, but what a bundle was cut from, and none in predictors, orders, counts and checksums. */
 uint64_t sg_info_weights(const sg_file_info *info, const sg_tensor_info *t);
+/* Experts in the bundle of a layer; 0: none. */
+uint64_t sg_info_bundle_experts(const sg_file_info *info, uint64_t layer);
 /* The members for model.bin. */
 SG_NODISCARD sg_status sg_info_gather_bin(sg_file_info *info, sg_error *err);
 /* "Q4_0", "mixed" when the layers differ, "" when there is none. */

@@ -34,17 +34,31 @@ static bool ends_with(const char *s, const char *end) {
     return n >= k && strcmp(s + n - k, end) == 0;
 }
 
+/* Element `layer` of a key with a number per layer; `fallback` when there is none. */
+static uint64_t of_layer(const sg_gguf *g, const char *key, uint64_t layer, uint64_t fallback) {
+    const sg_gguf_kv *kv = sg_gguf_find(g, key);
+    if (!kv || !kv->is_array || kv->type != SG_GGUF_U32 || layer >= kv->n) return fallback;
+    return (uint64_t)sg_gguf_kv_number(kv, layer);
+}
+
+uint64_t sg_info_bundle_experts(const sg_file_info *info, uint64_t layer) { return of_layer(info->g, "sparsegen.bundle.experts", layer, 0); }
+
 uint64_t sg_info_weights(const sg_file_info *info, const sg_tensor_info *t) {
     if (!info->bin_version.present) return t->n_values;
     static const char *const others[] = { SG_BIN_CHECKSUMS, ".ffn_order", ".ffn_counts", ".ffn_pred_a", ".ffn_pred_b",
                                          ".ffn_pred_scale", ".ffn_pred_bias" };
     for (size_t i = 0; i < sizeof others / sizeof *others; i++)
         if (ends_with(t->name, others[i])) return 0;
-    if (!sg_bin_is_bundle(t->name, NULL)) return t->n_values;
-    uint64_t n = 0; /* a width that differs by layer is not known here: the widest would count too much */
-    const bool known = info->ff.present && info->ff.lo == info->ff.hi && info->embedding.present;
-    if (!known || !sg_mul_add((uint64_t)info->ff.hi * info->embedding.hi, info->up_type.present ? 3 : 2, 0, &n)) return 0;
-    return n;
+    uint32_t layer;
+    if (!sg_bin_is_bundle(t->name, &layer)) return t->n_values;
+    const bool shared = sg_bin_is_shexp(t->name);
+    /* Without a width for each layer: that of all. One that differs by layer is not known then, and the widest would count too much. */
+    const uint64_t same = info->ff.present && info->ff.lo == info->ff.hi ? info->ff.hi : 0;
+    const uint64_t width = of_layer(info->g, shared ? "sparsegen.bundle_shexp.width" : "sparsegen.bundle.width", layer, shared ? 0 : same);
+    const uint64_t experts = shared ? 1 : sg_info_bundle_experts(info, layer);
+    uint64_t n = 0, neurons = 0;
+    if (!info->embedding.present || !sg_mul_add(width, experts ? experts : 1, 0, &neurons) || !sg_mul_add(neurons, info->embedding.hi, 0, &n)) return 0;
+    return sg_mul_add(n, info->up_type.present ? 3 : 2, 0, &n) ? n : 0;
 }
 
 const char *sg_info_bundle_type(const sg_info_int *type) {

@@ -1,8 +1,9 @@
 /* GGUF files, also split sets, and PowerInfer's, as source of a model.bin.
  *
- * PowerInfer (https://github.com/SJTU-IPADS/PowerInfer, convert.py and llama.cpp there) stores down matrices turned
- * (ffn_down_t: a row is a neuron) and a predictor per layer, fc1 [n_embd, r] and fc2 [r, n_ff] with ReLU between, whose input is the
- * residual stream before the norm. Its "llama" uses ReLU, its "bamboo" is a llama with dReLU. */
+ * PowerInfer (https://github.com/SJTU-IPADS/PowerInfer, convert.py, convert-hf-to-powerinfer-gguf.py and llama.cpp there) stores down
+ * matrices turned (ffn_down_t: a row is a neuron) and a predictor per layer, fc1 [n_embd, r] and fc2 [r, n_ff] with ReLU between, whose
+ * input is the residual stream before the norm. All of its models have ReLU; "bamboo" is a llama with dReLU. The learned positions of its
+ * OPT files begin with two rows that no token uses. */
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -20,7 +21,9 @@ typedef struct source {
     const sg_conv_job *job;
     const sg_gguf *g;
     int *fds; /* of the files of the set */
-    bool powerinfer, bamboo, phi3;
+    bool powerinfer, phi3;
+    const char *from_arch, *to_arch, *activation; /* of PowerInfer's files */
+    uint32_t unused_positions;                    /* rows at the beginning of position_embd */
     float threshold;
     sg_bin_model m;
     bool *cut;        /* of each tensor: it becomes a part of a bundle or a predictor */
@@ -141,12 +144,44 @@ static sg_status take_predictor(source *s, uint32_t i, sg_error *err) {
     return SG_OK;
 }
 
+/* Learned positions without the rows that no token uses. */
+static sg_status take_positions(source *s, size_t i, sg_error *err) {
+    const sg_tensor_info *from = sg_gguf_tensor_at(s->g, i);
+    sg_bin_tensor *t = sg_bin_add_tensor(&s->m, from->name);
+    if (!t) return sg_fail(err, SG_E_NOMEM, "%s: no memory for the list of tensors", s->m.path);
+    const bool plain = from->type == SG_DTYPE_F32 || from->type == SG_DTYPE_F16;
+    if (!plain || from->n_dims != 2 || from->ne[1] <= s->unused_positions || from->ne[1] > SG_CONV_MAX_DIM || from->ne[0] > SG_CONV_MAX_DIM)
+        return sg_fail(err, SG_E_FORMAT, "%s: tensor %s is no table of positions in F32 or F16", sg_gguf_path(s->g, from->file), from->name);
+    const uint64_t row = from->n_bytes / from->ne[1];
+    t->matrix = (sg_bin_matrix) { .name = from->name, .path = sg_gguf_path(s->g, from->file), .fd = s->fds[from->file], .type = from->type,
+                                  .offset = from->offset + s->unused_positions * row, .rows = (uint32_t)from->ne[1] - s->unused_positions,
+                                  .cols = (uint32_t)from->ne[0] };
+    t->type = from->type;
+    t->n_dims = 2;
+    t->ne[0] = from->ne[0];
+    t->ne[1] = t->matrix.rows;
+    return SG_OK;
+}
+
+/* PowerInfer calls the bias of a turned matrix by the matrix's name. */
+static void plain_name(const source *s, const char *from, char name[65]) {
+    const char *turned = s->powerinfer ? strstr(from, ".ffn_down_t.bias") : NULL;
+    if (turned) snprintf(name, 65, "%.*s.ffn_down.bias", (int)(turned - from), from);
+    else snprintf(name, 65, "%s", from);
+}
+
 /* Everything else is copied byte by byte. */
 static sg_status take_rest(source *s, sg_error *err) {
     for (size_t i = 0; i < sg_gguf_n_tensors(s->g); i++) {
         if (s->cut[i]) continue;
         const sg_tensor_info *from = sg_gguf_tensor_at(s->g, i);
-        sg_bin_tensor *t = sg_bin_add_tensor(&s->m, from->name);
+        if (s->unused_positions > 0 && strcmp(from->name, "position_embd.weight") == 0) {
+            SG_TRY(take_positions(s, i, err));
+            continue;
+        }
+        char name[65];
+        plain_name(s, from->name, name);
+        sg_bin_tensor *t = sg_bin_add_tensor(&s->m, name);
         if (!t) return sg_fail(err, SG_E_NOMEM, "%s: no memory for the list of tensors", s->m.path);
         t->type = from->type;
         t->n_dims = from->n_dims;
@@ -158,14 +193,28 @@ static sg_status take_rest(source *s, sg_error *err) {
     return SG_OK;
 }
 
+/* PowerInfer's architectures, as what they are written and with which activation. */
+static sg_status find_powerinfer(source *s, const char *arch, sg_error *err) {
+    static const struct { const char *from, *to, *activation; uint32_t unused_positions; } known[] = {
+        { "llama", "llama", "relu", 0 }, { "bamboo", "llama", "drelu", 0 }, { "falcon", "falcon", "relu", 0 }, { "opt", "opt", "relu", 2 }
+    };
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        if (strcmp(arch, known[i].from) != 0) continue;
+        s->from_arch = known[i].from;
+        s->to_arch = known[i].to;
+        s->activation = known[i].activation;
+        s->unused_positions = known[i].unused_positions;
+        return SG_OK;
+    }
+    return sg_fail(err, SG_E_UNSUPPORTED, "%s: PowerInfer's architecture \"%s\" is not known (llama, bamboo, falcon, opt)", s->m.path, arch);
+}
+
 static sg_status describe(source *s, sg_error *err) {
     const char *arch = NULL;
     SG_TRY(sg_gguf_get_str(s->g, "general.architecture", &arch, err));
     if (!arch) return sg_fail(err, SG_E_FORMAT, "%s: key general.architecture is missing", s->m.path);
-    s->bamboo = s->powerinfer && strcmp(arch, "bamboo") == 0;
     s->phi3 = strcmp(arch, "phi3") == 0;
-    if (s->powerinfer && !s->bamboo && strcmp(arch, "llama") != 0)
-        return sg_fail(err, SG_E_UNSUPPORTED, "%s: PowerInfer's architecture \"%s\" is not known (llama, bamboo)", s->m.path, arch);
+    if (s->powerinfer) SG_TRY(find_powerinfer(s, arch, err));
     SG_TRY(sg_gguf_get_f32(s->g, "powerinfer.sparse_threshold", &s->threshold, err));
     char key[160];
     if (snprintf(key, sizeof key, "%s.block_count", arch) >= (int)sizeof key)
@@ -211,34 +260,47 @@ static sg_status predictor_keys(const source *s, sg_gguf_writer *w, sg_error *er
     return ok ? SG_OK : sg_fail(err, SG_E_NOMEM, "%s: no memory for the keys", s->m.path);
 }
 
-static sg_status copy_key(const source *s, const sg_gguf_kv *kv, sg_gguf_writer *w, sg_error *err) {
-    if (s->powerinfer && (begins(kv->key, "powerinfer.") || strcmp(kv->key, "sparsegen.ffn_activation") == 0)) return SG_OK;
-    if (!s->bamboo) {
+/* A key of PowerInfer's under the name of the architecture that is written. */
+static sg_status copy_renamed(const source *s, const sg_gguf_kv *kv, sg_gguf_writer *w, sg_error *err) {
+    const size_t n = strlen(s->from_arch);
+    if (begins(kv->key, "powerinfer.") || strcmp(kv->key, "sparsegen.ffn_activation") == 0) return SG_OK;
+    if (strcmp(kv->key, "general.architecture") == 0) {
+        sg_gguf_writer_str(w, kv->key, s->to_arch);
+        return SG_OK;
+    }
+    if (!begins(kv->key, s->from_arch) || kv->key[n] != '.') {
         sg_gguf_writer_copy(w, kv);
-    } else if (strcmp(kv->key, "general.architecture") == 0) {
-        sg_gguf_writer_str(w, kv->key, "llama");
-    } else if (begins(kv->key, "bamboo.")) {
-        sg_str key = { 0 };
-        sg_str_printf(&key, "llama.%s", kv->key + strlen("bamboo."));
-        if (key.failed) {
-            free(key.data);
-            return sg_fail(err, SG_E_NOMEM, "%s: no memory for the keys", s->m.path);
-        }
+        return SG_OK;
+    }
+    sg_str key = { 0 };
+    sg_str_printf(&key, "%s%s", s->to_arch, kv->key + n);
+    if (key.failed) {
+        free(key.data);
+        return sg_fail(err, SG_E_NOMEM, "%s: no memory for the keys", s->m.path);
+    }
+    sg_status status = SG_OK;
+    if (s->unused_positions > 0 && strcmp(kv->key + n, ".context_length") == 0) {
+        uint32_t n_ctx = 0;
+        status = sg_gguf_get_u32(s->g, kv->key, &n_ctx, err);
+        sg_gguf_writer_u32(w, key.data, n_ctx - s->unused_positions);
+    } else {
         sg_gguf_kv renamed = *kv;
         renamed.key = key.data;
         sg_gguf_writer_copy(w, &renamed);
-        free(key.data);
-    } else {
-        sg_gguf_writer_copy(w, kv);
     }
-    return SG_OK;
+    free(key.data);
+    return status;
 }
 
 static sg_status write_keys(void *arg, sg_gguf_writer *w, sg_error *err) {
     const source *s = arg;
-    for (size_t i = 0; i < sg_gguf_n_kv(s->g); i++) SG_TRY(copy_key(s, sg_gguf_kv_at(s->g, i), w, err));
+    for (size_t i = 0; i < sg_gguf_n_kv(s->g); i++) {
+        const sg_gguf_kv *kv = sg_gguf_kv_at(s->g, i);
+        if (s->powerinfer) SG_TRY(copy_renamed(s, kv, w, err));
+        else sg_gguf_writer_copy(w, kv);
+    }
     if (!s->powerinfer) return SG_OK;
-    sg_gguf_writer_str(w, "sparsegen.ffn_activation", s->bamboo ? "drelu" : "relu");
+    sg_gguf_writer_str(w, "sparsegen.ffn_activation", s->activation);
     return predictor_keys(s, w, err);
 }
 
