@@ -4,24 +4,15 @@
 
 #include "neuron_engine/act.h"
 
-static void lay_out_acts(sg_acts *a, sg_carver *c, size_t n, uint32_t k) {
-    *a = (sg_acts) { .n = (uint32_t)n, .k = k, .n_blocks = k / 32 };
-    a->x = sg_carve(c, n * k, sizeof(float));
-    a->q = sg_carve(c, n * k, 1);
-    a->d = sg_carve(c, n * a->n_blocks, sizeof *a->d);
-    a->sums = sg_carve(c, n * a->n_blocks, 2 * sizeof *a->sums);
-    a->dsum = sg_carve(c, n * a->n_blocks, sizeof *a->dsum);
-}
-
 void sg_experts_lay_out(sg_experts *e, sg_carver *c) {
     const size_t pairs = (size_t)e->n_batch * e->n_used;
     e->start = sg_carve(c, e->n_expert + 1, sizeof *e->start);
     e->used = sg_carve(c, e->n_expert, sizeof *e->used);
     e->pair_of = sg_carve(c, pairs, sizeof *e->pair_of);
     e->token = sg_carve(c, pairs, sizeof *e->token);
-    if (e->n_batch > 1) lay_out_acts(&e->x, c, pairs, e->k);
+    if (e->n_batch > 1) sg_acts_lay_out(&e->x, c, pairs, e->k, true, e->precise);
     e->gate_up = sg_carve(c, pairs, 2 * (size_t)e->n_ff * sizeof *e->gate_up);
-    lay_out_acts(&e->h, c, pairs, e->n_ff);
+    sg_acts_lay_out(&e->h, c, pairs, e->n_ff, true, e->precise);
     e->out = sg_carve(c, pairs, (size_t)e->k * sizeof *e->out);
 }
 
@@ -45,22 +36,6 @@ static void sort_pairs(sg_experts *e, const sg_ffn_route *route, uint32_t n) {
     e->start[0] = 0;
 }
 
-/* Rows from .. from + n - 1 of a. */
-static sg_acts part(const sg_acts *a, uint32_t from, uint32_t n) {
-    const size_t v = (size_t)from * a->k, b = (size_t)from * a->n_blocks;
-    return (sg_acts) { n, a->k, a->n_blocks, a->x + v, a->q + v, a->d + b, a->sums + 2 * b, a->dsum + b };
-}
-
-static void copy_token(const sg_acts *to, uint32_t i, const sg_acts *from, uint32_t t, bool q8) {
-    const size_t tv = (size_t)i * to->k, tb = (size_t)i * to->n_blocks, fv = (size_t)t * to->k, fb = (size_t)t * to->n_blocks;
-    memcpy((float *)(uintptr_t)to->x + tv, from->x + fv, to->k * sizeof *to->x);
-    if (!q8) return;
-    memcpy(to->q + tv, from->q + fv, to->k);
-    memcpy(to->d + tb, from->d + fb, to->n_blocks * sizeof *to->d);
-    memcpy(to->sums + 2 * tb, from->sums + 2 * fb, to->n_blocks * 2 * sizeof *to->sums);
-    memcpy(to->dsum + tb, from->dsum + fb, to->n_blocks * sizeof *to->dsum);
-}
-
 /* One matrix of every expert that is used, over its pairs: in[pair] to y[pair * ldy ..]. The row clusters of all of them stand one behind
  * the other, and the threads help themselves. */
 typedef struct multiply {
@@ -80,7 +55,7 @@ static void run_products(const sg_experts *e, const multiply *m, uint32_t n_m, b
             const uint32_t end = clusters - c < hi - lo ? clusters : c + (hi - lo);
             const uint32_t first = e->start[expert], n = e->start[expert + 1] - first;
             const sg_matrix w = sg_matrix_at(m[which].w, expert);
-            const sg_acts a = shared_input ? part(m[which].in, 0, 1) : part(m[which].in, first, n);
+            const sg_acts a = shared_input ? sg_acts_rows(m[which].in, 0, 1) : sg_acts_rows(m[which].in, first, n);
             sg_matrix_mul(&w, m[which].bias ? m[which].bias + (size_t)expert * w.rows : NULL, &a, m[which].y + first * m[which].ldy, m[which].ldy, c, end);
             lo += end - c;
         }
@@ -90,7 +65,7 @@ static void activate(const sg_experts *e, uint32_t pairs, bool q8, uint32_t thre
     for (uint32_t i = thread; i < pairs; i += threads) {
         const float *gate = e->gate_up + (size_t)i * 2 * e->n_ff;
         sg_act_mul(e->kernels, e->act, 0, (float *)(uintptr_t)e->h.x + (size_t)i * e->n_ff, gate, gate + e->n_ff, e->n_ff);
-        if (q8) e->kernels->vec.quantize_acts((sg_acts *)(uintptr_t)&e->h, i);
+        if (q8) sg_acts_quantise_part(&e->kernels->vec, &e->h, i, 0, e->h.n_blocks * 32);
     }
 }
 
@@ -112,7 +87,7 @@ void sg_experts_run(sg_experts *e, const sg_experts_layer *l, const sg_ffn_route
     const bool q8 = l->gate->kernel->acts_q8 || l->up->kernel->acts_q8;
     if (thread == 0) sort_pairs(e, route, n);
     sg_team_barrier(team);
-    for (uint32_t i = thread; n > 1 && i < pairs; i += threads) copy_token(&e->x, i, x, e->token[i], q8);
+    for (uint32_t i = thread; n > 1 && i < pairs; i += threads) sg_acts_copy(&e->x, i, x, e->token[i], q8);
     if (n > 1) sg_team_barrier(team);
     const sg_acts *in = n > 1 ? &e->x : x;
     const multiply first[2] = { { l->gate, l->gate_bias, in, e->gate_up, 2 * (size_t)e->n_ff },

@@ -20,6 +20,7 @@ typedef struct sg_experts_layer {
 typedef struct sg_experts {
     const sg_kernels *kernels;
     sg_neuron_act act;
+    bool precise; /* activations in 16 bits (acts.h) */
     uint32_t n_expert, n_used, n_batch, k, n_ff;
     uint32_t *start;     /* [n_expert + 1], first pair of each expert */
     uint32_t *pair_of;   /* [n_batch][n_used], number of the pair */

@@ -7,15 +7,6 @@
 /* Clusters whose live neurons make one list, for one token. */
 #define GROUP 8u
 
-/* The 8-bit form of n tokens of k values. */
-static void lay_out_acts(sg_acts *a, sg_carver *c, size_t n, uint32_t k) {
-    *a = (sg_acts) { .n = (uint32_t)n, .k = k, .n_blocks = k / 32 };
-    a->q = sg_carve(c, n * k, 1);
-    a->d = sg_carve(c, n * a->n_blocks, sizeof *a->d);
-    a->sums = sg_carve(c, n * a->n_blocks, 2 * sizeof *a->sums);
-    a->dsum = sg_carve(c, n * a->n_blocks, sizeof *a->dsum);
-}
-
 /* What layers with a home need besides. */
 static void lay_out_away(sg_ffn *f, sg_carver *c) {
     f->places = sg_carve(c, f->ld_cluster, sizeof *f->places);
@@ -41,11 +32,8 @@ static void lay_out_experts(sg_ffn *f, sg_carver *c, uint32_t n_expert, uint32_t
     f->entry_of = sg_carve(c, (size_t)n_expert + 1, sizeof *f->entry_of);
     f->hit = sg_carve(c, n_expert, sizeof *f->hit);
     f->n_hit = sg_carve(c, 1, sizeof *f->n_hit);
-    if (quantised) {
-        f->tile.q = sg_carve(c, n * f->x.n_groups, SG_LANES * 32);
-        f->tile.d = sg_carve(c, n * f->x.n_groups, SG_LANES * sizeof(float));
-        f->tile.sum = sg_carve(c, n * f->x.n_groups, SG_LANES * sizeof(int32_t));
-    }
+    f->tile.n_groups = f->x.n_groups;
+    if (quantised) sg_lane_acts_lay_out(&f->tile, c, n, f->precise);
     if (floats) f->tile.x = sg_carve(c, n * f->k, sizeof(float));
 }
 
@@ -71,12 +59,7 @@ static void measure_units(sg_ffn *f, sg_carver *c, uint32_t *rank) {
         tile_x = tile_x || x;
     }
     f->x = (sg_lane_acts) { .n = f->n_batch, .k = f->k, .n_groups = (f->k / 32 + SG_LANES - 1) / SG_LANES };
-    if (quantised) {
-        const size_t groups = (size_t)f->n_batch * f->x.n_groups;
-        f->x.q = sg_carve(c, groups, SG_LANES * 32);
-        f->x.d = sg_carve(c, groups, SG_LANES * sizeof(float));
-        f->x.sum = sg_carve(c, groups, SG_LANES * sizeof(int32_t));
-    }
+    if (quantised) sg_lane_acts_lay_out(&f->x, c, f->n_batch, f->precise);
     lay_out_experts(f, c, n_expert, n_used, tile_q, tile_x);
 }
 
@@ -94,8 +77,8 @@ void sg_ffn_lay_out(sg_ffn *f, sg_carver *c) {
     const size_t n = f->n_batch, values = n * f->ld, parts = f->n_threads > f->n_batch ? f->n_threads : f->n_batch;
     f->sum_words = ((size_t)f->k + f->k / 32 + 31) / 32 * 32;
     f->residual = (sg_acts) { .n = f->n_batch };
-    if (f->pred_residual) lay_out_acts(&f->residual, c, f->n_batch, f->k);
-    lay_out_acts(&f->z, c, f->n_batch, rank);
+    if (f->pred_residual) sg_acts_lay_out(&f->residual, c, f->n_batch, f->k, false, false);
+    sg_acts_lay_out(&f->z, c, f->n_batch, rank, false, false);
     f->z.x = sg_carve(c, n * rank, sizeof(float));
     f->gate = sg_carve(c, values, sizeof(float));
     f->h = sg_carve(c, values, sizeof(float));
@@ -130,7 +113,7 @@ const sg_acts *sg_ffn_project(sg_ffn *f, const sg_ffn_layer *l, const sg_acts *x
     while (sg_team_take(team, clusters * x->n, 1, &lo, &hi))
         for (; lo < hi; lo++) {
             const uint32_t t = lo / clusters;
-            const sg_acts one = sg_acts_token(in, t);
+            const sg_acts one = sg_acts_rows(in, t, 1);
             sg_predictor_project(p, &one, z + (size_t)t * f->z.k, lo % clusters, lo % clusters + 1);
         }
     sg_team_barrier(team);

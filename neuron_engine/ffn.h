@@ -22,6 +22,7 @@
 
 #include <stdatomic.h>
 
+#include "neuron_engine/acts.h"
 #include "neuron_engine/bundle.h"
 #include "neuron_engine/observe.h"
 #include "neuron_engine/predictor.h"
@@ -111,6 +112,7 @@ typedef struct sg_ffn {
     sg_ffn_observe_fn observe; /* set by the owner, NULL: nobody looks on */
     void *observe_user;
     uint32_t n_unit, n_batch, n_threads, k;
+    bool precise;        /* gates and ups see activations in 16 bits (acts.h) */
     bool pred_residual;  /* predictors read the residual stream instead of the layer's input */
     uint32_t ld;         /* values of a token in gate, h, at: the most clusters * neurons per cluster that a token has in a unit */
     uint32_t ld_cluster; /* most clusters that a token has in a unit */

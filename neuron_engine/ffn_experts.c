@@ -32,6 +32,10 @@ static void gather(const sg_ffn *f, const sg_ffn_task *k, sg_ffn_some *some) {
     a->q = codes ? f->tile.q + first * q : NULL;
     a->d = codes ? f->tile.d + first * lanes : NULL;
     a->sum = codes ? f->tile.sum + first * lanes : NULL;
+    const bool rest = codes && f->tile.rest_q && from->rest_q;
+    a->rest_q = rest ? f->tile.rest_q + first * q : NULL;
+    a->rest_d = rest ? f->tile.rest_d + first * lanes : NULL;
+    a->rest_sum = rest ? f->tile.rest_sum + first * lanes : NULL;
     for (uint32_t i = 0; i < some->n; i++) {
         const size_t t = some->entry[i] / k->route->n_used;
         if (values) memcpy(x + (size_t)i * from->k, from->x + t * from->k, from->k * sizeof *x);
@@ -39,6 +43,10 @@ static void gather(const sg_ffn *f, const sg_ffn_task *k, sg_ffn_some *some) {
         memcpy(a->q + i * q, from->q + t * q, q);
         memcpy(a->d + i * lanes, from->d + t * lanes, lanes * sizeof *a->d);
         memcpy(a->sum + i * lanes, from->sum + t * lanes, lanes * sizeof *a->sum);
+        if (!rest) continue;
+        memcpy(a->rest_q + i * q, from->rest_q + t * q, q);
+        memcpy(a->rest_d + i * lanes, from->rest_d + t * lanes, lanes * sizeof *a->d);
+        memcpy(a->rest_sum + i * lanes, from->rest_sum + t * lanes, lanes * sizeof *a->sum);
     }
 }
 
@@ -47,7 +55,7 @@ static void gates(sg_ffn *f, const sg_ffn_task *k, const sg_ffn_some *some, uint
     const sg_bundle *b = &k->l->bundle;
     const uint32_t cluster = expert * b->l.per_expert + c, n = sg_bundle_neurons(&b->l, cluster);
     float *all = f->up + (size_t)k->thread * f->n_batch * SG_CLUSTER_MAX; /* not needed yet */
-    b->gate->dot_tokens(all, SG_CLUSTER_MAX, sg_bundle_place(b, cluster).gates, b->l.gate_row, n, &some->acts);
+    sg_lane_dot_tokens(b->gate, all, SG_CLUSTER_MAX, sg_bundle_place(b, cluster).gates, b->l.gate_row, n, &some->acts);
     for (uint32_t i = 0; i < some->n; i++) {
         uint32_t v, t = sg_ffn_some_at(k, some, i, c, &v);
         float *g = f->gate + (size_t)t * f->ld + v * b->l.per_cluster;

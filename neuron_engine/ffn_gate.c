@@ -12,8 +12,8 @@ static uint32_t predict(const sg_ffn *f, const sg_ffn_task *k, const sg_acts *se
     const sg_predictor *p = &k->l->predictor;
     const uint32_t at = c * k->l->bundle.l.per_cluster, n = sg_bundle_neurons(&k->l->bundle.l, c);
     float scores[SG_CLUSTER_MAX];
-    const sg_acts xt = sg_acts_token(seen, t);
-    sg_acts zt = sg_acts_token(&f->z, t);
+    const sg_acts xt = sg_acts_rows(seen, t, 1);
+    sg_acts zt = sg_acts_rows(&f->z, t, 1);
     zt.k = p->rank; /* z has room for the largest rank of the model */
     zt.n_blocks = zt.k / 32;
     sg_predictor_scores(p, &xt, &zt, scores, at, at + n);
@@ -62,7 +62,7 @@ static uint64_t listed_gates(sg_ffn *f, const sg_ffn_task *k, const sg_acts *see
             const uint8_t *next = sg_ffn_place(f, k, 0, c + 1).gates;
             if (next >= base && (size_t)(next - base) < UINT32_MAX - b->l.cluster_bytes) continue;
         }
-        b->gate->dot(g, base, 1, rows, m, &f->x, 0);
+        sg_lane_dot(b->gate, g, base, 1, rows, m, &f->x, 0);
         base = NULL;
         for (uint32_t i = 0; i < m; i++) f->gate[place[i]] = bias ? g[i] + bias[place[i]] : g[i];
         all += m;
@@ -83,7 +83,7 @@ void sg_ffn_gates(sg_ffn *f, const sg_ffn_task *k, const sg_acts *seen, uint32_t
         uint32_t rows[SG_CLUSTER_MAX + 1];
         count->neurons += (uint64_t)n * k->n;
         if (predicted && k->n == 1) continue;
-        b->gate->dot_tokens(g, f->ld, sg_ffn_place(f, k, 0, v).gates, b->l.gate_row, n, &acts);
+        sg_lane_dot_tokens(b->gate, g, f->ld, sg_ffn_place(f, k, 0, v).gates, b->l.gate_row, n, &acts);
         count->gates += (uint64_t)n * k->n;
         for (uint32_t t = 0; t < k->n; t++) sg_ffn_add_gate_bias(k->l, c, g + (size_t)t * f->ld, n);
         for (uint32_t t = 0; predicted && t < k->n; t++) (void)predict(f, k, seen, c, t, rows);

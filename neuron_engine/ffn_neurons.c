@@ -137,7 +137,7 @@ static void ups(turn *t, const uint8_t *base, const uint32_t *list, uint32_t n) 
     for (uint32_t from = 0; from < n; from += LIST) {
         const uint32_t m = n - from < LIST ? n - from : LIST;
         for (uint32_t i = 0; i < m; i++) rows[i] = f->up_at[list[from + i]];
-        if (b->l.gated) b->up->dot(u, base, 1, rows, m, &f->x, 0);
+        if (b->l.gated) sg_lane_dot(b->up, u, base, 1, rows, m, &f->x, 0);
         for (uint32_t i = 0; i < m; i++) {
             const uint32_t p = list[from + i];
             if (b->l.gated) f->u[p] = u[i];
@@ -345,7 +345,7 @@ void sg_ffn_look_ahead(sg_ffn *f, uint32_t layer, const sg_acts *x, float cut, s
         float scores[SG_CLUSTER_MAX];
         sg_fetch *start[SG_CLUSTER_MAX];
         uint32_t n_start = 0;
-        sg_acts z = sg_acts_token(&f->z, 0);
+        sg_acts z = sg_acts_rows(&f->z, 0, 1);
         z.k = l->predictor.rank;
         z.n_blocks = z.k / 32;
         sg_predictor_scores(&l->predictor, seen, &z, scores, first, first + n);

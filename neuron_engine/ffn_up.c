@@ -85,7 +85,7 @@ static void whole_ups(sg_ffn *f, const sg_ffn_task *k, const sg_ffn_some *some, 
     const sg_cluster_place place = sg_ffn_place(f, k, t, v);
     const uint32_t rows = sg_bundle_neurons(&b->l, sg_ffn_cluster(k, t, v));
     float *all = f->up + (size_t)k->thread * f->n_batch * SG_CLUSTER_MAX, u[SG_CLUSTER_MAX];
-    b->up->dot_tokens(all, SG_CLUSTER_MAX, place.base + place.ups, place.up_stride, rows, &some->acts);
+    sg_lane_dot_tokens(b->up, all, SG_CLUSTER_MAX, place.base + place.ups, place.up_stride, rows, &some->acts);
     for (uint32_t j = 0; j < some->n; j++) {
         t = sg_ffn_some_at(k, some, j, c, &v);
         const uint32_t *at = f->at + (size_t)t * f->ld + v * b->l.per_cluster;
@@ -114,7 +114,7 @@ static uint32_t listed_ups(sg_ffn *f, const sg_ffn_task *k, uint32_t t, uint32_t
         if (place.base != base) break;
         for (uint32_t i = 0; i < live[end]; i++) rows[m++] = place.ups + at[i] * place.up_stride;
     }
-    if (m > 0) b->up->dot(u, base, 1, rows, m, &f->x, t);
+    if (m > 0) sg_lane_dot(b->up, u, base, 1, rows, m, &f->x, t);
     sg_ffn_counts(f, k)->ups += m;
     m = 0;
     for (uint32_t c = c0; c < end; c++) {

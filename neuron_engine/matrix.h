@@ -2,7 +2,7 @@
 #ifndef SG_NE_MATRIX_H
 #define SG_NE_MATRIX_H
 
-#include "neuron_engine/kernels/kernels.h"
+#include "neuron_engine/acts.h"
 #include "neuron_engine/quant.h"
 
 /* Where the rows of a matrix lie that is not in RAM: in the file, in the file's form. They come on the belt, some rows at a time. */

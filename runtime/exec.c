@@ -58,9 +58,9 @@ static void norm(const run *r, const sg_step *s, uint32_t thread, uint32_t threa
         if (s->add) add_branch(r, s, SG_BUF_BRANCH, t);
         if (s->add_both) add_branch(r, s, SG_BUF_BRANCH2, t);
         sg_exec_norm(e, sg_exec_acts_row(&out, t), row(e, s->in, t) + s->at, s->norm, s->norm_bias, s->n);
-        if (s->quantise) vec->quantize_acts(&out, t);
-        if (s->quantise_x) vec->quantize_acts(&e->acts[SG_BUF_X], t);
-        if (s->lanes) sg_lane_acts_fill(&e->ffn.x, &out, t);
+        if (s->quantise) sg_acts_quantise(vec, &out, t);
+        if (s->quantise_x) sg_acts_quantise(vec, &e->acts[SG_BUF_X], t);
+        if (s->lanes) sg_lane_acts_fill_both(&e->ffn.x, &out, t);
     }
 }
 
@@ -95,12 +95,7 @@ static void matmul_away(const run *r, const sg_step *s, const sg_acts *a, uint32
 static void matmul(const run *r, const sg_step *s, uint32_t thread) {
     sg_exec *e = r->e;
     const uint32_t t0 = first(r, s);
-    sg_acts a = sg_exec_acts(e, s->in, s->product[0].w->m.k, r->n - t0);
-    a.x += (size_t)t0 * a.k;
-    a.q += (size_t)t0 * a.k;
-    a.d += (size_t)t0 * a.n_blocks;
-    a.sums += (size_t)t0 * a.n_blocks * 2;
-    a.dsum += (size_t)t0 * a.n_blocks;
+    const sg_acts all = sg_exec_acts(e, s->in, s->product[0].w->m.k, r->n), a = sg_acts_rows(&all, t0, r->n - t0);
     uint32_t total = 0, lo, hi;
     bool away = false;
     for (uint32_t i = 0; i < s->n_products; i++) {

@@ -33,6 +33,7 @@ typedef struct sg_exec_model {
 
 typedef struct sg_exec_options {
     uint32_t n_threads, n_batch, n_ctx;
+    bool precise;         /* activations in 16 bits (neuron_engine/acts.h) */
     sg_ffn_policy policy; /* of layers made of neuron bundles; its arrays must outlive the executor */
     const float *ahead_cut; /* [n_layer], scores above which a neuron is read before it is known to be needed; NULL: none is */
 } sg_exec_options;
@@ -42,6 +43,7 @@ typedef struct sg_exec {
     sg_attention *att;             /* [n_layer], owned */
     sg_team *team;
     uint32_t n_batch, n_ctx;
+    bool precise;
     sg_region memory;              /* everything below lies in it */
     float *f32[SG_BUFS];           /* [n_batch][width]; LOGITS is set per run */
     sg_acts acts[SG_BUFS];         /* 8-bit form of the acts buffers */

@@ -6,13 +6,6 @@
 /* By pieces of tokens, which fit the 8-bit blocks. */
 #define ACT_PIECE 1024u
 
-/* The 8-bit form of values at .. at + n-1 of a token, at and n multiples of 32. */
-static void quantise_part(const sg_vec_fns *vec, const sg_acts *acts, uint32_t t, uint32_t at, uint32_t n) {
-    const size_t value = (size_t)t * acts->k + at, block = (size_t)t * acts->n_blocks + at / 32;
-    sg_acts part = { 1, n, n / 32, acts->x + value, acts->q + value, acts->d + block, acts->sums + 2 * block, acts->dsum + block };
-    vec->quantize_acts(&part, 0);
-}
-
 void sg_exec_activate(const sg_exec_turn *r, const sg_step *s, uint32_t thread, uint32_t threads) {
     sg_exec *e = r->e;
     const sg_acts acts = sg_exec_acts(e, s->out, s->width, r->n);
@@ -22,7 +15,7 @@ void sg_exec_activate(const sg_exec_turn *r, const sg_step *s, uint32_t thread, 
         const uint32_t t = i / pieces, at = i % pieces * ACT_PIECE, n = s->n - at < ACT_PIECE ? s->n - at : ACT_PIECE;
         const float *gate = sg_exec_row(e, SG_BUF_GATE_UP, t) + at, *up = s->gated ? gate + s->n : NULL;
         sg_act_mul(e->m.kernels, sg_plan_act(e->m.hp->ffn_act), threshold, sg_exec_acts_row(&acts, t) + at, gate, up, n);
-        if (s->quantise) quantise_part(&e->m.kernels->vec, &acts, t, at, n);
+        if (s->quantise) sg_acts_quantise_part(&e->m.kernels->vec, &acts, t, at, n / 32 * 32);
     }
 }
 

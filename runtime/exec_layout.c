@@ -5,14 +5,6 @@
 
 static bool is_acts(sg_buf b) { return b == SG_BUF_X || (b >= SG_BUF_NORMED && b <= SG_BUF_HIDDEN); }
 
-static void lay_out_acts(sg_acts *a, sg_carver *c, size_t n, uint32_t k) {
-    *a = (sg_acts) { .n = (uint32_t)n, .k = k, .n_blocks = k / 32 };
-    a->q = sg_carve(c, n * k, 1);
-    a->d = sg_carve(c, n * a->n_blocks, sizeof *a->d);
-    a->sums = sg_carve(c, n * a->n_blocks, 2 * sizeof *a->sums);
-    a->dsum = sg_carve(c, n * a->n_blocks, sizeof *a->dsum);
-}
-
 /* What is needed besides when not all is in RAM. */
 static void lay_out_away(sg_exec *e, sg_carver *c) {
     const sg_plan *p = e->m.plan;
@@ -29,7 +21,7 @@ static void lay_out_away(sg_exec *e, sg_carver *c) {
     e->scratch = sg_carve(c, threads, e->scratch_bytes);
     e->waited = sg_carve(c, threads, sizeof *e->waited);
     float *x = sg_carve(c, k, sizeof *x);
-    lay_out_acts(&e->ahead, c, 1, k);
+    sg_acts_lay_out(&e->ahead, c, 1, k, false, false);
     e->ahead.x = x;
     const size_t row_room = sg_belt_room((size_t)sg_dtype_bytes(sg_dtype_get(table->kernel->type), table->k));
     uint8_t *rows = sg_carve(c, SG_ROWS_AT_ONCE * row_room + SG_STREAM_BLOCK, 1);
@@ -71,8 +63,7 @@ static void lay_out_heads(sg_exec *e, sg_carver *c) {
     e->head_acts = sg_carve(c, threads, sizeof *e->head_acts);
     for (uint32_t i = 0; i < threads; i++) {
         sg_acts a;
-        lay_out_acts(&a, c, e->n_batch, most);
-        a.x = sg_carve(c, (size_t)e->n_batch * most, sizeof(float));
+        sg_acts_lay_out(&a, c, e->n_batch, most, true, e->precise);
         if (e->head_acts) e->head_acts[i] = a;
     }
 }
@@ -95,7 +86,7 @@ size_t sg_exec_lay_out(sg_exec *e, char *base) {
     for (int b = 0; b < SG_BUFS; b++) {
         if (b == SG_BUF_LOGITS) continue;
         const uint32_t width = e->m.plan->width[b];
-        if (is_acts(b)) lay_out_acts(&e->acts[b], &c, e->n_batch, width);
+        if (is_acts(b)) sg_acts_lay_out(&e->acts[b], &c, e->n_batch, width, false, e->precise);
         e->acts[b].x = e->f32[b] = sg_carve(&c, (size_t)e->n_batch * width, sizeof(float));
     }
     for (int i = 0; i < 2; i++) e->rope_table[i] = sg_carve(&c, (size_t)e->n_batch * 2 * e->rope[i]->n_rot, sizeof(float));
@@ -153,7 +144,7 @@ static sg_router_kind router_kind(sg_router_scores scores) {
 
 static sg_status begin(sg_exec *e, const sg_exec_model *m, const sg_exec_options *o, sg_error *err) {
     const sg_hparams *hp = m->hp;
-    *e = (sg_exec){ .m = *m, .n_batch = o->n_batch, .n_ctx = o->n_ctx, .ahead_cut = o->ahead_cut };
+    *e = (sg_exec){ .m = *m, .n_batch = o->n_batch, .n_ctx = o->n_ctx, .ahead_cut = o->ahead_cut, .precise = o->precise };
     const bool is_long = o->n_ctx > hp->rope.n_ctx_orig && m->ropes[SG_ROPES_LONG].n_rot > 0;
     e->rope[0] = &m->ropes[is_long ? SG_ROPES_LONG : SG_ROPES_MAIN];
     e->rope[1] = &m->ropes[SG_ROPES_WINDOW];
@@ -162,11 +153,11 @@ static sg_status begin(sg_exec *e, const sg_exec_model *m, const sg_exec_options
     sg_exec_attention_layers(m, e->att);
     e->router = (sg_router){ router_kind(hp->scores), hp->n_expert,      hp->n_expert_used, hp->n_expert_group, hp->n_expert_group_used,
                              hp->weights_norm,        hp->weights_scale };
-    e->experts = (sg_experts){ .kernels = m->kernels, .act = sg_plan_act(hp->ffn_act), .n_expert = hp->n_expert, .n_used = hp->n_expert_used,
+    e->experts = (sg_experts){ .kernels = m->kernels, .act = sg_plan_act(hp->ffn_act), .precise = o->precise, .n_expert = hp->n_expert, .n_used = hp->n_expert_used,
                                .n_batch = o->n_batch, .k = hp->n_embd, .n_ff = hp->n_ff_exp };
     e->ffn = (sg_ffn){ .kernels = m->kernels, .layers = m->weights->ffn, .act = sg_plan_act(hp->ffn_act), .policy = o->policy,
                        .n_unit = m->weights->n_units, .n_batch = o->n_batch, .n_threads = o->n_threads, .k = hp->n_embd,
-                       .pred_residual = m->pred_residual };
+                       .pred_residual = m->pred_residual, .precise = o->precise };
     return sg_team_create(o->n_threads, &e->team, err);
 }
 

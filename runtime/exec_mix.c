@@ -70,7 +70,7 @@ void sg_exec_heads(const sg_exec_turn *r, const sg_step *s, uint32_t thread, uin
     (void)threads;
     sg_exec *e = r->e;
     const sg_vec_fns *vec = &e->m.kernels->vec;
-    const sg_acts out = sg_exec_acts(e, s->out, s->width, r->n);
+    sg_acts out = sg_exec_acts(e, s->out, s->width, r->n);
     const uint32_t ld = s->in == SG_BUF_PROJ ? e->m.plan->width[s->in] : s->head_in * s->w->m.n;
     sg_acts x = e->head_acts[thread];
     x.n = r->n;
@@ -82,13 +82,13 @@ void sg_exec_heads(const sg_exec_turn *r, const sg_step *s, uint32_t thread, uin
             const sg_matrix w = sg_matrix_at(&s->w->m, lo);
             for (uint32_t t = 0; t < r->n; t++) {
                 memcpy(sg_exec_acts_row(&x, t), e->f32[s->in] + (size_t)t * ld + (size_t)lo * s->head_in, s->n * sizeof(float));
-                if (w.kernel->acts_q8) vec->quantize_acts(&x, t);
+                if (w.kernel->acts_q8) sg_acts_quantise(vec, &x, t);
             }
             sg_matrix_mul(&w, NULL, &x, sg_exec_acts_row(&out, 0) + (size_t)lo * s->head_out, s->width, 0, sg_matrix_clusters(&w));
         }
     if (!s->quantise) return;
     sg_team_barrier(e->team); /* a token's heads come from several threads */
-    for (uint32_t t = thread; t < r->n; t += sg_team_size(e->team)) vec->quantize_acts((sg_acts *)(uintptr_t)&out, t);
+    for (uint32_t t = thread; t < r->n; t += sg_team_size(e->team)) sg_acts_quantise(vec, &out, t);
 }
 
 /* ---- attention ---- */
@@ -147,7 +147,7 @@ void sg_exec_attention(const sg_exec_turn *r, const sg_step *s, uint32_t thread,
     sg_team_barrier(e->team); /* a token's heads come from several threads */
     for (uint32_t t = thread; t < r->n; t += threads) {
         if (gated) gate_heads(e, s, t, sg_exec_acts_row(&out, t));
-        if (s->quantise) e->m.kernels->vec.quantize_acts(&out, t);
+        if (s->quantise) sg_acts_quantise(&e->m.kernels->vec, &out, t);
     }
 }
 
@@ -167,7 +167,7 @@ void sg_exec_conv(const sg_exec_turn *r, const sg_step *s, uint32_t thread, uint
                           r->n, lo * CHANNELS, hi * CHANNELS < s->width ? hi * CHANNELS : s->width);
     if (!s->quantise) return;
     sg_team_barrier(e->team);
-    for (uint32_t t = thread; t < r->n; t += threads) vec->quantize_acts(&out, t);
+    for (uint32_t t = thread; t < r->n; t += threads) sg_acts_quantise(vec, &out, t);
 }
 
 sg_delta sg_exec_delta_of(const sg_exec_model *m, uint32_t layer) {
@@ -207,5 +207,5 @@ void sg_exec_delta(const sg_exec_turn *r, const sg_step *s, uint32_t thread, uin
     while (sg_team_take(e->team, d.n_value, 1, &lo, &hi)) sg_delta_run(&d, vec, r->state->layers[s->layer].delta, &io, r->n, lo, hi);
     if (!s->quantise) return;
     sg_team_barrier(e->team);
-    for (uint32_t t = thread; t < r->n; t += threads) vec->quantize_acts(&out, t);
+    for (uint32_t t = thread; t < r->n; t += threads) sg_acts_quantise(vec, &out, t);
 }

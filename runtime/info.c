@@ -46,7 +46,7 @@ static bool is_single_expert(const char *rest) {
 
 /* Tensor names: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md#standardized-tensor-names */
 static sg_info_part part_of(const sg_file_info *info, const char *name) {
-    uint64_t layer;
+    uint64_t layer = 0;
     const char *rest;
     const bool block = split_name(name, &layer, &rest);
     if (begins(rest, "ssm_") || begins(rest, "shortconv") || begins(rest, "time_mix")) return SG_PART_RECURRENT;

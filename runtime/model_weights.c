@@ -58,7 +58,7 @@ static sg_status session_need(const sg_model *m, const sg_session_options *o, bo
     sg_exec_model em = sg_model_for_exec(m);
     sg_streaming none = { 0 };
     if (streams) em.streaming = &none;
-    const sg_exec_options eo = { .n_threads = sg_session_n_threads(o), .n_batch = sg_session_n_batch(m, o), .n_ctx = sg_session_n_ctx(m, o) };
+    const sg_exec_options eo = { .n_threads = sg_session_n_threads(o), .n_batch = sg_session_n_batch(m, o), .n_ctx = sg_session_n_ctx(m, o), .precise = o->precise };
     *buffers = sg_exec_bytes(&em, &eo) + 2 * (uint64_t)m->desc.hp.n_vocab * sizeof(float);
     SG_TRY(sg_past_need(&em, o->kv_type, eo.n_ctx, eo.n_batch, sg_session_n_copies(o), kv, err));
     *kv += (uint64_t)eo.n_ctx * sizeof(int32_t);

@@ -111,7 +111,7 @@ static sg_status init(sg_session *s, const sg_session_options *o, sg_error *err)
     if (!s->tokens) return sg_fail(err, SG_E_NOMEM, "out of memory for a context of %u tokens", n_ctx);
     if (!(s->times = malloc(TIMES * sizeof *s->times))) return sg_fail(err, SG_E_NOMEM, "out of memory");
     const sg_exec_model em = sg_model_for_exec(m);
-    sg_exec_options eo = { .n_threads = n_threads, .n_batch = n_batch, .n_ctx = n_ctx };
+    sg_exec_options eo = { .n_threads = n_threads, .n_batch = n_batch, .n_ctx = n_ctx, .precise = o->precise };
     SG_TRY(set_policy(s, o, &eo.policy, err));
     SG_TRY(set_ahead(s, err));
     eo.ahead_cut = s->ahead_cut;

@@ -39,13 +39,12 @@ typedef struct sg_acts {
     float *d;                /* [n][n_blocks] */
     int16_t *sums;           /* [n][n_blocks][2] */
     float *dsum;             /* [n][n_blocks] */
+    /* what q leaves out, in the same form; NULL: not wanted. Kernels do not look at it (neuron_engine/acts.h) */
+    int8_t *rest_q;
+    float *rest_d;
+    int16_t *rest_sums;
+    float *rest_dsum;
 } sg_acts;
-
-/* Token t of a alone. */
-static inline sg_acts sg_acts_token(const sg_acts *a, uint32_t t) {
-    const size_t v = (size_t)t * a->k, b = (size_t)t * a->n_blocks;
-    return (sg_acts) { 1, a->k, a->n_blocks, a->x + v, a->q + v, a->d + b, a->sums + 2 * b, a->dsum + b };
-}
 
 /* y[t][r] = sum over k of W[r][k] * a[t][k], for row0 <= r < row1 and all tokens t of `a`.
  * W: packed weights of the whole matrix; y: [n][ldy], entry r of a token at y[t*ldy + r]. Rows outside stay untouched.

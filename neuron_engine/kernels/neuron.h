@@ -42,6 +42,9 @@ typedef struct sg_lane_acts {
     int8_t *q;               /* [n][n_groups][8][8][4] */
     float *d;                /* [n][n_groups][8], the scales */
     int32_t *sum;            /* [n][n_groups][8], sum of the 32 codes of a block */
+    int8_t *rest_q;          /* likewise of what q leaves out; NULL: not wanted. Kernels do not look at it (neuron_engine/acts.h) */
+    float *rest_d;
+    int32_t *rest_sum;
 } sg_lane_acts;
 
 /* Fills token t of `to` from the 8-bit form of `from`, whose k is the same. */

@@ -59,7 +59,7 @@ typedef struct cli_model {
     int cpu_mask; /* index of the choice, 0: the best there is */
     int ffn;      /* index of the choice, equal to sg_ffn_mode */
     cli_list lossy;
-    bool quiet, stats, pin, no_prefetch, no_cache, no_pipeline;
+    bool quiet, stats, pin, no_prefetch, no_cache, no_pipeline, precise;
     uint64_t ram;      /* bytes, 0: the library's choice */
     const char *trace; /* file for a trace, or NULL */
     bool vocab_only; /* the command needs no weights */
@@ -91,6 +91,7 @@ extern const char *const cli_kv_choices[], *const cli_io_choices[], *const cli_c
     { "pin", 0, CLI_FLAG, &(m)->pin, NULL, "ask for each thread to stay on a core of its own" },                         \
     { "batch", 'b', CLI_INT, &(m)->batch, "N", "prompt tokens evaluated together (default 128)", 0, 65536 },           \
     { "kv", 0, CLI_CHOICE, &(m)->kv, "TYPE", "type of the KV cache: f16 (default), f32, q8_0", 0, 0, cli_kv_choices }, \
+    { "precise", 0, CLI_FLAG, &(m)->precise, NULL, "multiply quantised weights with activations in 16 instead of 8 bits" }, \
     { "ffn", 0, CLI_CHOICE, &(m)->ffn, "WAY", "feed-forward layers of a model.bin: auto (default), sparse, dense; same result", 0, 0,  \
       cli_ffn_choices },                                                                                               \
     { "lossy", 0, CLI_LIST, &(m)->lossy, "WHAT=VALUE",                                                                \

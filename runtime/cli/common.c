@@ -148,6 +148,7 @@ static int session_options(const cli_model *m, uint64_t n_ctx, sg_session_option
     o->kv_type = (sg_kv_type)m->kv;
     o->pin_threads = m->pin;
     o->ffn = (sg_ffn_mode)m->ffn;
+    o->precise = m->precise;
     for (size_t i = 0; i < m->lossy.n; i++)
         if (set_lossy(m->lossy.v[i], o) != CLI_OK) return CLI_FAILED;
     return CLI_OK;

@@ -201,9 +201,12 @@ typedef struct sg_session_options {
     /* Models with recurrent layers cannot go back but to a copy of their state. Copies are kept from the ends of the last prompts;
      * 0: two, SG_NO_STATE_COPIES: none (a rewind then evaluates everything again). Other models need none. */
     uint32_t n_state_copies;
+    /* Where weights are quantised they are multiplied with activations in 16 instead of 8 bits: closer to the exact product (in mixtures of
+     * experts fewer routes differ from the exact ones), and slower. Does not touch the KV cache's type and the down rows of a model.bin. */
+    bool precise;
 } sg_session_options;
 #define SG_NO_STATE_COPIES UINT32_MAX
-#define SG_SESSION_OPTIONS_INIT { sizeof(sg_session_options), 0, 0, 0, SG_KV_F16, false, SG_FFN_AUTO, 0.0f, 0.0f, 0, 0 }
+#define SG_SESSION_OPTIONS_INIT { sizeof(sg_session_options), 0, 0, 0, SG_KV_F16, false, SG_FFN_AUTO, 0.0f, 0.0f, 0, 0, false }
 
 /* The model must outlive the session. SG_E_UNSUPPORTED when a lossy choice is not possible with this model. */
 SG_API SG_NODISCARD sg_status sg_session_create(sg_model *model, const sg_session_options *options, sg_session **out,

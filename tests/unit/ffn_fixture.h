@@ -155,7 +155,7 @@ static inline void ffn_work(void *arg, uint32_t thread) {
     ffn_job *j = arg;
     const sg_acts *x = j->x;
     for (uint32_t at = 0; at < x->n; at += j->batch) {
-        sg_acts some = sg_acts_token(x, at);
+        sg_acts some = sg_acts_rows(x, at, 1);
         some.n = x->n - at < j->batch ? x->n - at : j->batch;
         for (uint32_t t = thread; j->f.x.q && t < some.n; t += sg_team_size(j->team)) sg_lane_acts_fill(&j->f.x, &some, t);
         if (thread == 0) {
@@ -246,7 +246,7 @@ static inline void same_bits(const float *a, const float *b, uint32_t n, const c
 /* The layer made of the n neurons of `list` alone gives y for token t. */
 static inline void same_as_some(const net *m, setup s, const sg_acts *x, uint32_t t, const uint32_t *list, uint32_t n,
                                 const float *y, const char *what, int i) {
-    const sg_acts one = sg_acts_token(x, t);
+    const sg_acts one = sg_acts_rows(x, t, 1);
     if (n == 0) { /* there are no empty bundles */
         for (uint32_t j = 0; j < K; j++) ck_assert(y[(size_t)t * (K + SPARE) + j] == 0);
         return;

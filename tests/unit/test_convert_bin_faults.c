@@ -112,7 +112,7 @@ START_TEST(refused) {
         sg_status status;
         const char *words;
     } sources[] = {
-        { { 64, 32, 1, SG_DTYPE_F32, SG_DTYPE_F32, SG_DTYPE_F32, .powerinfer = "falcon" }, SG_E_UNSUPPORTED, "\"falcon\"" },
+        { { 64, 32, 1, SG_DTYPE_F32, SG_DTYPE_F32, SG_DTYPE_F32, .powerinfer = "starcoder" }, SG_E_UNSUPPORTED, "\"starcoder\"" },
         { { 64, 32, 2, SG_DTYPE_F32, SG_DTYPE_F32, SG_DTYPE_F32, .first = 2, .end = 2 }, SG_E_UNSUPPORTED, "no feed-forward layer" },
     };
     for (size_t i = 0; i < sizeof sources / sizeof *sources; i++) {

@@ -272,7 +272,7 @@ START_TEST(experts_are_their_neurons) {
             sg_bundle_layout dense = m.shape;
             dense.n_expert = 0;
             net some = net_make(dense, &m, list, USED * WHOLE);
-            const sg_acts one = sg_acts_token(&x, t);
+            const sg_acts one = sg_acts_rows(&x, t, 1);
             setup d = { .act = s.act, .policy = s.policy };
             float *want = ffn_run(&some, &d, &one);
             same_bits(want, y + (size_t)t * (K + SPARE), 1, "the neurons of the experts", way);

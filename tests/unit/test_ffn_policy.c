@@ -183,7 +183,7 @@ START_TEST(infinite_h_spoils_its_token_alone) {
     acts_refresh(&x);
     float *alone[TOKENS];
     for (uint32_t t = 0; t < TOKENS; t++) {
-        const sg_acts one = sg_acts_token(&x, t);
+        const sg_acts one = sg_acts_rows(&x, t, 1);
         setup s = { .act = SG_ACT_RELU2 };
         alone[t] = ffn_run(&m, &s, &one);
     }
