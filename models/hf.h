@@ -10,9 +10,10 @@
 /* Numbers by name: what config.json says and what follows from it. Flags are 0 or 1. */
 typedef enum sg_hf_value {
     SG_H_NONE = 0, /* always 0 */
-    SG_H_ONE, SG_H_TWO, SG_H_FOUR,
+    SG_H_ONE, SG_H_TWO, SG_H_THREE, SG_H_FOUR,
     SG_H_VOCAB, SG_H_CTX, SG_H_EMBD, SG_H_LAYERS, SG_H_FF, SG_H_HEADS, SG_H_KV_HEADS, SG_H_HEAD, /* size of a head */
     SG_H_HALF_HEAD, SG_H_Q, SG_H_K,     /* heads times size, of queries, of keys */
+    SG_H_Q2, SG_H_QKV, SG_H_FF2, SG_H_EXPERT_FF2, /* twice, or all three */
     SG_H_ROT,                           /* values of a head that turn; 0: no rotary positions */
     SG_H_EPS, SG_H_WINDOW,
     SG_H_EXPERTS, SG_H_USED, SG_H_EXPERT_FF, SG_H_SHARED, SG_H_SHARED_FF,
@@ -20,7 +21,7 @@ typedef enum sg_hf_value {
     SG_H_NEXTN,                          /* layers behind the last one, for speculation: left out */
     SG_H_Q_LORA, SG_H_KV_LORA, SG_H_NOPE, SG_H_V_HEAD, SG_H_NOPE_V, SG_H_KV_A, /* latent attention */
     SG_H_CONV, SG_H_NK, SG_H_NV, SG_H_HK, SG_H_HV, SG_H_R, SG_H_INTERVAL, /* recurrent layers; R: value heads per key head */
-    SG_H_T0, SG_H_T1, SG_H_T2, SG_H_T3, SG_H_T4, SG_H_T5, /* what a family needs besides */
+    SG_H_T0, SG_H_T1, SG_H_T2, SG_H_T3, SG_H_T4, SG_H_T5, SG_H_T6, SG_H_T7, /* what a family needs besides */
     SG_H_QKV_BIAS, SG_H_O_BIAS, SG_H_QK_NORM, SG_H_EXPERT_BIAS,
     SG_H_UNTIED,                 /* the output has a matrix of its own */
     SG_H_BLOCKS, SG_H_NO_BLOCKS, /* experts are stored as MXFP4 */
@@ -30,7 +31,11 @@ typedef enum sg_hf_value {
 typedef enum sg_hf_kind {
     SG_HK_U32 = 0, SG_HK_F32, SG_HK_BOOL,                /* read from config.json */
     SG_HK_MUL, SG_HK_ADD, SG_HK_SUB, SG_HK_OR,           /* computed of a and b; OR: a unless it is 0, else b */
-    SG_HK_DIV,                                           /* must leave no rest */
+    SG_HK_DIV, SG_HK_FLOOR,                              /* a / b, which must leave no rest, and rounded down */
+    SG_HK_UP,                                            /* a, rounded up to a multiple of b */
+    SG_HK_NOT,                                           /* 1 when a is 0 */
+    SG_HK_IF,                                            /* a when b is not 0; else nothing changes */
+    SG_HK_SAME,                                          /* nothing: a and b must be equal, else `json` is refused */
     SG_HK_POWER,                                         /* a to the power of `fallback`; 0 for a = 0 */
     SG_HK_PUT                                            /* nothing new: only written */
 } sg_hf_kind;
@@ -70,7 +75,7 @@ typedef struct sg_hf_part {
     uint8_t skip;
 } sg_hf_part;
 
-/* When a tensor is there. */
+/* When a tensor is there. A rule whose tensor the rule before has made already is passed over: with OPTIONAL, alternatives. */
 enum {
     SG_HF_ATT = 1, SG_HF_REC = 2,   /* layers with attention, recurrent layers */
     SG_HF_MOE = 4, SG_HF_MLP = 8,   /* layers with experts, with one feed-forward block */
@@ -79,6 +84,9 @@ enum {
     SG_HF_MXFP4 = 64                /* "NAME_blocks" and "NAME_scales", MXFP4 of gpt-oss */
 };
 enum { SG_HF_COPY = 0, SG_HF_PLUS_ONE, SG_HF_NEG_EXP };
+
+/* One of two halves that follow each other (rows "sf", matrices "esf"). */
+extern const sg_hf_part sg_hf_experts_1st[1], sg_hf_experts_2nd[1]; /* of [experts][2][FF][EMBD] */
 
 /* The order of rows (heads h; the half t of a head, place p in it; columns c) that lets neighbours turn together, where the
  * source turns places i and i + half. */
@@ -109,7 +117,8 @@ enum {
     SG_HF_LOOSE_YARN = 512,  /* YaRN without rounding is taken as one with, as llama.cpp does */
     SG_HF_KNOWS_MXFP4 = 1024,
     SG_HF_KV_LIST = 2048,    /* head_count_kv is a list with 0 for recurrent layers */
-    SG_HF_RENAMES_ACT = 4096 /* hidden_act is always written as `act` */
+    SG_HF_RENAMES_ACT = 4096, /* hidden_act does not count, `act` is always written */
+    SG_HF_LAYOUTS = 8192      /* rope_layout and sliding_window_layout (SmallThinker) */
 };
 
 typedef struct sg_hf_arch {
@@ -117,6 +126,7 @@ typedef struct sg_hf_arch {
     const char *gguf;   /* GGUF architecture */
     const char *prefix; /* of tensor names, alternatives behind '|' */
     const char *act;    /* activation that the GGUF architecture has by itself; another one is written */
+    const char *act_unsaid; /* hidden_act when nobody says; NULL: that of the GGUF architecture */
     unsigned flags;
     double partial;     /* share of a head that turns when nobody says; 0: all */
     double theta;       /* rotary base when nobody says; 0: 10000 */
@@ -202,6 +212,16 @@ const sg_hf_arch *sg_hf_at(size_t i);
     { "layers.#." base ".#." gate ".weight", "blk.#.ffn_gate_exps.weight", { SG_H_EMBD, ff, SG_H_EXPERTS }, .when = SG_HF_MOE }, \
     { "layers.#." base ".#." up ".weight", "blk.#.ffn_up_exps.weight", { SG_H_EMBD, ff, SG_H_EXPERTS }, .when = SG_HF_MOE }, \
     { "layers.#." base ".#." down ".weight", "blk.#.ffn_down_exps.weight", { ff, SG_H_EMBD, SG_H_EXPERTS }, .when = SG_HF_MOE }
+/* Experts in one tensor for gate and up, one for down; else as SG_HF_EXPERTS. */
+#define SG_HF_FUSED_OR_EXPERTS(base, gate, up, down) \
+    { "layers.#." base ".gate_up_proj", "blk.#.ffn_gate_exps.weight", { SG_H_EMBD, SG_H_EXPERT_FF, SG_H_EXPERTS }, \
+      SG_HF_MOE | SG_HF_OPTIONAL, .shape = { SG_H_EXPERTS, SG_H_EXPERT_FF2, SG_H_EMBD }, .n_parts = 1, .parts = sg_hf_experts_1st }, \
+    { "layers.#." base ".#." gate ".weight", "blk.#.ffn_gate_exps.weight", { SG_H_EMBD, SG_H_EXPERT_FF, SG_H_EXPERTS }, SG_HF_MOE }, \
+    { "layers.#." base ".gate_up_proj", "blk.#.ffn_up_exps.weight", { SG_H_EMBD, SG_H_EXPERT_FF, SG_H_EXPERTS }, \
+      SG_HF_MOE | SG_HF_OPTIONAL, .shape = { SG_H_EXPERTS, SG_H_EXPERT_FF2, SG_H_EMBD }, .n_parts = 1, .parts = sg_hf_experts_2nd }, \
+    { "layers.#." base ".#." up ".weight", "blk.#.ffn_up_exps.weight", { SG_H_EMBD, SG_H_EXPERT_FF, SG_H_EXPERTS }, SG_HF_MOE }, \
+    { "layers.#." base ".down_proj", "blk.#.ffn_down_exps.weight", { SG_H_EXPERT_FF, SG_H_EMBD, SG_H_EXPERTS }, SG_HF_MOE | SG_HF_OPTIONAL }, \
+    { "layers.#." base ".#." down ".weight", "blk.#.ffn_down_exps.weight", { SG_H_EXPERT_FF, SG_H_EMBD, SG_H_EXPERTS }, SG_HF_MOE }
 #define SG_HF_SHARED_EXPERT(base, flag_) \
     SG_HF_MATRIX(base ".gate_proj", "ffn_gate_shexp", SG_H_EMBD, SG_H_SHARED_FF, .when = SG_HF_MOE, .flag = (flag_)), \
     SG_HF_MATRIX(base ".up_proj", "ffn_up_shexp", SG_H_EMBD, SG_H_SHARED_FF, .when = SG_HF_MOE, .flag = (flag_)), \

@@ -2,11 +2,6 @@
  * go through ReLU (arXiv 2406.05955). */
 #include "models/hf.h"
 
-const sg_hf_part sg_hf_pairs_q[1] = { { "htpc", "hptc", { SG_H_HEADS, SG_H_TWO, SG_H_HALF_HEAD, SG_H_EMBD } } };
-const sg_hf_part sg_hf_pairs_k[1] = { { "htpc", "hptc", { SG_H_KV_HEADS, SG_H_TWO, SG_H_HALF_HEAD, SG_H_EMBD } } };
-const sg_hf_part sg_hf_pairs_q_bias[1] = { { "htp", "hpt", { SG_H_HEADS, SG_H_TWO, SG_H_HALF_HEAD } } };
-const sg_hf_part sg_hf_pairs_k_bias[1] = { { "htp", "hpt", { SG_H_KV_HEADS, SG_H_TWO, SG_H_HALF_HEAD } } };
-
 static const sg_hf_key llama_keys[] = { SG_HF_DECODER, SG_HF_ATT_BIAS(0) };
 static const sg_hf_key mixtral_keys[] = { SG_HF_DECODER, SG_HF_MOE_KEYS("num_local_experts", "num_experts_per_tok") };
 

@@ -66,6 +66,13 @@ static sg_status compute(const sg_hf_json *f, const sg_hf_key *k, double a, doub
     case SG_HK_SUB: *out = a - b; break;
     case SG_HK_OR: *out = a != 0 ? a : b; break;
     case SG_HK_POWER: *out = a > 0 ? pow(a, k->fallback) : 0; break;
+    case SG_HK_FLOOR: *out = b != 0 ? floor(a / b) : 0; break;
+    case SG_HK_UP: *out = b != 0 ? ceil(a / b) * b : a; break;
+    case SG_HK_NOT: *out = a == 0; break;
+    case SG_HK_IF: *out = b != 0 ? a : *out; break;
+    case SG_HK_SAME:
+        if (a == b) break;
+        return sg_fail(err, SG_E_UNSUPPORTED, "%s: \"%s\" stands for %g, only %g is known here", f->path, k->json, a, b);
     case SG_HK_DIV:
         if (b == 0 || fmod(a, b) != 0)
             return sg_fail(err, SG_E_FORMAT, "%s: its sizes do not fit: %g is no multiple of %g", f->path, a, b);
@@ -111,6 +118,8 @@ static sg_status read_keys(const sg_hf_json *f, sg_hf_config *c, sg_conv_hparams
 /* The sizes of heads that the table left open. */
 static sg_status finish_heads(const sg_hf_json *f, sg_hf_config *c, sg_conv_hparams *hp, sg_error *err) {
     double *v = c->v;
+    v[SG_H_FF2] = 2 * v[SG_H_FF];
+    v[SG_H_EXPERT_FF2] = 2 * v[SG_H_EXPERT_FF];
     const uint32_t n_head = (uint32_t)v[SG_H_HEADS], n_kv = (uint32_t)v[SG_H_KV_HEADS], n_embd = (uint32_t)v[SG_H_EMBD];
     if (n_head == 0 || n_kv == 0) return sg_fail(err, SG_E_FORMAT, "%s: has no attention heads", f->path);
     if (n_head % n_kv)
@@ -124,6 +133,8 @@ static sg_status finish_heads(const sg_hf_json *f, sg_hf_config *c, sg_conv_hpar
     v[SG_H_HALF_HEAD] = head / 2;
     v[SG_H_Q] = (double)n_head * head;
     v[SG_H_K] = (double)n_kv * head;
+    v[SG_H_Q2] = 2 * v[SG_H_Q];
+    v[SG_H_QKV] = v[SG_H_Q] + 2 * v[SG_H_K];
     sg_conv_set_u32(hp, "attention.key_length", head);
     sg_conv_set_u32(hp, "attention.value_length", head);
     return SG_OK;
@@ -209,6 +220,34 @@ static sg_status read_window(const sg_hf_json *f, sg_hf_config *c, bool *windows
     return SG_OK;
 }
 
+/* SmallThinker names the layers that turn and those with a window. In GGUF either none has a window and all turn, or all but every
+ * fourth, beginning with the first, do both, with a window of 4096. */
+static sg_status read_layouts(const sg_hf_json *f, const sg_hf_config *c, sg_conv_hparams *hp, sg_error *err) {
+    static const char *const names[2] = { "sliding_window_layout", "rope_layout" };
+    bool plain = true, fourth = true;
+    for (int k = 0; k < 2; k++) {
+        const cJSON *list = sg_json_get(f->text, names[k]), *e;
+        uint32_t l = 0;
+        if (!list) continue;
+        if (!cJSON_IsArray(list) || cJSON_GetArraySize(list) != (int)hp->n_layer)
+            return sg_fail(err, SG_E_FORMAT, "%s: \"%s\" is no list of %u layers", f->path, names[k], hp->n_layer);
+        cJSON_ArrayForEach(e, list) {
+            const bool on = cJSON_IsTrue(e) || (cJSON_IsNumber(e) && e->valuedouble != 0);
+            plain = plain && on == (k == 1);
+            fourth = fourth && on == (l++ % 4 != 0);
+        }
+    }
+    if (plain) return SG_OK;
+    uint32_t window = 4096;
+    SG_TRY(sg_json_u32(f->text, f->path, "sliding_window_size", 0, INT32_MAX, false, &window, err));
+    if (!fourth || window != 4096 || !sg_json_get(f->text, names[0]) || !sg_json_get(f->text, names[1]))
+        return sg_fail(err, SG_E_UNSUPPORTED,
+                       "%s: this arrangement of windows (%u tokens) and rotary layers is not known, only 4096 in all but every "
+                       "fourth layer", f->path, window);
+    sg_conv_set_u32(hp, "attention.sliding_window", window);
+    return SG_OK;
+}
+
 /* ---- activation, flags -------------------------------------------------------------------------------------------- */
 
 static sg_status read_activation(const sg_hf_json *f, const sg_hf_arch *a, sg_conv_hparams *hp, sg_error *err) {
@@ -225,6 +264,7 @@ static sg_status read_activation(const sg_hf_json *f, const sg_hf_arch *a, sg_co
         sg_conv_set_str(hp, "sparsegen.ffn_activation", a->act);
         return SG_OK;
     }
+    if (!act) act = a->act_unsaid;
     if (!act) return SG_OK;
     for (size_t i = 0; i < sizeof acts / sizeof *acts; i++)
         if (strcmp(acts[i].hf, act) == 0) ours = acts[i].ours;
@@ -241,6 +281,7 @@ static sg_status read_flags(const sg_hf_json *f, sg_hf_config *c, sg_error *err)
     const cJSON *quant = sg_json_get(f->root, "quantization_config");
     c->v[SG_H_ONE] = 1;
     c->v[SG_H_TWO] = 2;
+    c->v[SG_H_THREE] = 3;
     c->v[SG_H_FOUR] = 4;
     if (quant) {
         const char *method = sg_json_str(quant, "quant_method");
@@ -283,6 +324,7 @@ static sg_status read_all(sg_hf_json *f, sg_hf_config *c, sg_conv_model *m, sg_e
     sg_conv_set_u32(&m->hp, "context_length", (uint32_t)c->v[SG_H_CTX]);
     SG_TRY(read_layers(f, c, windows, err));
     if (c->arch->flags & SG_HF_KV_LIST) SG_TRY(write_kv_list(f, c, &m->hp, err));
+    if (c->arch->flags & SG_HF_LAYOUTS) SG_TRY(read_layouts(f, c, &m->hp, err));
     SG_TRY(read_activation(f, c->arch, &m->hp, err));
     return sg_hf_rope_read(f, c, m, err);
 }

@@ -224,6 +224,7 @@ static sg_status add_tensor(builder *b, const place *p, sg_error *err) {
     uint64_t dims[4];
     const uint32_t n = wanted_shape(b, r, experts, dims);
     expand(name, sizeof name, "", r->gguf, number);
+    if (b->m->n_tensors && strcmp(b->m->tensors[b->m->n_tensors - 1].name, name) == 0) return SG_OK;
     sg_conv_tensor *t = sg_conv_add_tensor(b->m, value(b, r->ne[0]), value(b, r->ne[1]), value(b, r->ne[2]), "%s", name);
     if (!t) return sg_fail(err, SG_E_NOMEM, "%s: no memory for the list of tensors", b->dir);
     t->op = r->op == SG_HF_PLUS_ONE ? SG_CONV_PLUS_ONE : r->op == SG_HF_NEG_EXP ? SG_CONV_NEG_EXP : SG_CONV_COPY;

@@ -202,18 +202,19 @@ static sg_status put(stream *s, const sink *k, size_t n, sg_error *err) {
 /* Whole rows at a time; of a turned part whole blocks of its fast axis. */
 static sg_status stream_part(stream *s, const sink *k, sg_error *err) {
     const sg_conv_part *p = s->p;
-    const uint32_t fast = p->axis[0].stride == 1 ? 0 : fast_axis(p);
-    const uint64_t total = sg_conv_part_values(p), unit = fast ? inner_values(p, fast) : s->t->ne[0];
-    const uint64_t most = (fast ? TURNED_VALUES : CHUNK_VALUES) / unit, units = total / unit;
+    const bool turned = p->axis[0].stride != 1;
+    const uint32_t fast = turned ? fast_axis(p) : 0;
+    const uint64_t total = sg_conv_part_values(p), unit = turned ? inner_values(p, fast) : s->t->ne[0], units = total / unit;
+    const uint64_t stride = p->axis[fast].stride, limit = turned ? TURNED_VALUES / unit / stride : CHUNK_VALUES / unit;
     /* a turned chunk must not reach over the end of the fast axis */
-    const uint64_t along = fast ? p->axis[fast].n : units, step = most == 0 ? 1 : most > along ? along : most;
-    if ((fast == 0 && p->axis[0].stride != 1) || unit % sg_dtype_get(s->t->type)->block_values)
+    const uint64_t along = turned ? p->axis[fast].n : units, step = limit == 0 ? 1 : limit > along ? along : limit;
+    if (unit % sg_dtype_get(s->t->type)->block_values)
         return sg_fail(err, SG_E_INTERNAL, "tensor %s cannot be gathered", s->t->name);
-    const size_t column = fast ? (step - 1) * p->axis[fast].stride + 1 : 0;
+    const size_t column = turned ? (step - 1) * stride + 1 : 0;
     SG_TRY(stream_room(s, step * unit, column, err));
     for (uint64_t at = 0; at < units;) {
-        const uint64_t left = fast ? along - at % along : units - at, many = left < step ? left : step;
-        if (fast)
+        const uint64_t left = turned ? along - at % along : units - at, many = left < step ? left : step;
+        if (turned)
             SG_TRY(load_turned(s, fast, at * unit, many * unit, s->values + step * unit, err));
         else
             SG_TRY(load_runs(s, at * unit, many * unit, err));
