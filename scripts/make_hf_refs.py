@@ -23,6 +23,8 @@ import check_convert_hf as base
 
 TEXT = "Once upon a time, there was a girl named Lily. She had 4217 toys; it's true!"
 ROWS = 16
+# Merges are learned without cutting words, so that they reach over every edge that a pre-tokenizer should see.
+MERGES = 12 * ["4217"] + 8 * [" 4217 t"] + 6 * ["toys; it's", "y. S"] + 4 * ["it's", "time, t", " girl", "Lily. "]
 GPT4O_WORDS = (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
                r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
                r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
@@ -36,15 +38,25 @@ def split(words):
     return pre_tokenizers.Split(Regex(words), "isolated")
 
 
+def raw(**kw):
+    return pre_tokenizers.ByteLevel(add_prefix_space=False, **kw)
+
+
+BYTES = raw(use_regex=False)
+
+
 def byte_level(pre, specials=("<|endoftext|>", "<|end|>"), bos=None, normalizer=None):
-    """A trained byte-level BPE with these pre-tokenizers."""
+    """A byte-level BPE with these pre-tokenizers."""
     def make(n_vocab):
         t = Tokenizer(models.BPE())
+        t.pre_tokenizer = BYTES
+        t.train_from_iterator(MERGES, trainers.BpeTrainer(
+            vocab_size=n_vocab - len(specials) - 1, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+        whole = len(t.encode(TEXT).ids)
         t.normalizer = normalizer
         t.pre_tokenizer = pre_tokenizers.Sequence(pre) if len(pre) > 1 else pre[0]
         t.decoder = decoders.ByteLevel()
-        t.train_from_iterator(base.CORPUS, trainers.BpeTrainer(
-            vocab_size=n_vocab - len(specials) - 1, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+        assert len(t.encode(TEXT).ids) > whole, "the pre-tokenizer shows nowhere"
         t.add_special_tokens([AddedToken(s, special=True, normalized=False) for s in specials])
         if bos:
             t.post_processor = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, t.token_to_id(bos))])
@@ -54,11 +66,6 @@ def byte_level(pre, specials=("<|endoftext|>", "<|end|>"), bos=None, normalizer=
     return make
 
 
-def raw(**kw):
-    return pre_tokenizers.ByteLevel(add_prefix_space=False, **kw)
-
-
-BYTES = raw(use_regex=False)
 GPT2 = byte_level([raw(use_regex=True)])
 OPT = byte_level([raw(use_regex=True)], ("<pad>", "</s>"), bos="</s>")
 QWEN2 = byte_level([split(base.QWEN2_WORDS), BYTES], normalizer=normalizers.NFC())
@@ -116,7 +123,7 @@ CASES = {
     "deepseek3": ("DeepseekV3ForCausalLM", "DeepseekV3Config", DEEPSEEK,
                   MLA | dict(q_lora_rank=20, rope_parameters=YARN | {"mscale": 0.7, "mscale_all_dim": 0.7})),
     "lfm2": ("Lfm2ForCausalLM", "Lfm2Config", LLAMA3,
-             dict(num_hidden_layers=3, layer_types=["conv", "full_attention", "conv"], intermediate_size=96, block_multiple_of=8)),
+             dict(num_hidden_layers=3, layer_types=["conv", "full_attention", "conv"], intermediate_size=100, block_multiple_of=8)),
     "lfm2moe": ("Lfm2MoeForCausalLM", "Lfm2MoeConfig", LLAMA3,
                 EXPERTS | dict(num_hidden_layers=3, layer_types=["conv", "conv", "full_attention"], num_dense_layers=1,
                                moe_intermediate_size=16)),

@@ -322,7 +322,7 @@ CASES = {
     "deepseek3": ("deepseek2", lambda s: decoder(s, attend=latent, moe=plain_moe),
                   {"attention.q_lora_rank": 20, "expert_gating_func": 2, "expert_weights_norm": True, "expert_weights_scale": 2.5,
                    "rope.scaling.yarn_log_multiplier": 0.07, "rope.scaling.attn_factor": None}),
-    "lfm2": ("lfm2", lfm2, {"attention.head_count_kv": [0, 2, 0], "shortconv.l_cache": 3, "feed_forward_length": 64}),
+    "lfm2": ("lfm2", lfm2, {"attention.head_count_kv": [0, 2, 0], "shortconv.l_cache": 3, "feed_forward_length": 72}),
     "lfm2moe": ("lfm2moe", lfm2, {"attention.head_count_kv": [0, 0, 2], "expert_gating_func": 2, "leading_dense_block_count": 1}),
     "granite": ("granite", lambda s: decoder(s, pairs=True),
                 {"embedding_scale": 3.0, "residual_scale": 0.5, "logit_scale": 2.0, "attention.scale": 0.3}),
