@@ -24,7 +24,7 @@ import check_convert_hf as base
 TEXT = "Once upon a time, there was a girl named Lily. She had 4217 toys; it's true!"
 ROWS = 16
 # Merges are learned without cutting words, so that they reach over every edge that a pre-tokenizer should see.
-MERGES = 12 * ["4217"] + 8 * [" 4217 t"] + 6 * ["toys; it's", "y. S"] + 4 * ["it's", "time, t", " girl", "Lily. "]
+MERGES = 20 * ["42"] + 12 * ["4217"] + 8 * [" 4217 t"] + 6 * ["toys; it's", "y. S"] + 4 * ["it's", "time, t", " girl", "Lily. "]
 GPT4O_WORDS = (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
                r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
                r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
