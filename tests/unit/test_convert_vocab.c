@@ -45,6 +45,17 @@ static const struct {
     { SPLIT(CL100K("\\\\p{N}{1,3}")), "\"ignore_merges\":true,", "llama-bpe" },
     { SPLIT(CL100K("\\\\p{N}{1,3}")), "", "smaug-bpe" },
     { SPLIT(CL100K("\\\\p{N}")), "", "qwen2" },
+    { SPLIT("(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?[\\\\p{L}\\\\p{M}]+|\\\\p{N}| ?[^\\\\s\\\\p{L}\\\\p{M}\\\\p{N}]+[\\\\r\\\\n]*"
+            "|\\\\s*[\\\\r\\\\n]+|\\\\s+(?!\\\\S)|\\\\s+"),
+      "", "qwen35" },
+    /* deepseek-llm, its letters shortened; and with something else after them */
+    { SPLIT("[\\r\\n]") SPLIT("\\\\s?[A-Za-z\u00b5\u00c0-\u00d6]+") SPLIT("\\\\s?[!-/:-~\uff01-\uff0f]+") SPLIT("\\\\s+$")
+          SPLIT("[\u4e00-\u9fa5\u0800-\u4e00]+") "{\"type\":\"Digits\",\"individual_digits\":true},",
+      "", "deepseek-llm" },
+    { SPLIT("[\\r\\n]") SPLIT("\\\\s?[A-Za-z\u00b5\u00c0-\u00d6]+") SPLIT("\\\\s?[!-/:-~\uff01-\uff0f]+") SPLIT("\\\\s+$")
+          SPLIT("[\u4e00-\u9fa5\u0800-\u4e00]+") "{\"type\":\"Digits\",\"individual_digits\":false},",
+      "", NULL },
+    { "{\"type\":\"Punctuation\",\"behavior\":\"Isolated\"},", "", NULL },
     { "{\"type\":\"Digits\",\"individual_digits\":false},", "", NULL },
     { SPLIT("[0-9]+"), "", NULL },
 };
