@@ -40,8 +40,7 @@ static sg_status file_of(source *s, const char *path, int *fd, sg_error *err) {
 static sg_status as_matrix(source *s, const sg_conv_tensor *t, sg_bin_matrix *out, sg_error *err) {
     const sg_conv_part *p = sg_conv_parts(t);
     static const sg_dtype types[] = { [SG_CONV_SRC_F32] = SG_DTYPE_F32, [SG_CONV_SRC_F16] = SG_DTYPE_F16,
-                                      [SG_CONV_SRC_BF16] = SG_DTYPE_BF16, [SG_CONV_SRC_INT8] = SG_DTYPE_I8,
-                                      [SG_CONV_SRC_MXFP4] = SG_DTYPE_MXFP4 };
+                                      [SG_CONV_SRC_BF16] = SG_DTYPE_BF16, [SG_CONV_SRC_INT8] = SG_DTYPE_I8 };
     *out = (sg_bin_matrix) { .name = t->name, .path = p->path, .type = types[p->src], .is_int8 = p->src == SG_CONV_SRC_INT8,
                              .offset = p->offset, .scale_offset = p->scale_offset, .group = p->group,
                              .rows = (uint32_t)t->ne[1], .cols = (uint32_t)t->ne[0] };

@@ -112,7 +112,10 @@ sg_conv_part *sg_conv_set_parts(sg_conv_tensor *t, uint32_t n);
 const sg_conv_part *sg_conv_parts(const sg_conv_tensor *t);
 void sg_conv_part_merge(sg_conv_part *p);
 uint64_t sg_conv_part_values(const sg_conv_part *p);
-/* One part of a file that is read from end to end and not changed. */
+/* Rows first .. first + n - 1 of the tensor (of all its matrices, one behind the other) as F32, F16 or BF16 values that lie
+ * together in a file, unchanged: one expert of many, gate or up of a fused matrix. False when they do not. */
+bool sg_conv_rows(const sg_conv_tensor *t, uint64_t first, uint64_t n, sg_conv_part *out);
+/* One part of a file that is read from end to end and not changed; no MXFP4, whose blocks are not those of GGUF. */
 bool sg_conv_is_plain(const sg_conv_tensor *t);
 /* Releases what the model owns; accepts a zeroed model. */
 void sg_conv_model_finish(sg_conv_model *m);

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "runtime/base/utf8.h"
 #include "runtime/convert/file.h"
 #include "runtime/convert/hf_vocab.h"
 #include "runtime/text/vocab.h"
@@ -361,5 +362,43 @@ sg_status sg_conv_vocab_read_hf_json(sg_conv_vocab *v, const char *path, const s
     if (status == SG_OK) status = sg_conv_vocab_add_json_tokens(v, root, path, log, err);
     if (status == SG_OK) read_post_processor(&t);
     cJSON_Delete(root);
+    return status;
+}
+
+/* Lines of merges.txt as a list of JSON strings; the first line may be a comment. */
+static cJSON *merge_list(char *text) {
+    cJSON *list = cJSON_CreateArray();
+    for (char *line = text; list && *line;) {
+        const size_t n = strcspn(line, "\n");
+        const bool last = line[n] == 0;
+        line[n] = 0;
+        if (n && line[n - 1] == '\r') line[n - 1] = 0;
+        cJSON *e = *line && strncmp(line, "#version", 8) != 0 ? cJSON_CreateString(line) : NULL;
+        if (e && !cJSON_AddItemToArray(list, e)) cJSON_Delete(e);
+        line += n + !last;
+    }
+    return list;
+}
+
+/* The older form of the same becomes the newer one: GPT-2's way to cut text is the only one that goes without saying. */
+sg_status sg_conv_vocab_read_hf_pair(sg_conv_vocab *v, const char *vocab, const char *merges, const sg_log *log, sg_error *err) {
+    cJSON *tokens = NULL;
+    sg_str text = { 0 };
+    sg_status status = sg_json_read(vocab, MAX_FILE, &tokens, err);
+    if (status == SG_OK) status = sg_file_read(merges, MAX_FILE, &text, err);
+    if (status == SG_OK && (memchr(text.data, 0, text.len) || sg_utf8_check(text.data, text.len) != text.len))
+        status = sg_fail(err, SG_E_FORMAT, "%s: is no UTF-8 text", merges);
+    if (status == SG_OK) {
+        static const char before[] = "{\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false},\"model\":{\"type\":\"BPE\"}}";
+        cJSON *root = cJSON_Parse(before), *list = merge_list(text.data), *model = cJSON_GetObjectItem(root, "model");
+        if (model && list && cJSON_AddItemToObject(model, "merges", list)) list = NULL;
+        if (model && !list && cJSON_AddItemToObject(model, "vocab", tokens)) tokens = NULL;
+        tokenizer t = { .v = v, .path = vocab, .root = root, .log = log };
+        status = list || tokens ? sg_fail(err, SG_E_NOMEM, "%s: no memory", vocab) : read_model(&t, err);
+        cJSON_Delete(list);
+        cJSON_Delete(root);
+    }
+    cJSON_Delete(tokens);
+    free(text.data);
     return status;
 }
