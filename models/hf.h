@@ -58,6 +58,12 @@ typedef struct sg_hf_key {
 #define SG_HF_OPT(v, name, def, to) { .kind = SG_HK_U32, .value = (v), .json = (name), .lo = 0, .hi = SG_HF_MAX_DIM, .fallback = (def), .gguf = (to) }
 #define SG_HF_NUM(v, name, def, to) { .kind = SG_HK_F32, .value = (v), .json = (name), .lo = -1e9, .hi = 1e9, .fallback = (def), .gguf = (to) }
 #define SG_HF_FLAG(v, name, def, to) { .kind = SG_HK_BOOL, .value = (v), .json = (name), .fallback = (def), .gguf = (to) }
+/* From 1 to `most`; the latter with a default. */
+#define SG_HF_COUNT(v, name, most, to) { .kind = SG_HK_U32, .value = (v), .required = true, .json = (name), .lo = 1, .hi = (most), .gguf = (to) }
+#define SG_HF_COUNT_OR(v, name, most, def, to) \
+    { .kind = SG_HK_U32, .value = (v), .json = (name), .lo = 1, .hi = (most), .fallback = (def), .gguf = (to) }
+#define SG_HF_EPSILON(name, to) \
+    { .kind = SG_HK_F32, .value = SG_H_EPS, .required = true, .json = (name), .lo = 1e-12, .hi = 1, .gguf = (to) }
 /* Only one value is known. */
 #define SG_HF_ONLY(k, name, x) { .kind = (k), .only = true, .json = (name), .lo = -1e9, .hi = 1e9, .fallback = (x) }
 #define SG_HF_CALC(v, op, x, y, to) { .kind = SG_HK_##op, .value = (v), .a = (x), .b = (y), .gguf = (to) }
@@ -159,13 +165,13 @@ const sg_hf_arch *sg_hf_at(size_t i);
 /* Sizes of a decoder. The head's size may be set before (SG_H_HEAD). */
 #define SG_HF_SIZES \
     SG_HF_REQ(SG_H_EMBD, "hidden_size", "embedding_length"), \
-    { .kind = SG_HK_U32, .value = SG_H_LAYERS, .required = true, .json = "num_hidden_layers", .lo = 1, .hi = 4096, .gguf = "block_count" }, \
-    { .kind = SG_HK_U32, .value = SG_H_HEADS, .required = true, .json = "num_attention_heads", .lo = 1, .hi = 65536, .gguf = "attention.head_count" }, \
-    { .kind = SG_HK_U32, .value = SG_H_VOCAB, .required = true, .json = "vocab_size", .lo = 1, .hi = 16777216, .gguf = "vocab_size" }, \
+    SG_HF_COUNT(SG_H_LAYERS, "num_hidden_layers", 4096, "block_count"), \
+    SG_HF_COUNT(SG_H_HEADS, "num_attention_heads", 65536, "attention.head_count"), \
+    SG_HF_COUNT(SG_H_VOCAB, "vocab_size", 16777216, "vocab_size"), \
     { .kind = SG_HK_U32, .value = SG_H_CTX, .required = true, .json = "max_position_embeddings", .lo = 1, .hi = 2147483647 }
 #define SG_HF_FF SG_HF_REQ(SG_H_FF, "intermediate_size", "feed_forward_length")
 #define SG_HF_RMS_EPS \
-    { .kind = SG_HK_F32, .value = SG_H_EPS, .required = true, .json = "rms_norm_eps", .lo = 1e-12, .hi = 1, .gguf = "attention.layer_norm_rms_epsilon" }
+    SG_HF_EPSILON("rms_norm_eps", "attention.layer_norm_rms_epsilon")
 /* Heads: `size` is theirs when config.json gives none, 0: hidden_size / heads. */
 #define SG_HF_HEADS(size) \
     { .kind = SG_HK_U32, .value = SG_H_KV_HEADS, .json = "num_key_value_heads", .lo = 1, .hi = 65536 }, \
@@ -227,7 +233,7 @@ const sg_hf_arch *sg_hf_at(size_t i);
     SG_HF_MATRIX(base ".up_proj", "ffn_up_shexp", SG_H_EMBD, SG_H_SHARED_FF, .when = SG_HF_MOE, .flag = (flag_)), \
     SG_HF_MATRIX(base ".down_proj", "ffn_down_shexp", SG_H_SHARED_FF, SG_H_EMBD, .when = SG_HF_MOE, .flag = (flag_))
 #define SG_HF_MOE_KEYS(experts, used) \
-    { .kind = SG_HK_U32, .value = SG_H_EXPERTS, .required = true, .json = (experts), .lo = 1, .hi = 65536, .gguf = "expert_count" }, \
-    { .kind = SG_HK_U32, .value = SG_H_USED, .required = true, .json = (used), .lo = 1, .hi = 65536, .gguf = "expert_used_count" }
+    SG_HF_COUNT(SG_H_EXPERTS, experts, 65536, "expert_count"), \
+    SG_HF_COUNT(SG_H_USED, used, 65536, "expert_used_count")
 
 #endif

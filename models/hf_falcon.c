@@ -3,9 +3,9 @@
 
 static const sg_hf_key keys[] = {
     SG_HF_REQ(SG_H_EMBD, "hidden_size|n_embed", "embedding_length"),
-    { .kind = SG_HK_U32, .value = SG_H_LAYERS, .required = true, .json = "num_hidden_layers|n_layer", .lo = 1, .hi = 4096, .gguf = "block_count" },
-    { .kind = SG_HK_U32, .value = SG_H_HEADS, .required = true, .json = "num_attention_heads|n_head", .lo = 1, .hi = 65536, .gguf = "attention.head_count" },
-    { .kind = SG_HK_U32, .value = SG_H_VOCAB, .required = true, .json = "vocab_size", .lo = 1, .hi = 16777216, .gguf = "vocab_size" },
+    SG_HF_COUNT(SG_H_LAYERS, "num_hidden_layers|n_layer", 4096, "block_count"),
+    SG_HF_COUNT(SG_H_HEADS, "num_attention_heads|n_head", 65536, "attention.head_count"),
+    SG_HF_COUNT(SG_H_VOCAB, "vocab_size", 16777216, "vocab_size"),
     SG_HF_OPT(SG_H_CTX, "max_position_embeddings", 2048, NULL),
     SG_HF_NUM(SG_H_EPS, "layer_norm_epsilon", 1e-5, "attention.layer_norm_epsilon"), SG_HF_CALC(SG_H_T0, MUL, SG_H_EMBD, SG_H_FOUR, NULL),
     SG_HF_OPT(SG_H_FF, "ffn_hidden_size", 0, NULL), SG_HF_CALC(SG_H_FF, OR, SG_H_FF, SG_H_T0, "feed_forward_length"),

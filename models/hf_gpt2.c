@@ -3,10 +3,10 @@
 
 static const sg_hf_key gpt2_keys[] = {
     SG_HF_REQ(SG_H_EMBD, "n_embd|hidden_size", "embedding_length"),
-    { .kind = SG_HK_U32, .value = SG_H_LAYERS, .required = true, .json = "n_layer|num_hidden_layers", .lo = 1, .hi = 4096, .gguf = "block_count" },
-    { .kind = SG_HK_U32, .value = SG_H_HEADS, .required = true, .json = "n_head|num_attention_heads", .lo = 1, .hi = 65536, .gguf = "attention.head_count" },
+    SG_HF_COUNT(SG_H_LAYERS, "n_layer|num_hidden_layers", 4096, "block_count"),
+    SG_HF_COUNT(SG_H_HEADS, "n_head|num_attention_heads", 65536, "attention.head_count"),
     SG_HF_CALC(SG_H_KV_HEADS, OR, SG_H_HEADS, SG_H_NONE, "attention.head_count_kv"),
-    { .kind = SG_HK_U32, .value = SG_H_VOCAB, .required = true, .json = "vocab_size", .lo = 1, .hi = 16777216, .gguf = "vocab_size" },
+    SG_HF_COUNT(SG_H_VOCAB, "vocab_size", 16777216, "vocab_size"),
     SG_HF_REQ(SG_H_CTX, "n_positions|n_ctx|max_position_embeddings", NULL), SG_HF_CALC(SG_H_T0, MUL, SG_H_EMBD, SG_H_FOUR, NULL),
     SG_HF_OPT(SG_H_T1, "n_inner", 0, NULL), SG_HF_CALC(SG_H_FF, OR, SG_H_T1, SG_H_T0, "feed_forward_length"),
     SG_HF_NUM(SG_H_EPS, "layer_norm_epsilon", 1e-5, "attention.layer_norm_epsilon"), SG_HF_ONLY(SG_HK_BOOL, "scale_attn_weights", 1),
@@ -42,7 +42,8 @@ static const sg_hf_arch gpt2[] = {
 const sg_hf_family sg_hf_gpt2 = { SG_HF_N(gpt2) };
 
 static const sg_hf_key opt_keys[] = {
-    SG_HF_SIZES, SG_HF_REQ(SG_H_FF, "ffn_dim", "feed_forward_length"), SG_HF_CALC(SG_H_KV_HEADS, OR, SG_H_HEADS, SG_H_NONE, "attention.head_count_kv"),
+    SG_HF_SIZES, SG_HF_REQ(SG_H_FF, "ffn_dim", "feed_forward_length"),
+    SG_HF_CALC(SG_H_KV_HEADS, OR, SG_H_HEADS, SG_H_NONE, "attention.head_count_kv"),
     SG_HF_NUM(SG_H_EPS, "layer_norm_eps", 1e-5, "attention.layer_norm_epsilon"), SG_HF_ONLY(SG_HK_BOOL, "do_layer_norm_before", 1),
     SG_HF_ONLY(SG_HK_BOOL, "_remove_final_layer_norm", 0), SG_HF_ONLY(SG_HK_BOOL, "enable_bias", 1),
     SG_HF_ONLY(SG_HK_BOOL, "layer_norm_elementwise_affine", 1), SG_HF_OPT(SG_H_T0, "word_embed_proj_dim", 0, NULL),

@@ -4,7 +4,7 @@
 #define KEYS(scale_ff) \
     SG_HF_SIZES, SG_HF_OPT(SG_H_FF, "block_ff_dim|intermediate_size", 0, NULL), scale_ff, SG_HF_PUT(SG_H_FF, SG_HK_U32, "feed_forward_length"), \
     SG_HF_HEADS(0), \
-    { .kind = SG_HK_F32, .value = SG_H_EPS, .required = true, .json = "norm_eps|block_norm_eps", .lo = 1e-12, .hi = 1, .gguf = "attention.layer_norm_rms_epsilon" }, \
+    SG_HF_EPSILON("norm_eps|block_norm_eps", "attention.layer_norm_rms_epsilon"), \
     SG_HF_ONLY(SG_HK_BOOL, "conv_bias", 0), SG_HF_REQ(SG_H_CONV, "conv_L_cache", "shortconv.l_cache"), \
     SG_HF_CALC(SG_H_T7, MUL, SG_H_EMBD, SG_H_THREE, NULL)
 

@@ -3,7 +3,7 @@
 
 static const sg_hf_key keys[] = {
     SG_HF_SIZES, SG_HF_FF, SG_HF_HEADS(0), SG_HF_NO_MLP_BIAS, SG_HF_ATT_BIAS(0),
-    { .kind = SG_HK_F32, .value = SG_H_EPS, .required = true, .json = "norm_eps|layer_norm_eps", .lo = 1e-12, .hi = 1, .gguf = "attention.layer_norm_epsilon" },
+    SG_HF_EPSILON("norm_eps|layer_norm_eps", "attention.layer_norm_epsilon"),
 };
 
 #define NORM(from, to) { from ".weight", to ".weight", { SG_H_EMBD }, .op = SG_HF_PLUS_ONE }, { from ".bias", to ".bias", { SG_H_EMBD } }

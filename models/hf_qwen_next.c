@@ -5,7 +5,8 @@
 #define KEYS \
     SG_HF_SIZES, SG_HF_OPT(SG_H_FF, "intermediate_size", 0, NULL), SG_HF_HEADS(256), SG_HF_RMS_EPS, SG_HF_ATT_BIAS(0), \
     SG_HF_MOE_KEYS("num_experts", "num_experts_per_tok"), \
-    SG_HF_REQ(SG_H_EXPERT_FF, "moe_intermediate_size", "expert_feed_forward_length"), SG_HF_CALC(SG_H_FF, OR, SG_H_FF, SG_H_EXPERT_FF, "feed_forward_length"), \
+    SG_HF_REQ(SG_H_EXPERT_FF, "moe_intermediate_size", "expert_feed_forward_length"), \
+    SG_HF_CALC(SG_H_FF, OR, SG_H_FF, SG_H_EXPERT_FF, "feed_forward_length"), \
     SG_HF_REQ(SG_H_SHARED_FF, "shared_expert_intermediate_size", "expert_shared_feed_forward_length"), \
     SG_HF_ONLY(SG_HK_BOOL, "norm_topk_prob", 1), SG_HF_ONLY(SG_HK_U32, "decoder_sparse_step", 1), \
     SG_HF_REQ(SG_H_CONV, "linear_conv_kernel_dim", "ssm.conv_kernel"), SG_HF_REQ(SG_H_HK, "linear_key_head_dim", "ssm.state_size"), \
@@ -47,7 +48,8 @@ static const sg_hf_part next_z[1] = { CUT(SG_H_T5, SG_H_T4) };
 
 static const sg_hf_tensor next_tensors[] = {
     ATTENTION,
-    REC("in_proj_qkvz.weight", "attn_qkv.weight", { SG_H_EMBD, SG_H_T0 }, SG_HF_REC, .shape = { SG_H_T7, SG_H_EMBD }, .n_parts = 3, .parts = next_qkv),
+    REC("in_proj_qkvz.weight", "attn_qkv.weight", { SG_H_EMBD, SG_H_T0 }, SG_HF_REC, .shape = { SG_H_T7, SG_H_EMBD }, .n_parts = 3,
+        .parts = next_qkv),
     REC("in_proj_qkvz.weight", "attn_gate.weight", { SG_H_EMBD, SG_H_T1 }, SG_HF_REC, .shape = { SG_H_T7, SG_H_EMBD }, .n_parts = 1, .parts = next_z),
     REC("conv1d.weight", "ssm_conv1d.weight", { SG_H_CONV, SG_H_T0 }, SG_HF_REC | SG_HF_F32, .shape = { SG_H_T0, SG_H_ONE, SG_H_CONV }),
     REC("dt_bias", "ssm_dt.bias", { SG_H_NV }, SG_HF_REC),

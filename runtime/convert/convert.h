@@ -76,6 +76,7 @@ typedef enum sg_conv_op { SG_CONV_COPY = 0, SG_CONV_PLUS_ONE, SG_CONV_NEG_EXP } 
 typedef struct sg_conv_part {
     const float *values; /* in memory (borrowed), or NULL: */
     const char *path;    /* file with the values (borrowed) */
+    const char *scale_path; /* file with the scales of MXFP4 (borrowed) */
     uint64_t offset, scale_offset; /* of value 0 of the part */
     uint32_t group;
     sg_conv_src src;

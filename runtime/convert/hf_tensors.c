@@ -24,7 +24,7 @@ typedef struct place {
     uint32_t layer, expert;
 } place;
 
-static uint64_t value(const builder *b, uint8_t v) { return (uint64_t)b->c->v[v]; }
+static uint64_t value(const builder *b, uint8_t v) { return b->c->v[v] > 0 ? (uint64_t)b->c->v[v] : 0; }
 
 /* The name with its numbers in place of '#'. */
 static void expand(char *out, size_t size, const char *prefix, const char *pattern, const uint32_t number[2]) {
@@ -101,9 +101,8 @@ static sg_status find_blocks(builder *b, const char *name, const uint64_t *dims,
     SG_TRY(check_shape(scales, want, n, err));
     if (strcmp(blocks->dtype, "U8") != 0 || strcmp(scales->dtype, "U8") != 0)
         return sg_fail(err, SG_E_UNSUPPORTED, "%s: tensor %s has dtype %s, MXFP4 is U8", blocks->path, name, blocks->dtype);
-    if (strcmp(blocks->path, scales->path) != 0)
-        return sg_fail(err, SG_E_UNSUPPORTED, "%s: tensor %s has its scales in another shard", blocks->path, name);
-    *from = (sg_conv_part) { .path = blocks->path, .offset = blocks->offset, .scale_offset = scales->offset, .src = SG_CONV_SRC_MXFP4 };
+    *from = (sg_conv_part) { .path = blocks->path, .scale_path = scales->path, .offset = blocks->offset,
+                             .scale_offset = scales->offset, .src = SG_CONV_SRC_MXFP4 };
     return SG_OK;
 }
 
@@ -184,7 +183,8 @@ static sg_status add_parts(builder *b, const place *p, sg_conv_tensor *t, const 
         if (r->n_parts && !set_axes(b, &r->parts[i], total, &parts[i])) sum = UINT64_MAX / 2;
         sum += sg_conv_part_values(&parts[i]);
     }
-    if (sum == t->ne[0] * t->ne[1] * t->ne[2]) return SG_OK;
+    uint64_t want;
+    if (sg_mul_add(t->ne[0], t->ne[1], 0, &want) && sg_mul_add(want, t->ne[2], 0, &want) && sum == want) return SG_OK;
     return sg_fail(err, SG_E_FORMAT, "%s: the sizes in config.json do not fit tensor %s", b->dir, t->name);
 }
 
@@ -224,6 +224,9 @@ static sg_status add_tensor(builder *b, const place *p, sg_error *err) {
     uint64_t dims[4];
     const uint32_t n = wanted_shape(b, r, experts, dims);
     expand(name, sizeof name, "", r->gguf, number);
+    for (int k = 0; k < 3; k++)
+        if (r->ne[k] && value(b, r->ne[k]) == 0)
+            return sg_fail(err, SG_E_FORMAT, "%s: the sizes in config.json leave nothing of tensor %s", b->dir, name);
     if (b->m->n_tensors && strcmp(b->m->tensors[b->m->n_tensors - 1].name, name) == 0) return SG_OK;
     sg_conv_tensor *t = sg_conv_add_tensor(b->m, value(b, r->ne[0]), value(b, r->ne[1]), value(b, r->ne[2]), "%s", name);
     if (!t) return sg_fail(err, SG_E_NOMEM, "%s: no memory for the list of tensors", b->dir);

@@ -14,8 +14,8 @@
 typedef struct stream {
     const sg_conv_tensor *t;
     const sg_conv_part *p;
-    int fd;
-    const char *open; /* the file that fd is of; NULL: none */
+    int fd, scale_fd;
+    const char *open, *scale_open; /* the files that they are of; NULL: none */
     uint8_t *raw;     /* source bytes of one chunk */
     float *scales;    /* INT8: scales of one chunk */
     float *values;    /* the chunk as F32 */
@@ -43,7 +43,7 @@ static sg_status load_mxfp4(stream *s, float *values, uint64_t first, size_t n, 
     const sg_conv_part *p = s->p;
     uint8_t *scales = s->raw + n / 2, *packed = scales + n / BLOCK;
     SG_TRY(sg_file_read_at(s->fd, p->path, s->raw, n / 2, p->offset + first / 2, err));
-    SG_TRY(sg_file_read_at(s->fd, p->path, scales, n / BLOCK, p->scale_offset + first / BLOCK, err));
+    SG_TRY(sg_file_read_at(s->scale_fd, p->scale_path, scales, n / BLOCK, p->scale_offset + first / BLOCK, err));
     for (size_t i = 0; i < n / BLOCK; i++)
         if (scales[i] == 255)
             return sg_fail(err, SG_E_FORMAT, "%s: tensor %s holds values that are no finite numbers", p->path, s->t->name);
@@ -155,6 +155,7 @@ sg_status sg_conv_check(const char *path, const char *name, const float *values,
 
 static void stream_close(stream *s) {
     if (s->fd >= 0) close(s->fd);
+    if (s->scale_fd >= 0) close(s->scale_fd);
     free(s->raw);
     free(s->scales);
     free(s->values);
@@ -224,26 +225,27 @@ static sg_status stream_part(stream *s, const sink *k, sg_error *err) {
     return SG_OK;
 }
 
-static sg_status open_file(stream *s, sg_error *err) {
-    if (s->p->values || (s->open && strcmp(s->open, s->p->path) == 0)) return SG_OK;
-    if (s->fd >= 0) close(s->fd);
-    s->fd = -1;
-    s->open = NULL;
+static sg_status open_file(const char *path, int *fd, const char **open, sg_error *err) {
+    if (!path || (*open && strcmp(*open, path) == 0)) return SG_OK;
+    if (*fd >= 0) close(*fd);
+    *fd = -1;
+    *open = NULL;
     uint64_t size;
-    SG_TRY(sg_file_open(s->p->path, &s->fd, &size, err));
-    s->open = s->p->path;
+    SG_TRY(sg_file_open(path, fd, &size, err));
+    *open = path;
     return SG_OK;
 }
 
 sg_status sg_conv_stream(const sg_conv_job *job, const sg_conv_tensor *t, sg_gguf_writer *w, uint64_t *done,
                          uint64_t total, sg_error *err) {
     const sink k = { job, w, done, total };
-    stream s = { .t = t, .fd = -1 };
+    stream s = { .t = t, .fd = -1, .scale_fd = -1 };
     sg_status status = SG_OK;
     for (uint32_t i = 0; status == SG_OK && i < t->n_parts; i++) {
         s.p = sg_conv_parts(t) + i;
         s.blocks = s.p->src == SG_CONV_SRC_MXFP4 && t->type == SG_DTYPE_MXFP4;
-        status = open_file(&s, err);
+        if (!s.p->values) status = open_file(s.p->path, &s.fd, &s.open, err);
+        if (status == SG_OK) status = open_file(s.p->scale_path, &s.scale_fd, &s.scale_open, err);
         if (status == SG_OK) status = stream_part(&s, &k, err);
     }
     stream_close(&s);

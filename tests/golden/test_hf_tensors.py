@@ -393,6 +393,42 @@ def check_keys(name, g, arch, keys):
         sys.exit(f"{name}: the activation is {g.keys.get('sparsegen.ffn_activation')}, {ACTIVATIONS.get(name)} expected")
 
 
+def copy(folder, to, **config):
+    """A folder with some things in its configuration changed."""
+    to.mkdir()
+    for file in folder.iterdir():
+        (to / file.name).write_bytes(file.read_bytes())
+    (to / "config.json").write_text(json.dumps(json.loads((folder / "config.json").read_text()) | config))
+    return to
+
+
+def move_scales(folder):
+    """Puts the scales of MXFP4 into a shard of their own."""
+    raw = (folder / "model.safetensors").read_bytes()
+    n, = struct.unpack_from("<Q", raw)
+    shards, where = {"a.safetensors": {}, "b.safetensors": {}}, {}
+    for name, t in json.loads(raw[8:8 + n]).items():
+        if name != "__metadata__":
+            where[name] = "b.safetensors" if name.endswith("_scales") else "a.safetensors"
+            shards[where[name]][name] = t, raw[8 + n + t["data_offsets"][0]:8 + n + t["data_offsets"][1]]
+    for file, tensors in shards.items():
+        header, data = {}, b""
+        for name, (t, part) in tensors.items():
+            header[name] = t | {"data_offsets": [len(data), len(data) + len(part)]}
+            data += part
+        text = json.dumps(header).encode()
+        (folder / file).write_bytes(struct.pack("<Q", len(text)) + text + data)
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
+    return folder
+
+
+def refused(folder, words):
+    done = subprocess.run([EXE, "convert", folder, "-o", folder / "out.gguf"], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    if done.returncode == 0 or words not in done.stderr.decode() or (folder / "out.gguf").exists():
+        sys.exit(f"{folder.name}: exit {done.returncode}, not refused with \"{words}\": {done.stderr.decode()}")
+
+
 def main():
     there = {p.name for p in FOLDERS.iterdir() if p.is_dir()} - {"llama", "qwen2", "qwen3"}  # those three: tests/unit/test_convert.c
     if there != set(CASES):
@@ -416,6 +452,14 @@ def main():
             if g.tensors[tensor][1] != 39 or not np.array_equal(values(g, tensor), v):
                 sys.exit(f"{name}: {tensor} is of type {g.tensors[tensor][1]} or differs")
         print(f"{name}: {len(kept)} tensors kept as MXFP4")
+        apart = convert(move_scales(copy(FOLDERS / name, pathlib.Path(tmp) / "apart")), out)
+        for tensor, v in kept.items():
+            if not np.array_equal(values(apart, tensor), v):
+                sys.exit(f"{name}: {tensor} differs when its scales are in another shard")
+        refused(copy(FOLDERS / "lfm2", pathlib.Path(tmp) / "none", block_ff_dim=1, block_multiple_of=1), "leave nothing of tensor")
+        refused(copy(FOLDERS / "deepseek3", pathlib.Path(tmp) / "nope", qk_nope_head_dim=9, v_head_dim=11, qk_rope_head_dim=7),
+                "an even number above 0 can")
+        refused(copy(FOLDERS / "qwen3next", pathlib.Path(tmp) / "types", layer_types=["full_attention"] * 4), "layer 0 is of type")
 
 
 if __name__ == "__main__":
