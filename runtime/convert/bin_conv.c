@@ -38,12 +38,13 @@ static sg_status file_of(source *s, const char *path, int *fd, sg_error *err) {
 }
 
 static sg_status as_matrix(source *s, const sg_conv_tensor *t, sg_bin_matrix *out, sg_error *err) {
+    const sg_conv_part *p = sg_conv_parts(t);
     static const sg_dtype types[] = { [SG_CONV_SRC_F32] = SG_DTYPE_F32, [SG_CONV_SRC_F16] = SG_DTYPE_F16,
                                       [SG_CONV_SRC_BF16] = SG_DTYPE_BF16, [SG_CONV_SRC_INT8] = SG_DTYPE_I8 };
-    *out = (sg_bin_matrix) { .name = t->name, .path = t->path, .type = types[t->src], .is_int8 = t->src == SG_CONV_SRC_INT8,
-                             .offset = t->offset, .scale_offset = t->scale_offset, .group = t->group,
+    *out = (sg_bin_matrix) { .name = t->name, .path = p->path, .type = types[p->src], .is_int8 = p->src == SG_CONV_SRC_INT8,
+                             .offset = p->offset, .scale_offset = p->scale_offset, .group = p->group,
                              .rows = (uint32_t)t->ne[1], .cols = (uint32_t)t->ne[0] };
-    return file_of(s, t->path, &out->fd, err);
+    return file_of(s, p->path, &out->fd, err);
 }
 
 /* The place of a feed-forward matrix, or NULL for other tensors. */
@@ -63,7 +64,7 @@ static sg_status describe(source *s, sg_error *err) {
     if (!s->m.layers) return sg_fail(err, SG_E_NOMEM, "%s: no memory for the layers", s->m.path);
     for (size_t i = 0; i < s->conv->n_tensors; i++) {
         const sg_conv_tensor *t = &s->conv->tensors[i];
-        sg_bin_matrix *m = place(s, t->name);
+        sg_bin_matrix *m = sg_conv_is_plain(t) && t->n_dims == 2 ? place(s, t->name) : NULL;
         if (m) {
             SG_TRY(as_matrix(s, t, m, err));
             continue;
@@ -74,6 +75,7 @@ static sg_status describe(source *s, sg_error *err) {
         b->n_dims = t->n_dims;
         b->ne[0] = t->ne[0];
         b->ne[1] = t->ne[1];
+        b->ne[2] = t->ne[2];
         b->conv = t;
     }
     return SG_OK;

@@ -21,6 +21,7 @@
 typedef struct sg_conv_job {
     const char *input, *output, *tokenizer;
     sg_dtype type;      /* of plain GGUF, and of what is beside the bundles where the source is no GGUF */
+    bool keep_blocks;   /* nobody named a type: blocks of the source (MXFP4) stay as they are */
     bool to_bin;        /* model.bin */
     int gate_type, down_type; /* sg_dtype of the bundles: gate and up, down; -1: by the source */
     uint32_t cluster;   /* neurons; 0: by the size of a gate row */
@@ -31,42 +32,68 @@ typedef struct sg_conv_job {
     void *user;
 } sg_conv_job;
 
-typedef enum sg_conv_rope { SG_CONV_ROPE_PLAIN = 0, SG_CONV_ROPE_LINEAR, SG_CONV_ROPE_YARN } sg_conv_rope;
+/* One metadata entry that a reader found: "ARCH.NAME" in the file; a name that begins with "sparsegen." stays as it is. */
+typedef struct sg_conv_key {
+    char name[64];
+    sg_gguf_type type; /* U32, F32, BOOL, STRING; with `list` an array of U32 */
+    double number;
+    const char *text; /* static */
+    uint32_t *list;   /* [n], owned */
+    uint32_t n;
+} sg_conv_key;
 
 typedef struct sg_conv_hparams {
     const char *arch; /* GGUF architecture, "llama" */
-    uint32_t n_embd, n_ff, n_layer, n_head, n_head_kv, head_dim, n_vocab, n_ctx;
-    float norm_eps, rope_base;
-    const char *ffn_act; /* "relu" or "drelu"; NULL: silu, for which no key is written */
-    sg_conv_rope rope;
-    float rope_factor, rope_attn_factor; /* rope_attn_factor 0: not written; the same for the next three */
-    float beta_fast, beta_slow;
-    uint32_t n_ctx_orig;
-    float *rope_freqs; /* [head_dim / 2] divisors of the rotary frequencies (Llama 3.1), or NULL; free() */
+    uint32_t n_layer, n_vocab;
+    sg_conv_key *keys; /* owned */
+    size_t n_keys, cap_keys;
+    bool failed; /* there was no memory for a key; sg_conv_write_metadata says so */
 } sg_conv_hparams;
+
+void sg_conv_set_u32(sg_conv_hparams *hp, const char *name, uint32_t v);
+void sg_conv_set_f32(sg_conv_hparams *hp, const char *name, float v);
+void sg_conv_set_bool(sg_conv_hparams *hp, const char *name, bool v);
+void sg_conv_set_str(sg_conv_hparams *hp, const char *name, const char *v); /* v: static */
+void sg_conv_set_list(sg_conv_hparams *hp, const char *name, const uint32_t *v, uint32_t n); /* copies */
 
 typedef enum sg_conv_src {
     SG_CONV_SRC_F32 = 0,
     SG_CONV_SRC_F16,
     SG_CONV_SRC_BF16,
-    SG_CONV_SRC_INT8 /* int8 values; F32 scales, one per `group` consecutive values, at scale_offset (llama2.c version
-                        2) */
+    SG_CONV_SRC_INT8, /* int8 values; F32 scales, one per `group` consecutive values, at scale_offset (llama2.c version
+                         2) */
+    SG_CONV_SRC_MXFP4 /* codes of 4 bits, value 2i in the low half of byte i; a scale byte per 32 values at scale_offset
+                         (gpt-oss; the code of a value and the scale are those of OCP MXFP4) */
 } sg_conv_src;
 
-/* One tensor of the output and where its values are. Sources hold rows one after the other, as GGUF does. */
-typedef struct sg_conv_tensor {
-    char name[64];
-    uint32_t n_dims;     /* 1 or 2 */
-    uint64_t ne[2];      /* values of a row, rows (1 for a vector) */
-    sg_dtype type;       /* to be written; set by sg_conv_write */
+/* What is done with a value after it was read. */
+typedef enum sg_conv_op { SG_CONV_COPY = 0, SG_CONV_PLUS_ONE, SG_CONV_NEG_EXP } sg_conv_op;
+
+/* How consecutive values of the output lie in a source: value (i0, i1, ..) of a part is number i0 * stride0 + i1 * stride1 ..
+ * of the source. axis[0] is the innermost; axes are merged where they can be (sg_conv_part_merge), so a part that is read
+ * from end to end has one axis of stride 1. Sources in blocks (INT8, MXFP4) have stride 1 in whole blocks. */
+#define SG_CONV_AXES 6
+typedef struct sg_conv_part {
     const float *values; /* in memory (borrowed), or NULL: */
     const char *path;    /* file with the values (borrowed) */
-    uint64_t offset, scale_offset;
+    const char *scale_path; /* file with the scales of MXFP4 (borrowed) */
+    uint64_t offset, scale_offset; /* of value 0 of the part */
     uint32_t group;
     sg_conv_src src;
-    /* 0, or the number of heads that the rows (of a vector: the values) belong to. In the source, row i of a head turns
-     * with row i + head_dim/2; in the output neighbours turn, so row i goes to 2i and row i + head_dim/2 to 2i + 1. */
-    uint32_t n_pair_heads;
+    uint32_t n_axes;
+    struct { uint64_t n, stride; } axis[SG_CONV_AXES];
+} sg_conv_part;
+
+/* One tensor of the output and where its values are: whole rows of each part, one part after the other. */
+typedef struct sg_conv_tensor {
+    char name[64];
+    uint32_t n_dims; /* 1 to 3 */
+    uint64_t ne[3];  /* values of a row, rows (1 for a vector), matrices */
+    sg_dtype type;   /* to be written; set by sg_conv_write */
+    bool keep_f32;   /* small and delicate (routers, convolutions): F32 whatever the job says */
+    sg_conv_op op;
+    uint32_t n_parts;
+    sg_conv_part one, *many; /* one part, or (n_parts > 1) owned */
 } sg_conv_tensor;
 
 typedef struct sg_conv_model {
@@ -74,11 +101,23 @@ typedef struct sg_conv_model {
     sg_conv_vocab vocab;
     sg_conv_tensor *tensors;
     size_t n_tensors, cap_tensors;
+    float *owned[2]; /* values that tensors borrow; free() */
 } sg_conv_model;
 
-/* Appends a zeroed tensor with its name (printf) and shape; ne1 == 0: a vector. NULL when there is no memory. */
-sg_conv_tensor *sg_conv_add_tensor(sg_conv_model *m, uint64_t ne0, uint64_t ne1, const char *fmt, ...)
-    __attribute__((format(printf, 4, 5)));
+/* Appends a zeroed tensor with its name (printf) and shape; ne1 == 0: a vector, ne2 == 0: a matrix. It has one part: all
+ * values from end to end, of which the caller sets the source. NULL when there is no memory. */
+sg_conv_tensor *sg_conv_add_tensor(sg_conv_model *m, uint64_t ne0, uint64_t ne1, uint64_t ne2, const char *fmt, ...)
+    __attribute__((format(printf, 5, 6)));
+/* Makes room for n zeroed parts; NULL when there is no memory. */
+sg_conv_part *sg_conv_set_parts(sg_conv_tensor *t, uint32_t n);
+const sg_conv_part *sg_conv_parts(const sg_conv_tensor *t);
+void sg_conv_part_merge(sg_conv_part *p);
+uint64_t sg_conv_part_values(const sg_conv_part *p);
+/* Rows first .. first + n - 1 of the tensor (of all its matrices, one behind the other) as F32, F16 or BF16 values that lie
+ * together in a file, unchanged: one expert of many, gate or up of a fused matrix. False when they do not. */
+bool sg_conv_rows(const sg_conv_tensor *t, uint64_t first, uint64_t n, sg_conv_part *out);
+/* One part of a file that is read from end to end and not changed; no MXFP4, whose blocks are not those of GGUF. */
+bool sg_conv_is_plain(const sg_conv_tensor *t);
 /* Releases what the model owns; accepts a zeroed model. */
 void sg_conv_model_finish(sg_conv_model *m);
 

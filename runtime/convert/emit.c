@@ -1,5 +1,4 @@
 /* The model as a GGUF file: keys and tensor names as llama.cpp writes them. */
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,30 +8,6 @@
 #include "runtime/convert/convert.h"
 
 #define ALIGNMENT 32 /* GGUF's default */
-
-sg_conv_tensor *sg_conv_add_tensor(sg_conv_model *m, uint64_t ne0, uint64_t ne1, const char *fmt, ...) {
-    if (m->n_tensors == m->cap_tensors) {
-        const size_t cap = m->cap_tensors ? m->cap_tensors * 2 : 64;
-        sg_conv_tensor *p = realloc(m->tensors, cap * sizeof *p);
-        if (!p) return NULL;
-        m->tensors = p;
-        m->cap_tensors = cap;
-    }
-    sg_conv_tensor *t = &m->tensors[m->n_tensors++];
-    *t = (sg_conv_tensor) { .n_dims = ne1 ? 2 : 1, .ne = { ne0, ne1 ? ne1 : 1 } };
-    va_list ap;
-    va_start(ap, fmt);
-    vsnprintf(t->name, sizeof t->name, fmt, ap);
-    va_end(ap);
-    return t;
-}
-
-void sg_conv_model_finish(sg_conv_model *m) {
-    free(m->hp.rope_freqs);
-    sg_conv_vocab_finish(&m->vocab);
-    free(m->tensors);
-    *m = (sg_conv_model) { 0 };
-}
 
 char *sg_conv_model_name(const char *path) {
     char *full = realpath(path, NULL);
@@ -46,34 +21,6 @@ char *sg_conv_model_name(const char *path) {
     return name;
 }
 
-/* The key "ARCH.SUFFIX". */
-typedef struct key {
-    char text[96];
-} key;
-static key make_key(const sg_conv_hparams *hp, const char *suffix) {
-    key k;
-    snprintf(k.text, sizeof k.text, "%s.%s", hp->arch, suffix);
-    return k;
-}
-static void u32(sg_gguf_writer *w, const sg_conv_hparams *hp, const char *suffix, uint32_t v) {
-    sg_gguf_writer_u32(w, make_key(hp, suffix).text, v);
-}
-static void f32(sg_gguf_writer *w, const sg_conv_hparams *hp, const char *suffix, float v) {
-    sg_gguf_writer_f32(w, make_key(hp, suffix).text, v);
-}
-
-static void write_rope(sg_gguf_writer *w, const sg_conv_hparams *hp) {
-    u32(w, hp, "rope.dimension_count", hp->head_dim);
-    f32(w, hp, "rope.freq_base", hp->rope_base);
-    if (hp->rope == SG_CONV_ROPE_PLAIN) return;
-    sg_gguf_writer_str(w, make_key(hp, "rope.scaling.type").text, hp->rope == SG_CONV_ROPE_YARN ? "yarn" : "linear");
-    f32(w, hp, "rope.scaling.factor", hp->rope_factor);
-    if (hp->n_ctx_orig) u32(w, hp, "rope.scaling.original_context_length", hp->n_ctx_orig);
-    if (hp->rope_attn_factor > 0) f32(w, hp, "rope.scaling.attn_factor", hp->rope_attn_factor);
-    if (hp->beta_fast > 0) f32(w, hp, "rope.scaling.yarn_beta_fast", hp->beta_fast);
-    if (hp->beta_slow > 0) f32(w, hp, "rope.scaling.yarn_beta_slow", hp->beta_slow);
-}
-
 /* llama_ftype of llama.cpp: what most tensors of the file are. */
 static uint32_t file_type(sg_dtype type) {
     switch (type) {
@@ -85,6 +32,22 @@ static uint32_t file_type(sg_dtype type) {
     }
 }
 
+static void write_key(sg_gguf_writer *w, const sg_conv_hparams *hp, const sg_conv_key *k) {
+    char name[128];
+    const bool own = strncmp(k->name, "sparsegen.", 10) == 0;
+    snprintf(name, sizeof name, "%s%s%s", own ? "" : hp->arch, own ? "" : ".", k->name);
+    if (k->list)
+        sg_gguf_writer_array(w, name, SG_GGUF_U32, k->list, k->n);
+    else if (k->type == SG_GGUF_STRING)
+        sg_gguf_writer_str(w, name, k->text);
+    else if (k->type == SG_GGUF_F32)
+        sg_gguf_writer_f32(w, name, (float)k->number);
+    else if (k->type == SG_GGUF_BOOL)
+        sg_gguf_writer_bool(w, name, k->number != 0);
+    else
+        sg_gguf_writer_u32(w, name, (uint32_t)k->number);
+}
+
 sg_status sg_conv_write_metadata(const sg_conv_job *job, const sg_conv_hparams *hp, sg_gguf_writer *w, sg_error *err) {
     char *name = sg_conv_model_name(job->input);
     if (!name) return sg_fail(err, SG_E_NOMEM, "%s: no memory", job->input);
@@ -94,19 +57,12 @@ sg_status sg_conv_write_metadata(const sg_conv_job *job, const sg_conv_hparams *
     sg_gguf_writer_u32(w, "general.file_type", file_type(job->type));
     sg_gguf_writer_u32(w, "general.quantization_version", 2);
     if (!job->to_bin) sg_gguf_writer_u32(w, "general.alignment", ALIGNMENT); /* model.bin: its writer does it */
-    u32(w, hp, "context_length", hp->n_ctx);
-    u32(w, hp, "embedding_length", hp->n_embd);
-    u32(w, hp, "block_count", hp->n_layer);
-    u32(w, hp, "feed_forward_length", hp->n_ff);
-    u32(w, hp, "attention.head_count", hp->n_head);
-    u32(w, hp, "attention.head_count_kv", hp->n_head_kv);
-    u32(w, hp, "attention.key_length", hp->head_dim);
-    u32(w, hp, "attention.value_length", hp->head_dim);
-    f32(w, hp, "attention.layer_norm_rms_epsilon", hp->norm_eps);
-    u32(w, hp, "vocab_size", hp->n_vocab);
-    write_rope(w, hp);
-    if (hp->ffn_act) sg_gguf_writer_str(w, "sparsegen.ffn_activation", hp->ffn_act);
-    return SG_OK;
+    for (size_t i = 0; i < hp->n_keys; i++) write_key(w, hp, &hp->keys[i]);
+    return hp->failed ? sg_fail(err, SG_E_NOMEM, "%s: no memory for the keys", job->input) : SG_OK;
+}
+
+static bool is_blocks(const sg_conv_tensor *t) {
+    return sg_conv_parts(t)->src == SG_CONV_SRC_MXFP4 && !sg_conv_parts(t)->values && t->op == SG_CONV_COPY;
 }
 
 /* Vectors (norms, biases, frequencies) stay F32; rows that are no whole blocks become F16. */
@@ -117,12 +73,14 @@ static uint64_t choose_types(const sg_conv_job *job, sg_conv_model *m) {
     const char *example = "";
     for (size_t i = 0; i < m->n_tensors; i++) {
         sg_conv_tensor *t = &m->tensors[i];
-        t->type = t->n_dims == 1 ? SG_DTYPE_F32 : job->type;
-        if (t->n_dims > 1 && t->ne[0] % info->block_values) {
+        t->type = t->n_dims == 1 || t->keep_f32 ? SG_DTYPE_F32 : job->type;
+        if (job->keep_blocks && is_blocks(t)) {
+            t->type = SG_DTYPE_MXFP4;
+        } else if (t->type != SG_DTYPE_F32 && t->ne[0] % info->block_values) {
             t->type = SG_DTYPE_F16;
             if (fallen++ == 0) example = t->name;
         }
-        total += sg_dtype_bytes(sg_dtype_get(t->type), t->ne[0] * t->ne[1]);
+        total += sg_dtype_bytes(sg_dtype_get(t->type), t->ne[0] * t->ne[1] * t->ne[2]);
     }
     if (fallen)
         sg_log_line(&job->log, SG_LOG_WARN,

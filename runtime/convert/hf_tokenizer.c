@@ -2,9 +2,11 @@
  *   byte-level (pre_tokenizer ByteLevel)          -> "gpt2": tokens, merges and the name of the pre-tokenizer
  *   with byte fallback (converted SentencePiece)  -> "llama": tokens and scores, which follow the order of the merges
  * Format: https://github.com/huggingface/tokenizers, documentation of the components. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "runtime/base/utf8.h"
 #include "runtime/convert/file.h"
 #include "runtime/convert/hf_vocab.h"
 #include "runtime/text/vocab.h"
@@ -12,10 +14,18 @@
 #define MAX_FILE (128u << 20)
 #define GPT2_WORDS "<byte-level>" /* stands for ByteLevel with use_regex in a list of stages */
 
-/* Expressions of published tokenizer.json files (Meta-Llama-3-8B, Qwen2-7B, Mistral-Nemo) and the names that llama.cpp
- * gave them. Stages are separated by line feeds. */
+#define PUNCTUATION "<punctuation>"    /* stands for Punctuation that keeps runs together */
+#define ANY "\001"                     /* stands for any text, where an expression lists thousands of letters */
+
+/* Expressions of published tokenizer.json files (Meta-Llama-3-8B, Qwen2-7B, Qwen3.5, Mistral-Nemo, gpt-oss-20b, DeepSeek-V3,
+ * deepseek-llm-7b, falcon-7b, granite-3.0) and the names that llama.cpp gave them. Stages are separated by line feeds. */
 #define CONTRACTIONS "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-#define REST "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+#define REST "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*" ENDS
+#define ENDS "|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+#define UPPER "[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]"
+#define LOWER "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]"
+#define CASES(suffix) \
+    "[^\\r\\n\\p{L}\\p{N}]?" UPPER "*" LOWER "+" suffix "|[^\\r\\n\\p{L}\\p{N}]?" UPPER "+" LOWER "*" suffix
 static const struct {
     const char *stages;
     const char *pre, *pre_ignoring_merges; /* the second when model.ignore_merges is set */
@@ -23,12 +33,32 @@ static const struct {
     { GPT2_WORDS, "gpt-2", "gpt-2" },
     { CONTRACTIONS "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}" REST, "smaug-bpe", "llama-bpe" },
     { CONTRACTIONS "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}" REST, "qwen2", "qwen2" },
+    { CONTRACTIONS "|[^\\r\\n\\p{L}\\p{N}]?[\\p{L}\\p{M}]+|\\p{N}| ?[^\\s\\p{L}\\p{M}\\p{N}]+[\\r\\n]*" ENDS, "qwen35", "qwen35" },
     { "\\p{N}\n" GPT2_WORDS, "smollm", "smollm" },
-    { "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+"
-      "|[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*"
-      "|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
-      "tekken", "tekken" },
+    { CASES("") "|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*" ENDS, "tekken", "tekken" },
+    { CASES(CONTRACTIONS "?") "|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*" ENDS, "gpt-4o", "gpt-4o" },
+    { "\\p{N}{1,3}\n[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+\n"
+      "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\\r\\n]*" ENDS,
+      "deepseek-v3", "deepseek-v3" },
+    { "[\r\n]\n\\s?[A-Za-z\u00b5" ANY "]+\n\\s?[!-/:-~" ANY "]+\n\\s+$\n[\u4e00-\u9fa5" ANY "]+\n\\p{N}", "deepseek-llm", "deepseek-llm" },
+    { PUNCTUATION "\n" GPT2_WORDS "\n\\p{N}+\n[0-9][0-9][0-9]", "falcon", "falcon" },
 };
+static const char known_pre[] = "gpt-2, llama-3, qwen2, qwen35, smollm, tekken, gpt-4o, deepseek-v3, deepseek-llm, falcon";
+
+/* `pattern` is `text`; ANY in it stands for whatever there is up to what follows it. */
+static bool fits(const char *pattern, const char *text) {
+    for (;;) {
+        const size_t n = strcspn(pattern, ANY);
+        if (strncmp(pattern, text, n) != 0) return false;
+        pattern += n;
+        text += n;
+        if (!*pattern) return !*text;
+        char next[64]; /* what follows ANY, which does not occur in the lists */
+        pattern++;
+        snprintf(next, sizeof next, "%.*s", (int)strcspn(pattern, ANY), pattern);
+        if (!(text = strstr(text, next))) return false;
+    }
+}
 
 typedef struct tokenizer {
     sg_conv_vocab *v;
@@ -184,6 +214,11 @@ static sg_status word_stages(const tokenizer *t, sg_str *out, sg_error *err) {
             flag = false;
             SG_TRY(sg_json_bool(part, t->path, "individual_digits", &flag, err));
             stage = flag ? "\\p{N}" : "\\p{N}+";
+        } else if (is_type(part, "Punctuation")) {
+            const char *behaviour = sg_json_str(part, "behavior");
+            if (!behaviour || strcmp(behaviour, "Contiguous") != 0)
+                return sg_fail(err, SG_E_UNSUPPORTED, "%s: Punctuation that is not contiguous is not known", t->path);
+            stage = PUNCTUATION;
         } else if (is_type(part, "ByteLevel")) {
             SG_TRY(sg_json_bool(part, t->path, "add_prefix_space", &flag, err));
             if (flag)
@@ -209,12 +244,12 @@ static sg_status choose_pre(tokenizer *t, sg_error *err) {
     sg_status status = word_stages(t, &stages, err);
     const char *pre = NULL, *text = stages.data ? stages.data : "";
     for (size_t i = 0; i < sizeof pre_names / sizeof *pre_names; i++)
-        if (strcmp(pre_names[i].stages, text) == 0)
+        if (fits(pre_names[i].stages, text))
             pre = ignore_merges ? pre_names[i].pre_ignoring_merges : pre_names[i].pre;
     if (status == SG_OK && !pre)
         status = sg_fail(err, SG_E_UNSUPPORTED,
-                         "%s: the pre-tokenizer \"%.200s\" is not known (gpt-2, llama-3, qwen2, smollm, tekken)",
-                         t->path, text);
+                         "%s: the pre-tokenizer \"%.200s\" is not known (%s)", t->path, text,
+                         known_pre);
     if (pre) t->v->pre = pre;
     free(stages.data);
     return status;
@@ -327,5 +362,43 @@ sg_status sg_conv_vocab_read_hf_json(sg_conv_vocab *v, const char *path, const s
     if (status == SG_OK) status = sg_conv_vocab_add_json_tokens(v, root, path, log, err);
     if (status == SG_OK) read_post_processor(&t);
     cJSON_Delete(root);
+    return status;
+}
+
+/* Lines of merges.txt as a list of JSON strings; the first line may be a comment. */
+static cJSON *merge_list(char *text) {
+    cJSON *list = cJSON_CreateArray();
+    for (char *line = text; list && *line;) {
+        const size_t n = strcspn(line, "\n");
+        const bool last = line[n] == 0;
+        line[n] = 0;
+        if (n && line[n - 1] == '\r') line[n - 1] = 0;
+        cJSON *e = *line && strncmp(line, "#version", 8) != 0 ? cJSON_CreateString(line) : NULL;
+        if (e && !cJSON_AddItemToArray(list, e)) cJSON_Delete(e);
+        line += n + !last;
+    }
+    return list;
+}
+
+/* The older form of the same becomes the newer one: GPT-2's way to cut text is the only one that goes without saying. */
+sg_status sg_conv_vocab_read_hf_pair(sg_conv_vocab *v, const char *vocab, const char *merges, const sg_log *log, sg_error *err) {
+    cJSON *tokens = NULL;
+    sg_str text = { 0 };
+    sg_status status = sg_json_read(vocab, MAX_FILE, &tokens, err);
+    if (status == SG_OK) status = sg_file_read(merges, MAX_FILE, &text, err);
+    if (status == SG_OK && (memchr(text.data, 0, text.len) || sg_utf8_check(text.data, text.len) != text.len))
+        status = sg_fail(err, SG_E_FORMAT, "%s: is no UTF-8 text", merges);
+    if (status == SG_OK) {
+        static const char before[] = "{\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false},\"model\":{\"type\":\"BPE\"}}";
+        cJSON *root = cJSON_Parse(before), *list = merge_list(text.data), *model = cJSON_GetObjectItem(root, "model");
+        if (model && list && cJSON_AddItemToObject(model, "merges", list)) list = NULL;
+        if (model && !list && cJSON_AddItemToObject(model, "vocab", tokens)) tokens = NULL;
+        tokenizer t = { .v = v, .path = vocab, .root = root, .log = log };
+        status = list || tokens ? sg_fail(err, SG_E_NOMEM, "%s: no memory", vocab) : read_model(&t, err);
+        cJSON_Delete(list);
+        cJSON_Delete(root);
+    }
+    cJSON_Delete(tokens);
+    free(text.data);
     return status;
 }

@@ -74,6 +74,47 @@ static sg_status add_to_spm(const folder *f, sg_error *err) {
     return status;
 }
 
+/* "bos_token": a string, or an object with its "content". */
+static void named_token(const folder *f, const cJSON *config, const char *key, int32_t *id) {
+    const char *text = sg_json_str(config, key);
+    if (!text) text = sg_json_str(sg_json_get(config, key), "content");
+    const int32_t found = text ? sg_conv_vocab_find(f->v, text) : -1;
+    if (found >= 0) *id = found;
+}
+
+/* Special tokens of the older form are ordinary ones in vocab.json; the settings name them. */
+static void mark_special(const folder *f, const cJSON *config) {
+    static const char *const keys[] = { "bos_token", "eos_token", "unk_token", "pad_token" };
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        int32_t id = -1;
+        named_token(f, config, keys[i], &id);
+        if (id >= 0) f->v->types[id] = SG_TOK_CONTROL;
+    }
+}
+
+/* vocab.json with merges.txt, and what tokenizer_config.json adds. *done: they are there. */
+static sg_status read_pair(const folder *f, bool *done, sg_error *err) {
+    char *vocab = NULL, *merges = NULL, *path = NULL;
+    cJSON *json = NULL;
+    bool has_vocab = false, has_merges = false;
+    sg_status status = locate(f, "vocab.json", &vocab, &has_vocab, err);
+    if (status == SG_OK) status = locate(f, "merges.txt", &merges, &has_merges, err);
+    *done = has_vocab && has_merges;
+    if (status == SG_OK && *done) status = optional_json(f, "tokenizer_config.json", &path, &json, err);
+    const char *class = sg_json_str(json, "tokenizer_class");
+    if (status == SG_OK && *done && class && strncmp(class, "GPT2", 4) != 0)
+        status = sg_fail(err, SG_E_UNSUPPORTED, "%s: vocab.json of a %.60s is not known without a tokenizer.json", f->dir, class);
+    if (status == SG_OK && *done) status = sg_conv_vocab_read_hf_pair(f->v, vocab, merges, f->log, err);
+    if (status == SG_OK && *done) status = add_decoder_tokens(f, json, path, err);
+    if (status == SG_OK && *done) mark_special(f, json);
+    if (status == SG_OK && *done) sg_log_line(f->log, SG_LOG_INFO, "vocabulary from %s and merges.txt", vocab);
+    cJSON_Delete(json);
+    free(path);
+    free(merges);
+    free(vocab);
+    return status;
+}
+
 static sg_status read_any(const folder *f, const char *spm, bool has_spm, const char *json, bool has_json,
                           sg_error *err) {
     if (has_spm && looks_like_spm(spm)) {
@@ -87,6 +128,9 @@ static sg_status read_any(const folder *f, const char *spm, bool has_spm, const 
         sg_log_line(f->log, SG_LOG_INFO, "vocabulary from %s", json);
         return SG_OK;
     }
+    bool done = false;
+    SG_TRY(read_pair(f, &done, err));
+    if (done) return SG_OK;
     if (has_spm)
         return sg_fail(err, SG_E_UNSUPPORTED, "%s: is no SentencePiece model, and there is no tokenizer.json", spm);
     return sg_fail(err, SG_E_NOT_FOUND, "%s: holds neither tokenizer.json nor tokenizer.model", f->dir);
@@ -101,14 +145,6 @@ static sg_status find_vocab(const folder *f, sg_error *err) {
     free(spm);
     free(json);
     return status;
-}
-
-/* "bos_token": a string, or an object with its "content". */
-static void named_token(const folder *f, const cJSON *config, const char *key, int32_t *id) {
-    const char *text = sg_json_str(config, key);
-    if (!text) text = sg_json_str(sg_json_get(config, key), "content");
-    const int32_t found = text ? sg_conv_vocab_find(f->v, text) : -1;
-    if (found >= 0) *id = found;
 }
 
 /* "eos_token_id" of config.json: a number or a list of them; used where the tokenizer names none. */
@@ -173,6 +209,9 @@ static sg_status read_settings(const folder *f, sg_error *err) {
         numbered_token(f, json, "bos_token_id", &v->bos);
         numbered_token(f, json, "eos_token_id", &v->eos);
         numbered_token(f, json, "pad_token_id", &v->pad);
+        const cJSON *text = sg_json_get(json, "text_config"); /* of a model that also sees */
+        numbered_token(f, text, "bos_token_id", &v->bos);
+        numbered_token(f, text, "eos_token_id", &v->eos);
     }
     cJSON_Delete(json);
     free(path);

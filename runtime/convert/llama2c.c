@@ -28,6 +28,10 @@ static const char *const names[KINDS] = {
     "blk.%u.ffn_down.weight", "blk.%u.ffn_up.weight",      "output_norm.weight",     "output.weight",
 };
 
+typedef struct dims {
+    uint32_t n_embd, n_ff, n_layer, n_head, n_head_kv, head_dim, n_vocab, n_ctx;
+} dims;
+
 typedef struct checkpoint {
     const char *path;
     uint64_t size; /* of the file */
@@ -48,7 +52,7 @@ static uint64_t n_bytes(const checkpoint *c, int kind) {
     return is_int8(c, kind) ? n + n / c->group * 4 : n * 4;
 }
 
-static sg_status check_dims(const char *path, const int32_t p[7], sg_conv_hparams *hp, bool *tied, sg_error *err) {
+static sg_status check_dims(const char *path, const int32_t p[7], dims *hp, bool *tied, sg_error *err) {
     static const char *const what[7] = { "dim",        "hidden_dim", "n_layers", "n_heads",
                                          "n_kv_heads", "vocab_size", "seq_len" };
     static const uint32_t most[7] = { SG_CONV_MAX_DIM,   SG_CONV_MAX_DIM, SG_CONV_MAX_LAYERS, 65536, 65536,
@@ -59,16 +63,13 @@ static sg_status check_dims(const char *path, const int32_t p[7], sg_conv_hparam
             return sg_fail(err, SG_E_FORMAT, "%s: is no llama2.c checkpoint: %s would be %d", path, what[i], p[i]);
     }
     *tied = *tied && p[5] > 0;
-    *hp = (sg_conv_hparams) { .arch = "llama",
-                              .n_embd = (uint32_t)p[0],
-                              .n_ff = (uint32_t)p[1],
-                              .n_layer = (uint32_t)p[2],
-                              .n_head = (uint32_t)p[3],
-                              .n_head_kv = (uint32_t)p[4],
-                              .n_vocab = (uint32_t)abs(p[5]),
-                              .n_ctx = (uint32_t)p[6],
-                              .norm_eps = 1e-5f,
-                              .rope_base = 10000.0f };
+    *hp = (dims) { .n_embd = (uint32_t)p[0],
+                   .n_ff = (uint32_t)p[1],
+                   .n_layer = (uint32_t)p[2],
+                   .n_head = (uint32_t)p[3],
+                   .n_head_kv = (uint32_t)p[4],
+                   .n_vocab = (uint32_t)abs(p[5]),
+                   .n_ctx = (uint32_t)p[6] };
     hp->head_dim = hp->n_embd / hp->n_head;
     if (hp->n_embd % hp->n_head || hp->n_head % hp->n_head_kv || hp->head_dim % 2)
         return sg_fail(err, SG_E_FORMAT,
@@ -77,7 +78,7 @@ static sg_status check_dims(const char *path, const int32_t p[7], sg_conv_hparam
     return SG_OK;
 }
 
-static sg_status read_header(checkpoint *c, int fd, sg_conv_hparams *hp, sg_error *err) {
+static sg_status read_header(checkpoint *c, int fd, dims *hp, sg_error *err) {
     uint8_t raw[45] = { 0 };
     int32_t p[7];
     uint32_t magic;
@@ -104,7 +105,7 @@ static sg_status read_header(checkpoint *c, int fd, sg_conv_hparams *hp, sg_erro
 }
 
 /* Finds every tensor in the file; its size must be exactly right. */
-static sg_status lay_out(checkpoint *c, const sg_conv_hparams *hp, sg_error *err) {
+static sg_status lay_out(checkpoint *c, const dims *hp, sg_error *err) {
     const uint64_t d = hp->n_embd, ff = hp->n_ff, kv = (uint64_t)hp->n_head_kv * hp->head_dim;
     const uint64_t shapes[KINDS][2] = {
         [TOK] = { d, hp->n_vocab },
@@ -143,13 +144,14 @@ static bool add(sg_conv_model *m, const checkpoint *c, int kind, uint32_t layer)
 #pragma GCC diagnostic ignored "-Wformat-nonliteral"
     snprintf(name, sizeof name, names[kind], layer);
 #pragma GCC diagnostic pop
-    sg_conv_tensor *t = sg_conv_add_tensor(m, c->ne[kind][0], c->ne[kind][1], "%s", name);
+    sg_conv_tensor *t = sg_conv_add_tensor(m, c->ne[kind][0], c->ne[kind][1], 0, "%s", name);
     if (!t) return false;
-    t->path = c->path;
-    t->offset = c->base[kind] + layer * n_bytes(c, kind);
-    t->src = is_int8(c, kind) ? SG_CONV_SRC_INT8 : SG_CONV_SRC_F32;
-    t->group = c->group;
-    t->scale_offset = t->offset + n_values(c, kind);
+    sg_conv_part *p = &t->one;
+    p->path = c->path;
+    p->offset = c->base[kind] + layer * n_bytes(c, kind);
+    p->src = is_int8(c, kind) ? SG_CONV_SRC_INT8 : SG_CONV_SRC_F32;
+    p->group = c->group;
+    p->scale_offset = p->offset + n_values(c, kind);
     return true;
 }
 
@@ -160,6 +162,24 @@ static sg_status add_all(sg_conv_model *m, const checkpoint *c, sg_error *err) {
     ok = ok && add(m, c, NORM, 0);
     if (!c->tied) ok = ok && add(m, c, OUT, 0);
     return ok ? SG_OK : sg_fail(err, SG_E_NOMEM, "%s: no memory for the list of tensors", c->path);
+}
+
+static void set_keys(const dims *d, sg_conv_hparams *hp) {
+    hp->arch = "llama";
+    hp->n_layer = d->n_layer;
+    hp->n_vocab = d->n_vocab;
+    sg_conv_set_u32(hp, "context_length", d->n_ctx);
+    sg_conv_set_u32(hp, "embedding_length", d->n_embd);
+    sg_conv_set_u32(hp, "block_count", d->n_layer);
+    sg_conv_set_u32(hp, "feed_forward_length", d->n_ff);
+    sg_conv_set_u32(hp, "attention.head_count", d->n_head);
+    sg_conv_set_u32(hp, "attention.head_count_kv", d->n_head_kv);
+    sg_conv_set_u32(hp, "attention.key_length", d->head_dim);
+    sg_conv_set_u32(hp, "attention.value_length", d->head_dim);
+    sg_conv_set_f32(hp, "attention.layer_norm_rms_epsilon", 1e-5f);
+    sg_conv_set_u32(hp, "vocab_size", d->n_vocab);
+    sg_conv_set_u32(hp, "rope.dimension_count", d->head_dim);
+    sg_conv_set_f32(hp, "rope.freq_base", 10000.0f);
 }
 
 static bool ends_with(const char *s, const char *end) {
@@ -216,11 +236,13 @@ static sg_status read_vocab(const sg_conv_job *job, sg_conv_model *m, sg_error *
 sg_status sg_conv_llama2c(const sg_conv_job *job, sg_error *err) {
     sg_conv_model m = { 0 };
     checkpoint c = { .path = job->input };
+    dims d = { 0 };
     int fd;
     SG_TRY(sg_file_open(c.path, &fd, &c.size, err));
-    sg_status status = read_header(&c, fd, &m.hp, err);
+    sg_status status = read_header(&c, fd, &d, err);
     close(fd);
-    if (status == SG_OK) status = lay_out(&c, &m.hp, err);
+    if (status == SG_OK) status = lay_out(&c, &d, err);
+    if (status == SG_OK) set_keys(&d, &m.hp);
     if (status == SG_OK) status = add_all(&m, &c, err);
     if (status == SG_OK) status = read_vocab(job, &m, err);
     if (status == SG_OK) status = sg_conv_write(job, &m, err);

@@ -1,4 +1,5 @@
 /* Values of one tensor from source to output, a few MiB at a time. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -8,46 +9,129 @@
 #include "runtime/convert/file.h"
 
 #define CHUNK_VALUES (1u << 20) /* 4 MiB as F32; at least one row */
+#define TURNED_VALUES (4u << 20) /* of a part whose rows are columns of the source: each column is a read of its own */
 
 typedef struct stream {
     const sg_conv_tensor *t;
-    uint64_t cols, rows; /* as ne, but a vector whose values change places counts as rows of one value */
-    int fd;
-    uint8_t *raw;  /* source bytes of one chunk */
-    float *scales; /* INT8: scales of one chunk */
-    float *values; /* the chunk as F32 */
-    uint8_t *out;  /* the chunk as written */
+    const sg_conv_part *p;
+    int fd, scale_fd;
+    const char *open, *scale_open; /* the files that they are of; NULL: none */
+    uint8_t *raw;     /* source bytes of one chunk */
+    float *scales;    /* INT8: scales of one chunk */
+    float *values;    /* the chunk as F32 */
+    uint8_t *out;     /* the chunk as written */
+    bool blocks;      /* MXFP4 to MXFP4: raw bytes go through `out` unchanged in value */
 } stream;
+
+#define BLOCK 32u       /* values of an MXFP4 block */
+#define BLOCK_BYTES 17u /* in GGUF: the scale, then codes i and i + 16 in byte i */
 
 static uint64_t src_bytes(sg_conv_src src) { return src == SG_CONV_SRC_F32 ? 4 : src == SG_CONV_SRC_INT8 ? 1 : 2; }
 
-/* Row of the source for row r of the output; see n_pair_heads. */
-static uint64_t source_row(const stream *s, uint64_t r) {
-    const uint64_t head = s->rows / s->t->n_pair_heads, in_head = r % head;
-    return r - in_head + in_head % 2 * (head / 2) + in_head / 2;
+/* Blocks of GGUF from n / 2 bytes of codes, of which neighbours share a byte, and n / 32 scales. */
+static void pack_mxfp4(const uint8_t *codes, const uint8_t *scales, size_t n, uint8_t *out) {
+    for (size_t b = 0; b < n / BLOCK; b++, codes += BLOCK / 2, out += BLOCK_BYTES) {
+        out[0] = scales[b];
+        for (size_t i = 0; i < BLOCK / 2; i++) {
+            const unsigned lo = codes[i / 2] >> (i % 2 * 4) & 15, hi = codes[8 + i / 2] >> (i % 2 * 4) & 15;
+            out[1 + i] = (uint8_t)(lo | hi << 4);
+        }
+    }
+}
+
+static sg_status load_mxfp4(stream *s, float *values, uint64_t first, size_t n, sg_error *err) {
+    const sg_conv_part *p = s->p;
+    uint8_t *scales = s->raw + n / 2, *packed = scales + n / BLOCK;
+    SG_TRY(sg_file_read_at(s->fd, p->path, s->raw, n / 2, p->offset + first / 2, err));
+    SG_TRY(sg_file_read_at(s->scale_fd, p->scale_path, scales, n / BLOCK, p->scale_offset + first / BLOCK, err));
+    for (size_t i = 0; i < n / BLOCK; i++)
+        if (scales[i] == 255)
+            return sg_fail(err, SG_E_FORMAT, "%s: tensor %s holds values that are no finite numbers", p->path, s->t->name);
+    if (s->blocks) packed = s->out + (size_t)(values - s->values) / BLOCK * BLOCK_BYTES;
+    pack_mxfp4(s->raw, scales, n, packed);
+    if (!s->blocks) sg_dequantize(SG_DTYPE_MXFP4, packed, values, n);
+    return SG_OK;
 }
 
 /* values[n] from source values first .. first + n, which lie together. */
 static sg_status load(stream *s, float *values, uint64_t first, size_t n, sg_error *err) {
-    const sg_conv_tensor *t = s->t;
-    const uint64_t unit = src_bytes(t->src);
-    if (t->src == SG_CONV_SRC_F32) return sg_file_read_at(s->fd, t->path, values, n * 4, t->offset + first * 4, err);
-    SG_TRY(sg_file_read_at(s->fd, t->path, s->raw, n * unit, t->offset + first * unit, err));
-    if (t->src == SG_CONV_SRC_INT8) {
-        const uint64_t group = first / t->group, groups = (first + n - 1) / t->group - group + 1;
-        SG_TRY(sg_file_read_at(s->fd, t->path, s->scales, groups * 4, t->scale_offset + group * 4, err));
-        for (size_t i = 0; i < n; i++) values[i] = (float)(int8_t)s->raw[i] * s->scales[(first + i) / t->group - group];
+    const sg_conv_part *p = s->p;
+    const uint64_t unit = src_bytes(p->src);
+    if (p->values) {
+        memcpy(values, p->values + first, n * sizeof *values);
+        return SG_OK;
+    }
+    if (p->src == SG_CONV_SRC_F32) return sg_file_read_at(s->fd, p->path, values, n * 4, p->offset + first * 4, err);
+    if (p->src == SG_CONV_SRC_MXFP4) return load_mxfp4(s, values, first, n, err);
+    SG_TRY(sg_file_read_at(s->fd, p->path, s->raw, n * unit, p->offset + first * unit, err));
+    if (p->src == SG_CONV_SRC_INT8) {
+        const uint64_t group = first / p->group, groups = (first + n - 1) / p->group - group + 1;
+        SG_TRY(sg_file_read_at(s->fd, p->path, s->scales, groups * 4, p->scale_offset + group * 4, err));
+        for (size_t i = 0; i < n; i++) values[i] = (float)(int8_t)s->raw[i] * s->scales[(first + i) / p->group - group];
     } else {
-        sg_dequantize(t->src == SG_CONV_SRC_F16 ? SG_DTYPE_F16 : SG_DTYPE_BF16, s->raw, values, n);
+        sg_dequantize(p->src == SG_CONV_SRC_F16 ? SG_DTYPE_F16 : SG_DTYPE_BF16, s->raw, values, n);
     }
     return SG_OK;
 }
 
-static sg_status load_rows(stream *s, uint64_t row, uint64_t rows, sg_error *err) {
-    if (s->t->n_pair_heads == 0) return load(s, s->values, row * s->cols, rows * s->cols, err);
-    for (uint64_t i = 0; i < rows; i++)
-        SG_TRY(load(s, s->values + i * s->cols, source_row(s, row + i) * s->cols, s->cols, err));
+/* Where value `i` of axes from .. n_axes - 1 lies. */
+static uint64_t place(const sg_conv_part *p, uint32_t from, uint64_t i) {
+    uint64_t at = 0;
+    for (uint32_t k = from; k < p->n_axes; k++) {
+        at += i % p->axis[k].n * p->axis[k].stride;
+        i /= p->axis[k].n;
+    }
+    return at;
+}
+
+/* Values first .. first + n of a part whose innermost axis is read along the file. */
+static sg_status load_runs(stream *s, uint64_t first, size_t n, sg_error *err) {
+    const uint64_t run = s->p->axis[0].n;
+    for (size_t done = 0; done < n;) {
+        const uint64_t i = first + done, in_run = i % run;
+        const size_t now = run - in_run < n - done ? (size_t)(run - in_run) : n - done;
+        SG_TRY(load(s, s->values + done, place(s->p, 1, i / run) + in_run, now, err));
+        done += now;
+    }
     return SG_OK;
+}
+
+/* Turned: the axis whose values lie closest together, which is not the innermost one. */
+static uint32_t fast_axis(const sg_conv_part *p) {
+    uint32_t best = 0;
+    for (uint32_t k = 1; k < p->n_axes; k++)
+        if (p->axis[k].stride < p->axis[best].stride) best = k;
+    return best;
+}
+
+static uint64_t inner_values(const sg_conv_part *p, uint32_t axis) {
+    uint64_t n = 1;
+    for (uint32_t k = 0; k < axis; k++) n *= p->axis[k].n;
+    return n;
+}
+
+/* Values first .. first + n: `many` places of the fast axis, with all that is inside of it. Each inner value is read for all
+ * of them at once and put in its place. */
+static sg_status load_turned(stream *s, uint32_t fast, uint64_t first, size_t n, float *column, sg_error *err) {
+    const uint64_t inner = inner_values(s->p, fast), stride = s->p->axis[fast].stride, from = place(s->p, fast, first / inner);
+    const size_t many = n / inner;
+    for (uint64_t i = 0; i < inner; i++) {
+        uint64_t at = from, rest = i;
+        for (uint32_t k = 0; k < fast; k++) {
+            at += rest % s->p->axis[k].n * s->p->axis[k].stride;
+            rest /= s->p->axis[k].n;
+        }
+        SG_TRY(load(s, column, at, (many - 1) * stride + 1, err));
+        for (size_t k = 0; k < many; k++) s->values[k * inner + i] = column[k * stride];
+    }
+    return SG_OK;
+}
+
+static void apply(sg_conv_op op, float *v, size_t n) {
+    if (op == SG_CONV_PLUS_ONE)
+        for (size_t i = 0; i < n; i++) v[i] += 1.0f;
+    if (op == SG_CONV_NEG_EXP)
+        for (size_t i = 0; i < n; i++) v[i] = (float)-exp(v[i]);
 }
 
 sg_status sg_conv_check(const char *path, const char *name, const float *values, size_t n, sg_dtype type, sg_error *err) {
@@ -69,51 +153,100 @@ sg_status sg_conv_check(const char *path, const char *name, const float *values,
     return SG_OK;
 }
 
-/* *step: rows of a chunk. */
-static sg_status stream_open(stream *s, const sg_conv_tensor *t, uint64_t *step, sg_error *err) {
-    const bool by_value = t->n_dims == 1 && t->n_pair_heads;
-    *s = (stream) { .t = t, .cols = by_value ? 1 : t->ne[0], .rows = by_value ? t->ne[0] : t->ne[1], .fd = -1 };
-    *step = CHUNK_VALUES / s->cols;
-    *step = *step == 0 ? 1 : *step > s->rows ? s->rows : *step;
-    const size_t n = *step * s->cols;
-    s->values = malloc(n * sizeof *s->values);
-    s->out = malloc(sg_dtype_bytes(sg_dtype_get(t->type), n));
-    if (!t->values && t->src != SG_CONV_SRC_F32) s->raw = malloc(n * src_bytes(t->src));
-    if (!t->values && t->src == SG_CONV_SRC_INT8) s->scales = malloc((n / t->group + 2) * sizeof *s->scales);
-    if (!s->values || !s->out || (!t->values && t->src != SG_CONV_SRC_F32 && !s->raw) ||
-        (!t->values && t->src == SG_CONV_SRC_INT8 && !s->scales))
-        return sg_fail(err, SG_E_NOMEM, "no memory to convert tensor %s", t->name);
-    uint64_t size;
-    return t->values ? SG_OK : sg_file_open(t->path, &s->fd, &size, err);
-}
-
 static void stream_close(stream *s) {
     if (s->fd >= 0) close(s->fd);
+    if (s->scale_fd >= 0) close(s->scale_fd);
     free(s->raw);
     free(s->scales);
     free(s->values);
     free(s->out);
 }
 
+/* Memory for chunks of n values, of which a turned part also needs columns of `column` values. */
+static sg_status stream_room(stream *s, size_t n, size_t column, sg_error *err) {
+    const size_t most = n > column ? n : column;
+    free(s->raw);
+    free(s->scales);
+    free(s->values);
+    free(s->out);
+    s->scales = NULL;
+    s->values = malloc((n + column) * sizeof *s->values);
+    s->out = malloc(sg_dtype_bytes(sg_dtype_get(s->t->type), n));
+    s->raw = malloc(most * 2);
+    const bool int8 = s->p->src == SG_CONV_SRC_INT8 && !s->p->values;
+    if (int8) s->scales = malloc((most / s->p->group + 2) * sizeof *s->scales);
+    if (s->values && s->out && s->raw && (!int8 || s->scales)) return SG_OK;
+    return sg_fail(err, SG_E_NOMEM, "no memory to convert tensor %s", s->t->name);
+}
+
+typedef struct sink {
+    const sg_conv_job *job;
+    sg_gguf_writer *w;
+    uint64_t *done, total;
+} sink;
+
+static sg_status put(stream *s, const sink *k, size_t n, sg_error *err) {
+    const sg_conv_tensor *t = s->t;
+    const size_t bytes = sg_dtype_bytes(sg_dtype_get(t->type), n);
+    if (!s->blocks) {
+        apply(t->op, s->values, n);
+        SG_TRY(sg_conv_check(s->p->path ? s->p->path : "", t->name, s->values, n, t->type, err));
+        sg_quantize(t->type, s->values, s->out, n);
+    }
+    SG_TRY(sg_gguf_writer_data(k->w, s->out, bytes, err));
+    *k->done += bytes;
+    if (k->job->progress && !k->job->progress(k->job->user, *k->done, k->total))
+        return sg_fail(err, SG_E_CANCELLED, "%s: the conversion was cancelled", k->job->output);
+    return SG_OK;
+}
+
+/* Whole rows at a time; of a turned part whole blocks of its fast axis. */
+static sg_status stream_part(stream *s, const sink *k, sg_error *err) {
+    const sg_conv_part *p = s->p;
+    const bool turned = p->axis[0].stride != 1;
+    const uint32_t fast = turned ? fast_axis(p) : 0;
+    const uint64_t total = sg_conv_part_values(p), unit = turned ? inner_values(p, fast) : s->t->ne[0], units = total / unit;
+    const uint64_t stride = p->axis[fast].stride, limit = turned ? TURNED_VALUES / unit / stride : CHUNK_VALUES / unit;
+    /* a turned chunk must not reach over the end of the fast axis */
+    const uint64_t along = turned ? p->axis[fast].n : units, step = limit == 0 ? 1 : limit > along ? along : limit;
+    if (unit % sg_dtype_get(s->t->type)->block_values)
+        return sg_fail(err, SG_E_INTERNAL, "tensor %s cannot be gathered", s->t->name);
+    const size_t column = turned ? (step - 1) * stride + 1 : 0;
+    SG_TRY(stream_room(s, step * unit, column, err));
+    for (uint64_t at = 0; at < units;) {
+        const uint64_t left = turned ? along - at % along : units - at, many = left < step ? left : step;
+        if (turned)
+            SG_TRY(load_turned(s, fast, at * unit, many * unit, s->values + step * unit, err));
+        else
+            SG_TRY(load_runs(s, at * unit, many * unit, err));
+        SG_TRY(put(s, k, many * unit, err));
+        at += many;
+    }
+    return SG_OK;
+}
+
+static sg_status open_file(const char *path, int *fd, const char **open, sg_error *err) {
+    if (!path || (*open && strcmp(*open, path) == 0)) return SG_OK;
+    if (*fd >= 0) close(*fd);
+    *fd = -1;
+    *open = NULL;
+    uint64_t size;
+    SG_TRY(sg_file_open(path, fd, &size, err));
+    *open = path;
+    return SG_OK;
+}
+
 sg_status sg_conv_stream(const sg_conv_job *job, const sg_conv_tensor *t, sg_gguf_writer *w, uint64_t *done,
                          uint64_t total, sg_error *err) {
-    uint64_t step;
-    stream s;
-    sg_status status = stream_open(&s, t, &step, err);
-    for (uint64_t row = 0; status == SG_OK && row < s.rows; row += step) {
-        const uint64_t rows = s.rows - row < step ? s.rows - row : step;
-        const size_t n = rows * s.cols, bytes = sg_dtype_bytes(sg_dtype_get(t->type), n);
-        if (t->values)
-            memcpy(s.values, t->values + row * s.cols, n * sizeof *s.values);
-        else
-            status = load_rows(&s, row, rows, err);
-        if (status == SG_OK) status = sg_conv_check(t->path ? t->path : "", t->name, s.values, n, t->type, err);
-        if (status != SG_OK) break;
-        sg_quantize(t->type, s.values, s.out, n);
-        status = sg_gguf_writer_data(w, s.out, bytes, err);
-        *done += bytes;
-        if (status == SG_OK && job->progress && !job->progress(job->user, *done, total))
-            status = sg_fail(err, SG_E_CANCELLED, "%s: the conversion was cancelled", job->output);
+    const sink k = { job, w, done, total };
+    stream s = { .t = t, .fd = -1, .scale_fd = -1 };
+    sg_status status = SG_OK;
+    for (uint32_t i = 0; status == SG_OK && i < t->n_parts; i++) {
+        s.p = sg_conv_parts(t) + i;
+        s.blocks = s.p->src == SG_CONV_SRC_MXFP4 && t->type == SG_DTYPE_MXFP4;
+        if (!s.p->values) status = open_file(s.p->path, &s.fd, &s.open, err);
+        if (status == SG_OK) status = open_file(s.p->scale_path, &s.scale_fd, &s.scale_open, err);
+        if (status == SG_OK) status = stream_part(&s, &k, err);
     }
     stream_close(&s);
     return status;

@@ -78,6 +78,90 @@ static const family families[] = {
                          "</s>\n",
                          NULL,
                          false },
+    /* gpt-oss-20b, without the date; a system message becomes the developer's */
+    [SG_CHAT_HARMONY] = { "harmony",
+                          { "<|start|>system<|message|>You are ChatGPT, a large language model trained by OpenAI.\n"
+                            "Knowledge cutoff: 2024-06\n\nReasoning: medium\n\n# Valid channels: analysis, commentary, final. "
+                            "Channel must be included for every message.<|end|><|start|>developer<|message|># Instructions\n\n",
+                            "\n\n<|end|>" },
+                          { "<|start|>user<|message|>", "<|end|>" },
+                          { "<|start|>assistant<|channel|>final<|message|>", "<|end|>" },
+                          "<|start|>assistant",
+                          "<|end|>",
+                          NULL,
+                          false },
+    /* granite-3.0-8b-instruct, without its default system message */
+    [SG_CHAT_GRANITE] = { "granite",
+                          { "<|start_of_role|>system<|end_of_role|>", "<|end_of_text|>\n" },
+                          { "<|start_of_role|>user<|end_of_role|>", "<|end_of_text|>\n" },
+                          { "<|start_of_role|>assistant<|end_of_role|>", "<|end_of_text|>\n" },
+                          "<|start_of_role|>assistant<|end_of_role|>",
+                          "<|end_of_text|>\n",
+                          NULL,
+                          false },
+    /* DeepSeek-V2-Lite-Chat */
+    [SG_CHAT_DEEPSEEK2] = { "deepseek-2",
+                            { "", "\n\n" },
+                            { "User: ", "\n\n" },
+                            { "Assistant: ", "<\uff5cend\u2581of\u2581sentence\uff5c>" },
+                            "Assistant:",
+                            "<\uff5cend\u2581of\u2581sentence\uff5c>",
+                            NULL,
+                            false },
+    /* DeepSeek-V3 */
+    [SG_CHAT_DEEPSEEK3] = { "deepseek-3",
+                            { "", "" },
+                            { "<\uff5cUser\uff5c>", "" },
+                            { "<\uff5cAssistant\uff5c>", "<\uff5cend\u2581of\u2581sentence\uff5c>" },
+                            "<\uff5cAssistant\uff5c>",
+                            "<\uff5cend\u2581of\u2581sentence\uff5c>",
+                            NULL,
+                            false },
+    /* glm-4-9b-chat-hf; [gMASK]<sop> in front of all is left to the tokenizer */
+    [SG_CHAT_GLM4] = { "glm-4",
+                       { "<|system|>\n", "" },
+                       { "<|user|>\n", "" },
+                       { "<|assistant|>\n", "" },
+                       "<|assistant|>",
+                       "",
+                       NULL,
+                       false },
+    /* ERNIE-4.5-21B-A3B-PT */
+    [SG_CHAT_ERNIE] = { "ernie",
+                        { "", "\n" },
+                        { "User: ", "\n" },
+                        { "Assistant: ", "<|end_of_sentence|>" },
+                        "Assistant: ",
+                        "<|end_of_sentence|>",
+                        NULL,
+                        false },
+    /* OLMoE-1B-7B-0924-Instruct; Falcon3-7B-Instruct has the same */
+    [SG_CHAT_TULU] = { "tulu",
+                       { "<|system|>\n", "\n" },
+                       { "<|user|>\n", "\n" },
+                       { "<|assistant|>\n", "<|endoftext|>\n" },
+                       "<|assistant|>\n",
+                       "<|endoftext|>\n",
+                       NULL,
+                       false },
+    /* Nemotron-Mini-4B-Instruct, without its empty system message */
+    [SG_CHAT_NEMOTRON] = { "nemotron",
+                           { "<extra_id_0>System\n", "\n\n" },
+                           { "<extra_id_1>User\n", "\n" },
+                           { "<extra_id_1>Assistant\n", "\n" },
+                           "<extra_id_1>Assistant\n",
+                           "\n",
+                           NULL,
+                           true },
+    /* falcon-180B-chat */
+    [SG_CHAT_FALCON] = { "falcon",
+                         { "System: ", "\n" },
+                         { "User: ", "\n" },
+                         { "Falcon: ", "\n" },
+                         "Falcon:",
+                         "\n",
+                         NULL,
+                         false },
 };
 
 static bool has(const char *text, const char *what) { return strstr(text, what) != NULL; }
@@ -91,22 +175,43 @@ static bool is_zephyr(const char *jinja) {
     return has(jinja, "<|assistant|>") && end && ((eos && eos < end) || (literal && literal < end));
 }
 
+/* Families that one piece of text tells apart from all others. */
+static const struct { const char *mark; sg_chat_family family; } marks[] = {
+    { "<|channel|>", SG_CHAT_HARMONY },
+    { "<|start_of_role|>", SG_CHAT_GRANITE },
+    { "<\uff5cUser\uff5c>", SG_CHAT_DEEPSEEK3 },
+    { "[gMASK]", SG_CHAT_GLM4 },
+    { "<extra_id_1>User", SG_CHAT_NEMOTRON },
+    { "Falcon:", SG_CHAT_FALCON },
+};
+
+/* Roles in plain words. ERNIE ends an answer with the separator token, DeepSeek with the EOS token. */
+static sg_chat_family in_words(const char *jinja) {
+    if (!has(jinja, "User: ") || !has(jinja, "Assistant: ")) return SG_CHAT_NONE;
+    if (has(jinja, "sep_token") || has(jinja, "<|end_of_sentence|>")) return SG_CHAT_ERNIE;
+    return has(jinja, "eos_token") || has(jinja, "<\uff5cend\u2581of\u2581sentence\uff5c>") ? SG_CHAT_DEEPSEEK2 : SG_CHAT_NONE;
+}
+
 sg_chat_family sg_chat_recognise(const char *jinja) {
     if (!jinja) return SG_CHAT_NONE;
+    for (size_t i = 0; i < sizeof marks / sizeof *marks; i++)
+        if (has(jinja, marks[i].mark)) return marks[i].family;
     if (has(jinja, "<|im_start|>")) return has(jinja, "<|im_sep|>") ? SG_CHAT_NONE : SG_CHAT_CHATML; /* Phi-4 differs */
     if (has(jinja, "[INST]")) return has(jinja, "<<SYS>>") ? SG_CHAT_LLAMA2 : SG_CHAT_MISTRAL;
     if (has(jinja, "<|start_header_id|>") && has(jinja, "<|end_header_id|>")) return SG_CHAT_LLAMA3;
     if (has(jinja, "<start_of_turn>")) return SG_CHAT_GEMMA;
     if (has(jinja, "<|assistant|>") && has(jinja, "<|end|>")) return SG_CHAT_PHI3;
-    return is_zephyr(jinja) ? SG_CHAT_ZEPHYR : SG_CHAT_NONE;
+    if (is_zephyr(jinja)) return SG_CHAT_ZEPHYR;
+    if (has(jinja, "<|user|>") && has(jinja, "<|assistant|>") && has(jinja, "eos_token")) return SG_CHAT_TULU;
+    return in_words(jinja);
 }
 
 const char *sg_chat_family_name(sg_chat_family f) {
-    return f > SG_CHAT_NONE && f <= SG_CHAT_ZEPHYR ? families[f].name : NULL;
+    return f > SG_CHAT_NONE && f < SG_CHAT_FAMILIES ? families[f].name : NULL;
 }
 
 static const family *family_of(sg_chat_family f) {
-    return &families[f > SG_CHAT_NONE && f <= SG_CHAT_ZEPHYR ? f : SG_CHAT_CHATML];
+    return &families[f > SG_CHAT_NONE && f < SG_CHAT_FAMILIES ? f : SG_CHAT_CHATML];
 }
 
 static bool is_space(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }

@@ -13,7 +13,17 @@ typedef enum sg_chat_family {
     SG_CHAT_MISTRAL,
     SG_CHAT_GEMMA,
     SG_CHAT_PHI3,
-    SG_CHAT_ZEPHYR
+    SG_CHAT_ZEPHYR,
+    SG_CHAT_HARMONY,
+    SG_CHAT_GRANITE,
+    SG_CHAT_DEEPSEEK2,
+    SG_CHAT_DEEPSEEK3,
+    SG_CHAT_GLM4,
+    SG_CHAT_ERNIE,
+    SG_CHAT_TULU,
+    SG_CHAT_NEMOTRON,
+    SG_CHAT_FALCON,
+    SG_CHAT_FAMILIES /* how many, with NONE */
 } sg_chat_family;
 
 /* `jinja` may be NULL (gives NONE). */

@@ -48,7 +48,58 @@ static const struct {
       "<|system|>\nBe terse.</s>\n<|user|>\n Hi? </s>\n<|assistant|>\n Yes. "
       "</s>\n<|user|>\nMore\n</s>\n<|assistant|>\n",
       "<|user|>\n Hi? </s>\n<|assistant|>\n Yes. </s>\n<|user|>\nMore\n</s>\n<|assistant|>\n" },
+    /* gpt-oss-20b; the system block, which its template always writes, comes with a system message only */
+    { SG_CHAT_HARMONY, "harmony",
+      "<|start|>system<|message|>You are ChatGPT, a large language model trained by OpenAI.\nKnowledge cutoff: 2024-06\n\n"
+      "Reasoning: medium\n\n# Valid channels: analysis, commentary, final. Channel must be included for every message.<|end|>"
+      "<|start|>developer<|message|># Instructions\n\nBe terse.\n\n<|end|>"
+      "<|start|>user<|message|> Hi? <|end|><|start|>assistant<|channel|>final<|message|> Yes. <|end|>"
+      "<|start|>user<|message|>More\n<|end|><|start|>assistant",
+      "<|start|>user<|message|> Hi? <|end|><|start|>assistant<|channel|>final<|message|> Yes. <|end|>"
+      "<|start|>user<|message|>More\n<|end|><|start|>assistant" },
+    { SG_CHAT_GRANITE, "granite", /* granite-3.0-8b-instruct */
+      "<|start_of_role|>system<|end_of_role|>Be terse.<|end_of_text|>\n<|start_of_role|>user<|end_of_role|> Hi? <|end_of_text|>\n"
+      "<|start_of_role|>assistant<|end_of_role|> Yes. <|end_of_text|>\n<|start_of_role|>user<|end_of_role|>More\n<|end_of_text|>\n"
+      "<|start_of_role|>assistant<|end_of_role|>",
+      "<|start_of_role|>user<|end_of_role|> Hi? <|end_of_text|>\n<|start_of_role|>assistant<|end_of_role|> Yes. <|end_of_text|>\n"
+      "<|start_of_role|>user<|end_of_role|>More\n<|end_of_text|>\n<|start_of_role|>assistant<|end_of_role|>" },
+    { SG_CHAT_DEEPSEEK2, "deepseek-2", /* DeepSeek-V2-Lite-Chat */
+      "Be terse.\n\nUser:  Hi? \n\nAssistant:  Yes. <\uff5cend\u2581of\u2581sentence\uff5c>User: More\n\n\nAssistant:",
+      "User:  Hi? \n\nAssistant:  Yes. <\uff5cend\u2581of\u2581sentence\uff5c>User: More\n\n\nAssistant:" },
+    { SG_CHAT_DEEPSEEK3, "deepseek-3", /* DeepSeek-V3 */
+      "Be terse.<\uff5cUser\uff5c> Hi? <\uff5cAssistant\uff5c> Yes. <\uff5cend\u2581of\u2581sentence\uff5c>"
+      "<\uff5cUser\uff5c>More\n<\uff5cAssistant\uff5c>",
+      "<\uff5cUser\uff5c> Hi? <\uff5cAssistant\uff5c> Yes. <\uff5cend\u2581of\u2581sentence\uff5c>"
+      "<\uff5cUser\uff5c>More\n<\uff5cAssistant\uff5c>" },
+    { SG_CHAT_GLM4, "glm-4", /* glm-4-9b-chat-hf */
+      "<|system|>\nBe terse.<|user|>\n Hi? <|assistant|>\n Yes. <|user|>\nMore\n<|assistant|>",
+      "<|user|>\n Hi? <|assistant|>\n Yes. <|user|>\nMore\n<|assistant|>" },
+    { SG_CHAT_ERNIE, "ernie", /* ERNIE-4.5-21B-A3B-PT */
+      "Be terse.\nUser:  Hi? \nAssistant:  Yes. <|end_of_sentence|>User: More\n\nAssistant: ",
+      "User:  Hi? \nAssistant:  Yes. <|end_of_sentence|>User: More\n\nAssistant: " },
+    { SG_CHAT_TULU, "tulu", /* OLMoE-1B-7B-0924-Instruct */
+      "<|system|>\nBe terse.\n<|user|>\n Hi? \n<|assistant|>\n Yes. <|endoftext|>\n<|user|>\nMore\n\n<|assistant|>\n",
+      "<|user|>\n Hi? \n<|assistant|>\n Yes. <|endoftext|>\n<|user|>\nMore\n\n<|assistant|>\n" },
+    { SG_CHAT_NEMOTRON, "nemotron", /* Nemotron-Mini-4B-Instruct */
+      "<extra_id_0>System\nBe terse.\n\n<extra_id_1>User\nHi?\n<extra_id_1>Assistant\nYes.\n<extra_id_1>User\nMore\n"
+      "<extra_id_1>Assistant\n",
+      "<extra_id_1>User\nHi?\n<extra_id_1>Assistant\nYes.\n<extra_id_1>User\nMore\n<extra_id_1>Assistant\n" },
+    { SG_CHAT_FALCON, "falcon", /* falcon-180B-chat */
+      "System: Be terse.\nUser:  Hi? \nFalcon:  Yes. \nUser: More\n\nFalcon:",
+      "User:  Hi? \nFalcon:  Yes. \nUser: More\n\nFalcon:" },
 };
+/* What answers of a family begin with, behind what opens them. */
+static const char *begins(sg_chat_family f) {
+    switch (f) {
+    case SG_CHAT_LLAMA2:
+    case SG_CHAT_MISTRAL:
+    case SG_CHAT_DEEPSEEK2:
+    case SG_CHAT_FALCON: return " ";
+    case SG_CHAT_GLM4: return "\n";
+    case SG_CHAT_HARMONY: return "<|channel|>final<|message|>";
+    default: return "";
+    }
+}
 #define N_FAMILIES ((int)(sizeof expected / sizeof *expected))
 
 static char *write_chat(sg_chat_family f, const sg_chat_message *m, size_t n, bool open) {
@@ -78,7 +129,7 @@ START_TEST(turn_by_turn) {
          *next = write_chat(f, talk + 2, 1, true);
     sg_str s = { 0 };
     sg_str_puts(&s, first);
-    if (f == SG_CHAT_LLAMA2 || f == SG_CHAT_MISTRAL) sg_str_puts(&s, " "); /* models of these families begin with it */
+    sg_str_puts(&s, begins(f));
     sg_str_puts(&s, "Two");
     sg_str_puts(&s, sg_chat_turn_end(f));
     sg_str_puts(&s, next);
@@ -155,11 +206,23 @@ START_TEST(recognises) {
         { "{% if message['role'] == 'user' %}\n{{ '<|user|>\n' + message['content'] + eos_token }}\n{% endif %}"
           "{{ '<|assistant|>' }}",
           SG_CHAT_ZEPHYR },
-        /* Falcon 3: the same marks, but nothing after the user's text */
+        /* OLMoE, Falcon 3: the same marks, but nothing after the user's text */
         { "{{ '<|user|>\n' + message['content'] + '\n' }}{{ '<|assistant|>\n' + message['content'] + eos_token }}",
-          SG_CHAT_NONE },
-        /* GLM-4 */
-        { "[gMASK]<sop>{% if m.role == 'user' %}<|user|>\n{{ m.content }}{% endif %}<|assistant|>", SG_CHAT_NONE },
+          SG_CHAT_TULU },
+        { "{{ '<|user|>\n' + message['content'] }}{{ '<|assistant|>\n' + message['content'] }}", SG_CHAT_NONE },
+        { "[gMASK]<sop>{% if m.role == 'user' %}<|user|>\n{{ m.content }}{% endif %}<|assistant|>", SG_CHAT_GLM4 },
+        { "{{- \"<|start|>assistant<|channel|>final<|message|>\" + message.content + \"<|end|>\" }}", SG_CHAT_HARMONY },
+        { "{{ '<|start_of_role|>user<|end_of_role|>' + message['content'] + '<|end_of_text|>\n' }}", SG_CHAT_GRANITE },
+        { "{{ 'User: ' + message['content'] + '\n\n' }}{{ 'Assistant: ' + message['content'] + eos_token }}", SG_CHAT_DEEPSEEK2 },
+        { "{{'<\uff5cUser\uff5c>' + message['content']}}{{'<\uff5cAssistant\uff5c>' + message['content']}}", SG_CHAT_DEEPSEEK3 },
+        { "{{- cls_token -}}{{- \"User: \" + message[\"content\"] + \"\n\" }}{{- \"Assistant: \" + message[\"content\"] + sep_token }}",
+          SG_CHAT_ERNIE },
+        { "{{ 'User: ' + message['content'] }}{{ 'Assistant: ' + message['content'] }}", SG_CHAT_NONE },
+        { "{{'<extra_id_0>System'}}{{ '<extra_id_1>User\n' + message['content'].strip() + '\n' }}", SG_CHAT_NEMOTRON },
+        { "{% elif message['role'] == 'assistant' %}{{ 'Falcon: ' }}{% endif %}{{ message['content'] }}{{ '\n' + 'Falcon:' }}",
+          SG_CHAT_FALCON },
+        /* LFM2 and SmallThinker write what many do */
+        { "{{- bos_token -}}{{- \"<|im_start|>\" + message[\"role\"] + \"\n\" + content + \"<|im_end|>\n\" -}}", SG_CHAT_CHATML },
     };
     for (size_t i = 0; i < sizeof t / sizeof *t; i++)
         ck_assert_msg(sg_chat_recognise(t[i].jinja) == t[i].family, "template %zu: %d", i,

@@ -45,6 +45,12 @@ static void expect_refused(const char *input, sg_status status, const char *file
 /* ---- config.json --------------------------------------------------------------------------------------------------
  */
 
+#define CLASS "\"architectures\":[\"LlamaForCausalLM\"],"
+#define AS(name, more) more "\"architectures\":[\"" name "\"],"
+#define MOE "\"num_experts\":4,\"num_experts_per_tok\":2,\"moe_intermediate_size\":8,"
+#define MLA \
+    "\"n_routed_experts\":4,\"num_experts_per_tok\":2,\"moe_intermediate_size\":8,\"kv_lora_rank\":8,\"qk_nope_head_dim\":4," \
+    "\"qk_rope_head_dim\":4,\"v_head_dim\":4,"
 static const struct {
     const char *from, *to;
     sg_status status;
@@ -84,6 +90,42 @@ static const struct {
     { "{", "{\"rope_scaling\":{\"type\":\"linear\"},", SG_E_FORMAT, "\"factor\" is missing" },
     { "{", "{\"rope_scaling\":[],", SG_E_FORMAT, "rotary parameters" },
     { "{", "{\"partial_rotary_factor\":0.5,", SG_E_UNSUPPORTED, "partial_rotary_factor 0.5" },
+    /* what single classes ask for; LlamaForCausalLM is replaced, and keys are added with it */
+    { CLASS, AS("Qwen3MoeForCausalLM", ""), SG_E_FORMAT, "\"num_experts\" is missing" },
+    { CLASS, AS("Qwen3MoeForCausalLM", MOE "\"norm_topk_prob\":false,"), SG_E_UNSUPPORTED, "\"norm_topk_prob\" is 0, only 1 is known" },
+    { CLASS, AS("Qwen3MoeForCausalLM", MOE "\"mlp_only_layers\":[1],"), SG_E_UNSUPPORTED, "mlp_only_layers" },
+    { CLASS, AS("OlmoeForCausalLM", MOE "\"clip_qkv\":8,"), SG_E_UNSUPPORTED, "\"clip_qkv\" is 8, only 0" },
+    { CLASS, AS("Gemma2ForCausalLM", "\"layer_types\":[\"full_attention\",\"full_attention\"],"), SG_E_UNSUPPORTED,
+      "layer 0 is of type full_attention" },
+    { CLASS, AS("Gemma2ForCausalLM", "\"layer_types\":[\"sliding_attention\"],"), SG_E_FORMAT, "no list of 2 layers" },
+    { CLASS, AS("LlamaForCausalLM", "\"layer_types\":[\"full_attention\",\"sliding_attention\"],"), SG_E_UNSUPPORTED,
+      "layer 1 is of type sliding_attention" },
+    { CLASS, AS("Gemma3ForCausalLM", "\"rope_local_base_freq\":500,"), SG_E_UNSUPPORTED, "rotary base 500" },
+    { CLASS, AS("Gemma2ForCausalLM", "\"hidden_act\":\"gelu_10\",\"a\":{"), SG_E_FORMAT, "JSON" },
+    { CLASS, AS("FalconForCausalLM", "\"alibi\":true,"), SG_E_UNSUPPORTED, "\"alibi\" is 1, only 0" },
+    { CLASS, AS("FalconForCausalLM", "\"new_decoder_architecture\":true,\"num_kv_heads\":3,"), SG_E_FORMAT, "4 is no multiple of 3" },
+    { CLASS, AS("OPTForCausalLM", "\"ffn_dim\":64,\"do_layer_norm_before\":false,"), SG_E_UNSUPPORTED, "do_layer_norm_before" },
+    { CLASS, AS("OPTForCausalLM", "\"ffn_dim\":64,\"word_embed_proj_dim\":16,"), SG_E_UNSUPPORTED,
+      "\"word_embed_proj_dim\" stands for 16, only 32" },
+    { CLASS, AS("Ernie4_5_MoeForCausalLM", "\"moe_num_experts\":4,\"moe_k\":2,\"moe_intermediate_size\":8,\"moe_layer_end_index\":0,"),
+      SG_E_UNSUPPORTED, "\"moe_layer_end_index\" stands for 1, only 2" },
+    { CLASS, AS("DeepseekV3ForCausalLM", MLA "\"rope_scaling\":{\"type\":\"yarn\",\"factor\":4,\"mscale\":1,\"mscale_all_dim\":0},"),
+      SG_E_UNSUPPORTED, "YaRN with mscale 1 and mscale_all_dim 0" },
+    { CLASS, AS("DeepseekV3ForCausalLM", MLA "\"rope_interleave\":false,"), SG_E_UNSUPPORTED, "rope_interleave" },
+    { CLASS, AS("GptOssForCausalLM", "\"num_local_experts\":4,\"num_experts_per_tok\":2,\"swiglu_limit\":5,"), SG_E_UNSUPPORTED,
+      "\"swiglu_limit\" is 5, only 7" },
+    { CLASS, AS("GptOssForCausalLM", "\"num_local_experts\":4,\"num_experts_per_tok\":2,\"quantization_config\":{\"quant_method\":\"fp8\"},"),
+      SG_E_UNSUPPORTED, "quantised (fp8)" },
+    { CLASS, AS("Phi3ForCausalLM", "\"rope_scaling\":{\"type\":\"longrope\",\"long_factor\":[1,2],\"short_factor\":[1]},"), SG_E_FORMAT,
+      "\"long_factor\" is no list of 4 numbers" },
+    { CLASS, AS("Phi3ForCausalLM", "\"rope_scaling\":{\"type\":\"longrope\",\"long_factor\":[1,2,0,3],\"short_factor\":[1]},"), SG_E_FORMAT,
+      "no positive number" },
+    { CLASS, AS("SmallThinkerForCausalLM", "\"moe_ffn_hidden_size\":8,\"moe_num_primary_experts\":4,\"moe_num_active_primary_experts\":2,"
+                                           "\"head_dim\":8,\"sliding_window_layout\":[1,1],\"rope_layout\":[1,1],"),
+      SG_E_UNSUPPORTED, "arrangement of windows" },
+    { CLASS, AS("Lfm2ForCausalLM", "\"norm_eps\":1e-5,\"conv_L_cache\":3,\"conv_bias\":true,"), SG_E_UNSUPPORTED, "conv_bias" },
+    { CLASS, AS("GPT2LMHeadModel", "\"n_embd\":32,\"n_layer\":2,\"n_head\":4,\"n_positions\":8,\"scale_attn_by_inverse_layer_idx\":true,"),
+      SG_E_UNSUPPORTED, "scale_attn_by_inverse_layer_idx" },
     { "{", "[", SG_E_FORMAT, "no valid JSON" },
     { "}", "} x", SG_E_FORMAT, "more after the end" },
     { "float32", "\xff\xfe", SG_E_FORMAT, "not valid UTF-8" },

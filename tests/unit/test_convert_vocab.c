@@ -33,6 +33,41 @@ START_TEST(byte_level) {
 }
 END_TEST
 
+/* vocab.json and merges.txt, without a tokenizer.json. */
+START_TEST(older_form) {
+    write_llama_folder();
+    unlink(in_dir("tokenizer.json"));
+    write_text("vocab.json", "{\"a\":0,\"b\":1,\"c\":2,\"ab\":3,\"</s>\":4,\"abc\":5}");
+    write_text("merges.txt", "#version: 0.2\na b\r\nab c");
+    write_text("tokenizer_config.json", "{\"tokenizer_class\":\"GPT2Tokenizer\",\"bos_token\":{\"content\":\"</s>\"},\"add_bos_token\":true,"
+                                        "\"added_tokens_decoder\":{\"7\":{\"content\":\"<x>\",\"special\":true}}}");
+    sg_gguf *g = converted(dir.path, NULL);
+    ck_assert_str_eq(str_of(g, "tokenizer.ggml.model"), "gpt2");
+    ck_assert_str_eq(str_of(g, "tokenizer.ggml.pre"), "gpt-2");
+    const sg_gguf_kv *merges = sg_gguf_find(g, "tokenizer.ggml.merges");
+    ck_assert(merges && merges->n == 2);
+    ck_assert_str_eq(merges->strings[0].text, "a b");
+    ck_assert_str_eq(merges->strings[1].text, "ab c");
+    ck_assert_uint_eq(u32_of(g, "tokenizer.ggml.bos_token_id"), 4);
+    ck_assert(bool_of(g, "tokenizer.ggml.add_bos_token"));
+    ck_assert_int_eq((int)number_of(g, "tokenizer.ggml.token_type", 4), 3);
+    ck_assert_int_eq((int)number_of(g, "tokenizer.ggml.token_type", 3), 1);
+    ck_assert_str_eq(token_of(g, 7), "<x>");
+    sg_gguf_close(&g);
+    unlink(in_dir(OUT));
+    static const char *const wrong[][2] = { { "merges.txt", "a b c" }, { "merges.txt", "a\xff b" }, { "vocab.json", "{\"a\":-1}" },
+                                            { "vocab.json", "[" }, { "vocab.json", "{\"a\":0,\"b\":0}" } };
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        write_text("vocab.json", "{\"a\":0,\"b\":1}");
+        write_text("merges.txt", "");
+        write_text(wrong[i][0], wrong[i][1]);
+        ck_assert_int_eq(convert(dir.path, NULL, NULL), SG_E_FORMAT);
+    }
+    write_text("tokenizer_config.json", "{\"tokenizer_class\":\"Qwen2Tokenizer\"}");
+    ck_assert_int_eq(convert(dir.path, NULL, NULL), SG_E_UNSUPPORTED);
+}
+END_TEST
+
 #define SPLIT(regex) "{\"type\":\"Split\",\"pattern\":{\"Regex\":\"" regex "\"}},"
 #define CL100K(digits)                                                                                                 \
     "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?\\\\p{L}+|" digits                                     \
@@ -45,6 +80,17 @@ static const struct {
     { SPLIT(CL100K("\\\\p{N}{1,3}")), "\"ignore_merges\":true,", "llama-bpe" },
     { SPLIT(CL100K("\\\\p{N}{1,3}")), "", "smaug-bpe" },
     { SPLIT(CL100K("\\\\p{N}")), "", "qwen2" },
+    { SPLIT("(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?[\\\\p{L}\\\\p{M}]+|\\\\p{N}| ?[^\\\\s\\\\p{L}\\\\p{M}\\\\p{N}]+[\\\\r\\\\n]*"
+            "|\\\\s*[\\\\r\\\\n]+|\\\\s+(?!\\\\S)|\\\\s+"),
+      "", "qwen35" },
+    /* deepseek-llm, its letters shortened; and with something else after them */
+    { SPLIT("[\\r\\n]") SPLIT("\\\\s?[A-Za-z\u00b5\u00c0-\u00d6]+") SPLIT("\\\\s?[!-/:-~\uff01-\uff0f]+") SPLIT("\\\\s+$")
+          SPLIT("[\u4e00-\u9fa5\u0800-\u4e00]+") "{\"type\":\"Digits\",\"individual_digits\":true},",
+      "", "deepseek-llm" },
+    { SPLIT("[\\r\\n]") SPLIT("\\\\s?[A-Za-z\u00b5\u00c0-\u00d6]+") SPLIT("\\\\s?[!-/:-~\uff01-\uff0f]+") SPLIT("\\\\s+$")
+          SPLIT("[\u4e00-\u9fa5\u0800-\u4e00]+") "{\"type\":\"Digits\",\"individual_digits\":false},",
+      "", NULL },
+    { "{\"type\":\"Punctuation\",\"behavior\":\"Isolated\"},", "", NULL },
     { "{\"type\":\"Digits\",\"individual_digits\":false},", "", NULL },
     { SPLIT("[0-9]+"), "", NULL },
 };
@@ -219,6 +265,7 @@ int main(void) {
     TCase *c = tcase_create("convert_vocab");
     tcase_add_checked_fixture(c, fixture_setup, fixture_teardown);
     tcase_add_test(c, byte_level);
+    tcase_add_test(c, older_form);
     tcase_add_loop_test(c, pre_tokenizers, 0, sizeof pres / sizeof *pres);
     tcase_add_test(c, with_byte_fallback);
     tcase_add_loop_test(c, sentencepiece, 0, 2);
