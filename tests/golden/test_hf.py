@@ -1,7 +1,7 @@
 """Tiny Hugging Face folders (tests/data/hf): convert, then logits and tokens against what transformers computed.
 
 The first three folders and their expected values are written by scripts/check_convert_hf.py --fixtures, the others by
-scripts/make_hf_refs.py. Of every folder the tokens are compared; the logits of those that the runtime can run (RUNS).
+scripts/make_hf_refs.py. Of every folder the tokens and the logits are compared;
 test_hf_tensors.py compares the converted tensors of all of them.
 """
 import array
@@ -15,10 +15,6 @@ import tempfile
 EXE = os.environ["SG_BIN"]
 FOLDERS = pathlib.Path(os.environ["SG_SOURCE_ROOT"]) / "tests" / "data" / "hf"
 BOUND = 1e-8  # F32 weights, activations and KV cache
-# Folders whose architecture runs.
-RUNS = {"llama", "qwen2", "qwen3", "arcee"}
-
-
 def run(*args):
     done = subprocess.run([EXE, *map(str, args)], stdin=subprocess.DEVNULL, capture_output=True, check=False)
     if done.returncode:
@@ -43,23 +39,19 @@ def check(folder, tmp):
     gguf, out = tmp / f"{folder.name}.gguf", tmp / f"{folder.name}.f32"
     run("convert", folder, "-o", gguf, "--type", "f32")
     ids = [int(i) for i in run("tokenize", "-m", gguf, "-p", expected["text"]).split()]
-    done = "not run"
-    if folder.name in RUNS:
-        run("logits", "-m", gguf, "--tokens", " ".join(map(str, expected["ids"])), "--kv", "f32", "-o", out)
-        error = nmse(floats(out), floats(folder / "expected.f32"))
-        done = f"NMSE {error:.1e}"
-        if not error <= BOUND:
-            sys.exit(f"{folder.name}: NMSE {error:.3g} is above {BOUND:g}")
-    print(f"{folder.name}: {done}, {len(ids)} token ids")
+    run("logits", "-m", gguf, "--tokens", " ".join(map(str, expected["ids"])), "--kv", "f32", "-o", out)
+    error = nmse(floats(out), floats(folder / "expected.f32"))
+    print(f"{folder.name}: NMSE {error:.1e}, {len(ids)} token ids")
+    if not error <= BOUND:
+        sys.exit(f"{folder.name}: NMSE {error:.3g} is above {BOUND:g}")
     if ids != expected["text_ids"]:
         sys.exit(f"{folder.name}: token ids {ids} instead of {expected['text_ids']}")
 
 
 def main():
     folders = sorted(p for p in FOLDERS.iterdir() if p.is_dir())
-    missing = RUNS - {folder.name for folder in folders}
-    if missing:
-        sys.exit(f"{sorted(missing)} are not in {FOLDERS}")
+    if len(folders) < 31:
+        sys.exit(f"only {len(folders)} folders in {FOLDERS}")
     with tempfile.TemporaryDirectory() as tmp:
         for folder in folders:
             check(folder, pathlib.Path(tmp))
