@@ -59,6 +59,8 @@ static sg_status open_model(calibration *k, sg_error *err) {
     const sg_model *m = k->model;
     const sg_hparams *hp = &m->desc.hp;
     sg_cal *c = &k->c;
+    if (m->weights.n_units != hp->n_layer || hp->n_expert > 0)
+        return sg_fail(err, SG_E_UNSUPPORTED, "%s: a model with experts cannot be calibrated, dense ones only", o->model);
     k->kernels = m->kernels;
     k->layouts = calloc(hp->n_layer, sizeof *k->layouts);
     c->layers = calloc(hp->n_layer, sizeof *c->layers);

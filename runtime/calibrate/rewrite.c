@@ -176,12 +176,32 @@ static sg_status write_bundle(const rewrite *r, const sg_tensor_info *t, uint32_
     return SG_OK;
 }
 
+/* The layer of a bias with a value per neuron; false for other tensors. */
+static bool is_neuron_bias(const char *name, uint32_t *layer) {
+    int end = 0;
+    if (sscanf(name, "blk.%" SCNu32 ".%n", layer, &end) != 1 || end == 0) return false;
+    return strcmp(name + end, "ffn_gate.bias") == 0 || strcmp(name + end, "ffn_up.bias") == 0;
+}
+
+/* Such a bias, in the order of the neurons. */
+static sg_status write_bias(const rewrite *r, const sg_tensor_info *t, uint32_t layer, sg_error *err) {
+    if (layer >= r->c->n_layer || t->n_values != r->c->n_ff || t->n_bytes / t->n_values * t->n_values != t->n_bytes)
+        return sg_fail(err, SG_E_FORMAT, "%s: tensor %s is not %u numbers", r->c->path, t->name, r->c->n_ff);
+    uint8_t *values = malloc((size_t)t->n_bytes);
+    if (!values) return sg_fail(err, SG_E_NOMEM, "%s: no memory for tensor %s", r->c->path, t->name);
+    sg_status s = sg_file_read_at(r->fd, r->c->path, values, (size_t)t->n_bytes, t->offset, err);
+    if (s == SG_OK) s = write_rows(r, layer, values, (size_t)(t->n_bytes / t->n_values), err);
+    free(values);
+    return s;
+}
+
 static sg_status write_all(const rewrite *r, sg_error *err) {
     const sg_cal *c = r->c;
     uint32_t layer;
     for (size_t i = 0; i < sg_gguf_n_tensors(c->gguf); i++) {
         const sg_tensor_info *t = sg_gguf_tensor_at(c->gguf, i);
-        if (!is_ours(t->name) && !sg_bin_is_bundle(t->name, NULL)) SG_TRY(copy(r, t, err));
+        if (is_ours(t->name) || sg_bin_is_bundle(t->name, NULL)) continue;
+        SG_TRY(is_neuron_bias(t->name, &layer) ? write_bias(r, t, layer, err) : copy(r, t, err));
     }
     for (uint32_t i = 0; i < c->n_layer; i++) SG_TRY(write_learned(r, i, err));
     for (size_t i = 0; i < sg_gguf_n_tensors(c->gguf); i++) {
