@@ -284,6 +284,26 @@ START_TEST(attention_ignores_other_keys) {
 }
 END_TEST
 
+/* Scores of -inf everywhere, with and without sinks: zeros, not NaN. */
+START_TEST(attention_no_weight) {
+    sg_kernels kernels;
+    sg_kernels_init(&kernels, sg_cpu_detect());
+    model m = { .type = SG_KV_F32, .n_ctx = 70 };
+    add_layer(&m, (sg_attention){ 4, 2, 32, 32, 0.3f, 20, 0, NULL, 0 }, _i);
+    for (uint32_t i = 0; i < m.n_ctx * 4; i++) m.layers[0].q[i * 32] = 1;
+    for (uint32_t i = 0; i < m.n_ctx * 2; i++) m.layers[0].k[i * 32] = -INFINITY;
+    for (uint32_t tile = 1; tile <= 16; tile *= 4) {
+        float out[70 * 128];
+        sg_kv_cache c;
+        init_cache(&m, &c, &kernels, m.n_ctx, m.n_ctx);
+        feed(&m, &c, &kernels, 0, m.n_ctx, m.n_ctx, tile, 0, out);
+        for (size_t i = 0; i < sizeof out / sizeof *out; i++) ck_assert(out[i] == 0);
+        sg_kv_finish(&c);
+    }
+    free_model(&m);
+}
+END_TEST
+
 /* A kernel that counts the keys that it is given. */
 static sg_mat_kernel counting, counted;
 static uint64_t n_keys;
@@ -337,6 +357,7 @@ int main(void) {
     tcase_add_loop_test(t, attention_long_windows, 0, SG_KV_TYPES);
     tcase_add_loop_test(t, attention_unlike_layers, 0, SG_KV_TYPES);
     tcase_add_loop_test(t, attention_ignores_other_keys, 0, SG_KV_TYPES);
+    tcase_add_loop_test(t, attention_no_weight, 0, 2);
     tcase_add_test(t, attention_work);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);

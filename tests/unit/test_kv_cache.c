@@ -35,6 +35,11 @@ START_TEST(rewind_rule) {
     ck_assert_uint_ge(m.n_ctx - sg_kv_intact_from(&c, m.n_ctx), SG_KV_SLACK);
     free(in);
     sg_kv_finish(&c);
+    sg_error err = { 0 };
+    ck_assert_int_eq(sg_kv_init(&c, m.type, &kernels, &m.att[3], 1, m.n_ctx, 7, &err), SG_OK);
+    ck_assert_uint_eq(m.att[3].window, 1); /* which looks back at nothing */
+    ck_assert(c.layers[0].capacity < m.n_ctx && sg_kv_can_rewind(&c, m.n_ctx, 1));
+    sg_kv_finish(&c);
     free_model(&m);
 }
 END_TEST
@@ -129,17 +134,25 @@ START_TEST(save_and_restore) {
     init_cache(&m, &other, &kernels, m.n_ctx, 200); /* larger rings */
     ck_assert_uint_ne(sg_kv_layout_id(&c), sg_kv_layout_id(&other));
     sg_kv_finish(&other);
+    /* Rows of the same bytes, but of other values. */
     m.type = m.type == SG_KV_F16 ? SG_KV_F32 : SG_KV_F16;
-    init_cache(&m, &other, &kernels, m.n_ctx, 7);
-    ck_assert_uint_ne(sg_kv_layout_id(&c), sg_kv_layout_id(&other));
-    sg_kv_finish(&other);
+    for (uint32_t i = 0; i < m.n_layer; i++) {
+        m.att[i].head_dim_k = (uint32_t)c.layers[i].k_row / (m.type == SG_KV_F16 ? 2 : 4);
+        m.att[i].head_dim_v = (uint32_t)c.layers[i].v_row / (m.type == SG_KV_F16 ? 2 : 4);
+    }
+    if (_i != SG_KV_Q8_0) {
+        init_cache(&m, &other, &kernels, m.n_ctx, 7);
+        ck_assert_uint_eq(other.k.size, c.k.size);
+        ck_assert_uint_ne(sg_kv_layout_id(&c), sg_kv_layout_id(&other));
+        sg_kv_finish(&other);
+    }
     sg_kv_finish(&c);
     free_model(&m);
 }
 END_TEST
 
 START_TEST(cache_sizes) {
-    const sg_attention full = { 4, 2, 64, 32, 1, 0, 0, NULL, 0 }, none = { 0 };
+    const sg_attention full = { 4, 2, 64, 32, 1, 0, 0, NULL, 0 }, none = { 0, 2, 64, 32, 1, 0, 0, NULL, 0 };
     sg_attention ring = full, layers[3] = { full, none, full };
     ring.window = 128;
     /* two heads, 64 values of keys in whole blocks and 32 of values, of 2 bytes */
@@ -164,6 +177,9 @@ START_TEST(cache_refused) {
     ck_assert_int_eq(sg_kv_init(&c, SG_KV_F32, &kernels, many, 2, UINT32_MAX, 64, &err), SG_E_NOMEM);
     ck_assert(strstr(err.message, "KV cache") != NULL);
     ck_assert_uint_eq(sg_kv_bytes(SG_KV_F32, many, 2, UINT32_MAX, 64), UINT64_MAX / 2);
+    const sg_attention keys = { 1 << 20, 1 << 20, 288, 32, 1, 0, 0, NULL, 0 }, values = { 1 << 20, 1 << 20, 32, 288, 1, 0, 0, NULL, 0 };
+    ck_assert_uint_eq(sg_kv_bytes(SG_KV_F32, &keys, 1, UINT32_MAX, 64), UINT64_MAX / 2); /* more than 2^62 bytes */
+    ck_assert_uint_eq(sg_kv_bytes(SG_KV_F32, &values, 1, UINT32_MAX, 64), UINT64_MAX / 2);
     ck_assert_int_eq(sg_kv_init(&c, SG_KV_Q8_0, &kernels, last, 2, 64, 64, &err), SG_E_ARG);
     ck_assert(strstr(err.message, "multiple of 32") != NULL);
     ck_assert(c.layers == NULL);
