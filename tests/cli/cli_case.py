@@ -12,7 +12,7 @@ EXE = os.environ['SG_BIN']
 GOLDENS = ROOT / 'tests' / 'data' / 'goldens'
 # Tiny models with random weights: their text means nothing, only how it is handled does.
 MODEL = str(GOLDENS / 'llama-q8_0.gguf')
-MODEL_F32 = str(GOLDENS / 'llama-f32.gguf')
+MODEL_FLOATS = str(GOLDENS / 'llama-rope3.gguf')
 GOLDEN = json.loads((GOLDENS / 'llama-q8_0.json').read_text())
 TIMEOUT = 300  # seconds; only against hanging
 

@@ -13,7 +13,7 @@ import struct
 import subprocess
 import sys
 
-from cli_case import EXE, GOLDEN, GOLDENS, MODEL, MODEL_F32, ROOT, TIMEOUT, Case, main, run
+from cli_case import EXE, GOLDEN, GOLDENS, MODEL, MODEL_FLOATS, ROOT, TIMEOUT, Case, main, run
 
 
 class Tokenize(Case):
@@ -67,7 +67,7 @@ class Logits(Case):
         return data
 
     def test_against_llama_cpp(self):
-        for name in 'llama-f32', 'llama-q8_0':
+        for name in 'llama-rope3', 'llama-q8_0':
             golden = json.loads((GOLDENS / (name + '.json')).read_text())
             want = array.array('f', (GOLDENS / (name + '.f32')).read_bytes())[:8 * golden['n_vocab']]
             got = self.logits('-m', GOLDENS / (name + '.gguf'), '-p', golden['prompt'], '--last', '8', '--kv', 'f32')
@@ -125,12 +125,12 @@ class Perplexity(Case):
         """The figure from the logits of each window, by the method in --help."""
         path = self.tmp / 'text'
         path.write_text(self.TEXT)
-        ids = list(map(int, self.ok('tokenize', '-m', MODEL_F32, '-f', path).stdout.split()))
+        ids = list(map(int, self.ok('tokenize', '-m', MODEL_FLOATS, '-f', path).stdout.split()))
         n_ctx, n_vocab, losses = 32, GOLDEN['n_vocab'], []
         for start in range(0, 4 * n_ctx, n_ctx):
             window = ids[start:start + n_ctx]
             out = self.tmp / 'logits'
-            self.ok('logits', '-m', MODEL_F32, '--tokens', ' '.join(map(str, [ids[0]] + window[1:])), '-o', out)
+            self.ok('logits', '-m', MODEL_FLOATS, '--tokens', ' '.join(map(str, [ids[0]] + window[1:])), '-o', out)
             rows = array.array('f', out.read_bytes())
             for i in range(n_ctx // 2, n_ctx - 1):
                 row = rows[i * n_vocab:(i + 1) * n_vocab]
@@ -139,7 +139,7 @@ class Perplexity(Case):
         mean = sum(losses) / len(losses)
         variance = sum(x * x for x in losses) / len(losses) - mean * mean
         want = math.exp(mean)
-        done = self.ok('perplexity', '-m', MODEL_F32, '-f', path, '-c', n_ctx, '--chunks', '4')
+        done = self.ok('perplexity', '-m', MODEL_FLOATS, '-f', path, '-c', n_ctx, '--chunks', '4')
         line = done.stdout.decode()
         value, error = map(float, re.match(r'perplexity ([\d.]+) \+- ([\d.]+) \(4 windows of 32 tokens, 60 predictions\)\n$', line).groups())
         self.assertAlmostEqual(value / want, 1.0, places=6)
@@ -196,13 +196,16 @@ class Bench(Case):
         table = self.ok(*self.SHORT, '-p', '4', '-n', '0', '-d', '20').stdout.decode()
         self.assertIn('| pp4 @ d20 ', table)
 
+    def parts(self, path):
+        facts = json.loads(self.ok('info', path, '--json').stdout)
+        part = facts['tensors_by_part']
+        body = {x: part['attention'][x] + part['ffn'][x] for x in ('parameters', 'bytes')}
+        return body, part['embedding' if facts['tied_output'] else 'output']
+
     def test_work(self):
         """Bytes and operations of a token against what the file holds."""
         for path in (MODEL, str(GOLDENS / 'llama-k-mix.gguf')):
-            facts = json.loads(self.ok('info', path, '--json').stdout)
-            part = facts['tensors_by_part']
-            output = part['embedding' if facts['tied_output'] else 'output']
-            body = {x: part['attention'][x] + part['ffn'][x] for x in ('parameters', 'bytes')}
+            body, output = self.parts(path)
             base = ['bench', '-m', path, '-r', '1', '--no-limits', '-p', '8', '-n', '2']
             prompt, decode = self.rows(*base)
             self.assertEqual(decode['int8_ops_per_token'], 2 * (body['parameters'] + output['parameters']))
@@ -211,9 +214,21 @@ class Bench(Case):
             self.assertIsNone(prompt['weight_bytes_per_token'])
             self.assertEqual([r['f32_ops_per_token'] for r in (prompt, decode)], [0, 0])
             self.assertGreater(self.rows(*base, '-d', '15')[1]['kv_bytes_per_token'], decode['kv_bytes_per_token'])
-        ops = self.rows(*self.SHORT, '-p', '0', '-n', '2')[0]['int8_ops_per_token']
-        floats = self.rows('bench', '-m', MODEL_F32, '-p', '0', '-n', '2', '-r', '1', '--no-limits')[0]
+        body, output = self.parts(MODEL_FLOATS)
+        ops = 2 * (body['parameters'] + output['parameters'])
+        floats = self.rows('bench', '-m', MODEL_FLOATS, '-p', '0', '-n', '2', '-r', '1', '--no-limits')[0]
         self.assertEqual((floats['int8_ops_per_token'], floats['f32_ops_per_token']), (0, ops))
+
+    def test_work_of_experts(self):
+        """Of a stack of experts those that a token uses are read; of a prompt as many as it can use."""
+        path = str(GOLDENS / 'qwen3moe-q4_0.gguf')
+        facts = json.loads(self.ok('info', path, '--json').stdout)
+        part = facts['tensors_by_part']
+        output = part['embedding' if facts['tied_output'] else 'output']
+        decode = self.rows('bench', '-m', path, '-r', '1', '--no-limits', '-p', '0', '-n', '2')[0]
+        share = facts['experts']['used'] / facts['experts']['count']
+        self.assertEqual(decode['weight_bytes_per_token'], part['attention']['bytes'] + part['router']['bytes'] + output['bytes'] +
+                         part['experts']['bytes'] * share)
 
     def test_limits(self):
         rows = self.rows('bench', '--limits-only', '-t', '1,2')
