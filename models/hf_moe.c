@@ -1,10 +1,11 @@
-/* Decoders with experts that differ from each other in little: OLMoE, GLM 4.5, ERNIE 4.5. */
+/* Decoders that differ from each other in little: with experts OLMoE, GLM 4.5, ERNIE 4.5; dense OLMo 2. */
 #include "models/hf.h"
 
 static const sg_hf_key olmoe_keys[] = {
     SG_HF_SIZES, SG_HF_FF, SG_HF_HEADS(0), SG_HF_RMS_EPS, SG_HF_ATT_BIAS(0), SG_HF_MOE_KEYS("num_experts", "num_experts_per_tok"),
     SG_HF_ONLY(SG_HK_BOOL, "norm_topk_prob", 0), SG_HF_ONLY(SG_HK_F32, "clip_qkv", 0),
 };
+static const sg_hf_key olmo2_keys[] = { SG_HF_DECODER, SG_HF_ATT_BIAS(0) };
 static const sg_hf_key glm_keys[] = {
     SG_HF_SIZES, SG_HF_FF, SG_HF_HEADS(0), SG_HF_RMS_EPS, SG_HF_FLAG(SG_H_QKV_BIAS, "attention_bias", 0, NULL),
     SG_HF_FLAG(SG_H_QK_NORM, "use_qk_norm", 0, NULL), SG_HF_MOE_KEYS("n_routed_experts", "num_experts_per_tok"),
@@ -37,6 +38,11 @@ static const sg_hf_tensor olmoe_tensors[] = {
     SG_HF_VECTOR("self_attn.k_norm.weight", "attn_k_norm.weight", SG_H_K), SG_HF_NORM("post_attention_layernorm", "ffn_norm", 0),
     EXPERTS(SG_H_FF), SG_HF_OUTPUT(0),
 };
+static const sg_hf_tensor olmo2_tensors[] = {
+    SG_HF_EMBEDDING, SG_HF_QKVO, SG_HF_VECTOR("self_attn.q_norm.weight", "attn_q_norm.weight", SG_H_Q),
+    SG_HF_VECTOR("self_attn.k_norm.weight", "attn_k_norm.weight", SG_H_K), SG_HF_NORM("post_attention_layernorm", "post_attention_norm", 0),
+    SG_HF_GATED, SG_HF_NORM("post_feedforward_layernorm", "post_ffw_norm", 0), SG_HF_OUTPUT(0),
+};
 static const sg_hf_tensor glm_tensors[] = {
     BEFORE, SG_HF_VECTOR("self_attn.q_norm.weight", "attn_q_norm.weight", SG_H_HEAD, .flag = SG_H_QK_NORM),
     SG_HF_VECTOR("self_attn.k_norm.weight", "attn_k_norm.weight", SG_H_HEAD, .flag = SG_H_QK_NORM),
@@ -55,6 +61,8 @@ static const sg_hf_tensor ernie_tensors[] = {
 static const sg_hf_arch archs[] = {
     { .name = "OlmoeForCausalLM", .gguf = "olmoe", .prefix = "model.", .act = "silu", .keys = olmoe_keys,
       .n_keys = sizeof olmoe_keys / sizeof *olmoe_keys, .tensors = olmoe_tensors, .n_tensors = sizeof olmoe_tensors / sizeof *olmoe_tensors },
+    { .name = "Olmo2ForCausalLM", .gguf = "olmo2", .prefix = "model.", .act = "silu", .keys = olmo2_keys,
+      .n_keys = sizeof olmo2_keys / sizeof *olmo2_keys, .tensors = olmo2_tensors, .n_tensors = sizeof olmo2_tensors / sizeof *olmo2_tensors },
     { .name = "Glm4MoeForCausalLM", .gguf = "glm4moe", .prefix = "model.", .act = "silu", .flags = SG_HF_PARTIAL, .partial = 0.5,
       .keys = glm_keys, .n_keys = sizeof glm_keys / sizeof *glm_keys, .tensors = glm_tensors,
       .n_tensors = sizeof glm_tensors / sizeof *glm_tensors },

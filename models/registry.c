@@ -6,7 +6,7 @@
 #define SG_ARCHS(X)                                                                                                                       \
     X(arcee, "arcee") X(deepseek2, "deepseek2") X(ernie4_5_moe, "ernie4_5-moe") X(falcon, "falcon") X(gemma, "gemma") X(gemma2, "gemma2")  \
     X(gemma3, "gemma3") X(glm4moe, "glm4moe") X(gpt_oss, "gpt-oss") X(gpt2, "gpt2") X(granite, "granite") X(granitemoe, "granitemoe")      \
-    X(lfm2, "lfm2") X(lfm2moe, "lfm2moe") X(llama, "llama") X(nemotron, "nemotron") X(olmoe, "olmoe") X(opt, "opt") X(phi3, "phi3")        \
+    X(lfm2, "lfm2") X(lfm2moe, "lfm2moe") X(llama, "llama") X(nemotron, "nemotron") X(olmo2, "olmo2") X(olmoe, "olmoe") X(opt, "opt") X(phi3, "phi3")        \
     X(qwen2, "qwen2") X(qwen2moe, "qwen2moe") X(qwen3, "qwen3") X(qwen35moe, "qwen35moe") X(qwen3moe, "qwen3moe")                          \
     X(qwen3next, "qwen3next") X(smallthinker, "smallthinker")
 

@@ -27,8 +27,8 @@
     SG_MAT(SG_L_O, "blk.%u.attn_output.weight", SG_D_ATT, SG_D_EMBD, SG_IN_ATTENTION),    \
     SG_OPT_VEC(SG_L_O_BIAS, "blk.%u.attn_output.bias", SG_D_EMBD, SG_IN_ATTENTION)
 
-#define SG_TENSORS_ATTENTION                                                              \
-    SG_VEC(SG_L_ATTN_NORM, "blk.%u.attn_norm.weight", SG_D_EMBD, SG_ALWAYS),              \
+#define SG_TENSORS_ATTENTION SG_VEC(SG_L_ATTN_NORM, "blk.%u.attn_norm.weight", SG_D_EMBD, SG_ALWAYS), SG_TENSORS_QKVO
+#define SG_TENSORS_QKVO                                                                   \
     SG_MAT(SG_L_Q, "blk.%u.attn_q.weight", SG_D_EMBD, SG_D_Q, SG_IN_ATTENTION),           \
     SG_MAT(SG_L_K, "blk.%u.attn_k.weight", SG_D_EMBD, SG_D_K, SG_IN_ATTENTION),           \
     SG_MAT(SG_L_V, "blk.%u.attn_v.weight", SG_D_EMBD, SG_D_V, SG_IN_ATTENTION),           \

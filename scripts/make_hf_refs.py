@@ -117,6 +117,7 @@ CASES = {
     "qwen35moe": ("Qwen3_5MoeForCausalLM", "Qwen3_5MoeTextConfig", QWEN35,
                   LINEAR | dict(rope_parameters=theta(partial_rotary_factor=0.25))),
     "olmoe": ("OlmoeForCausalLM", "OlmoeConfig", GPT2, EXPERTS | dict(intermediate_size=32, num_key_value_heads=4, eos_token_id=3)),
+    "olmo2": ("Olmo2ForCausalLM", "Olmo2Config", GPT2, dict(intermediate_size=40, num_key_value_heads=2, eos_token_id=3)),
     "gpt-oss": ("GptOssForCausalLM", "GptOssConfig", GPT4O,
                 dict(intermediate_size=32, num_local_experts=3, num_experts_per_tok=2, head_dim=16, sliding_window=6, rope_parameters=YARN)),
     "deepseek2": ("DeepseekV2ForCausalLM", "DeepseekV2Config", DEEPSEEK, MLA | dict(q_lora_rank=None, routed_scaling_factor=1.5)),
