@@ -240,6 +240,7 @@ QWEN_NEXT = {"norms": {"input_layernorm": "attn_norm", "post_attention_layernorm
              "layer": delta}
 GEMMA_NORMS = {"input_layernorm": "attn_norm", "post_attention_layernorm": "post_attention_norm",
                "pre_feedforward_layernorm": "ffn_norm", "post_feedforward_layernorm": "post_ffw_norm"}
+OLMO2_NORMS = {"post_attention_layernorm": "post_attention_norm", "post_feedforward_layernorm": "post_ffw_norm"}
 
 
 def gpt2(s):
@@ -310,6 +311,7 @@ CASES = {
                    "ssm.time_step_rank": 4, "ssm.group_count": 2, "rope.freq_base": 700.0}),
     "qwen35moe": ("qwen35moe", lambda s: decoder(s, **QWEN_NEXT), {"rope.dimension_count": 4, "ssm.inner_size": 32}),
     "olmoe": ("olmoe", lambda s: decoder(s, moe=plain_moe, layer=head_norms), {"expert_used_count": 2}),
+    "olmo2": ("olmo2", lambda s: decoder(s, norms=OLMO2_NORMS, layer=head_norms), {"feed_forward_length": 40}),
     "gpt-oss": ("gpt-oss", lambda s: decoder(s, norms=QWEN_NEXT["norms"], layer=gpt_oss_layer),
                 {"attention.sliding_window": 6, "rope.scaling.type": "yarn", "rope.scaling.factor": 4.0,
                  "rope.scaling.original_context_length": 16, "expert_feed_forward_length": 32}),
