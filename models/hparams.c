@@ -133,6 +133,8 @@ static sg_status read_experts(sg_keys *k, const sg_arch *arch, sg_hparams *hp, s
     uint32_t shared = 0;
     const char *path = sg_gguf_path(k->g, 0);
     SG_TRY(sg_key_count(k, "expert_count", 0, SG_MAX_EXPERTS, &hp->n_expert, err));
+    if (hp->n_expert == 0 && !sg_arch_rule(arch, true, SG_L_DOWN))
+        return sg_fail(err, SG_E_FORMAT, "%s: %s is missing or 0, but %s has no dense layers", path, k->key, arch->name);
     if (hp->n_expert == 0) return SG_OK;
     if (!sg_arch_rule(arch, true, SG_L_ROUTER))
         return sg_fail(err, SG_E_UNSUPPORTED, "%s: %s with %u experts is not known, only without", path, arch->name, hp->n_expert);
