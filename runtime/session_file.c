@@ -108,9 +108,14 @@ static sg_status read_header(sg_session *s, flow *f, header *h, sg_error *err) {
     return SG_OK;
 }
 
-static sg_status read_all(sg_session *s, flow *f, sg_error *err) {
+/* *begun: what the session had is gone. */
+static sg_status read_all(sg_session *s, flow *f, bool *begun, sg_error *err) {
     header h;
     SG_TRY(read_header(s, f, &h, err));
+    *begun = true;
+    s->n = 0;
+    s->logits_rows = 0;
+    (void)sg_past_go_to(&s->past, 0);
     if (!move(f, s->tokens, h.n * sizeof *s->tokens)) return failure(f, err);
     for (uint64_t i = 0; i < h.n; i++)
         if (s->tokens[i] < 0 || (uint32_t)s->tokens[i] >= s->model->desc.hp.n_vocab) return sg_fail(err, SG_E_FORMAT, "%s: is damaged", f->path);
@@ -128,11 +133,9 @@ sg_status sg_session_restore(sg_session *s, const char *path, sg_error *err) {
     if (!s || !path) return sg_fail(err, SG_E_ARG, "sg_session_restore: an argument is NULL");
     flow f = { .path = path, .fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK) };
     if (f.fd < 0) return sg_fail_errno(err, errno, path, "cannot be opened");
-    s->n = 0;
-    s->logits_rows = 0;
-    (void)sg_past_go_to(&s->past, 0);
-    const sg_status status = read_all(s, &f, err);
-    if (status != SG_OK) (void)sg_past_go_to(&s->past, 0);
+    bool begun = false;
+    const sg_status status = read_all(s, &f, &begun, err);
+    if (status != SG_OK && begun) (void)sg_past_go_to(&s->past, 0);
     XXH3_freeState(f.hash);
     close(f.fd);
     return status;

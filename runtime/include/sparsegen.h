@@ -241,7 +241,8 @@ SG_API SG_NODISCARD sg_status sg_session_rewind(sg_session *session, size_t n, s
 /* Writes the timeline and what the model remembers of it to PATH (which appears whole or not at all), and reads it back into a session of
  * the same model and KV cache type; contexts may differ as long as the tokens fit. After a restore the logits are invalid: sg_session_sync
  * with the same tokens evaluates the last one again. Errors: those of files; SG_E_FORMAT when PATH is damaged, SG_E_UNSUPPORTED when it is of
- * another model or cache type, SG_E_CONTEXT; a failed restore leaves an empty timeline. */
+ * another model or cache type, SG_E_CONTEXT. A restore that is refused by the file's beginning changes nothing; one that fails later leaves an
+ * empty timeline. */
 SG_API SG_NODISCARD sg_status sg_session_save(sg_session *session, const char *path, sg_error *err);
 SG_API SG_NODISCARD sg_status sg_session_restore(sg_session *session, const char *path, sg_error *err);
 

@@ -1,0 +1,319 @@
+/* What a session keeps of the past: whatever way it came to its tokens, it continues as one that never did anything else. */
+#include <check.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "runtime/session.h"
+#include "sparsegen.h"
+
+enum { CTX = 260, VOCAB = 512 };
+
+/* Windows of 8 tokens, latent vectors, convolutions, a delta net, and none of all that. */
+static const char *const models[] = { "gemma3", "gpt-oss", "deepseek2", "lfm2moe", "qwen3next", "llama-q4_0" };
+#define N_MODELS (sizeof models / sizeof *models)
+
+static sg_model *open_model(const char *name, uint64_t ram) {
+    char path[1024];
+    sg_model *m = NULL;
+    sg_error err = { 0 };
+    sg_model_options o = SG_MODEL_OPTIONS_INIT;
+    o.ram = ram;
+    snprintf(path, sizeof path, "%s/tests/data/goldens/%s.gguf", getenv("SG_SOURCE_ROOT"), name);
+    ck_assert_msg(sg_model_open(path, &o, &m, &err) == SG_OK, "%s", err.message);
+    return m;
+}
+
+static sg_session *create(sg_model *m, uint32_t n_ctx, uint32_t threads, uint32_t batch, uint32_t copies, sg_kv_type kv) {
+    sg_session_options o = SG_SESSION_OPTIONS_INIT;
+    sg_session *s = NULL;
+    sg_error err = { 0 };
+    o.n_ctx = n_ctx;
+    o.n_threads = threads;
+    o.n_batch = batch;
+    o.n_state_copies = copies;
+    o.kv_type = kv;
+    ck_assert_msg(sg_session_create(m, &o, &s, &err) == SG_OK, "%s", err.message);
+    return s;
+}
+
+static sg_session *usual(sg_model *m) { return create(m, CTX, 2, 5, 0, SG_KV_F16); }
+
+static void feed(sg_session *s, const int32_t *tokens, size_t n) {
+    sg_error err = { 0 };
+    ck_assert_msg(sg_session_feed(s, tokens, n, 1, &err) == SG_OK, "%s", err.message);
+}
+
+/* The last logits of s are those of a session that got its tokens at once. */
+static void expect_as_fresh(sg_session *s, const char *what) {
+    sg_session *f = create(sg_session_model(s), CTX, 1, CTX, 0, SG_KV_F16);
+    feed(f, sg_session_tokens(s), sg_session_length(s));
+    ck_assert_msg(memcmp(sg_session_logits(s, sg_session_logits_rows(s) - 1), sg_session_logits(f, 0), VOCAB * sizeof(float)) == 0,
+                  "%s, %zu tokens: other logits", what, sg_session_length(s));
+    sg_session_destroy(&f);
+}
+
+static void random_tokens(int32_t *tokens, size_t n) {
+    for (size_t i = 0; i < n; i++) tokens[i] = 3 + rand() % (VOCAB - 10);
+}
+
+/* Any order of feeding, going back, changing one's mind, and being interrupted. */
+START_TEST(any_way) {
+    srand(100 + (unsigned)_i);
+    const char *name = models[_i % (int)N_MODELS];
+    sg_model *m = open_model(name, 0);
+    sg_session *s = create(m, CTX, 2, 5, _i < (int)N_MODELS ? 0 : SG_NO_STATE_COPIES, SG_KV_F16);
+    for (int step = 0; step < 60; step++) {
+        int32_t tokens[CTX];
+        sg_error err = { 0 };
+        const size_t length = sg_session_length(s), room = CTX - length;
+        const int what = rand() % 10;
+        if (room < 12 || what < 3) {
+            const size_t back = rand() % 3 == 0 ? (size_t)rand() % (length + 1) : (size_t)rand() % 4;
+            ck_assert_int_eq(sg_session_rewind(s, length > back ? length - back : 0, &err), SG_OK);
+            ck_assert_uint_eq(sg_session_logits_rows(s), back && length ? 0 : sg_session_logits_rows(s));
+        }
+        if (what == 4 && length > 2) { /* the same beginning, another end */
+            const size_t same = (size_t)rand() % length;
+            memcpy(tokens, sg_session_tokens(s), same * sizeof *tokens);
+            random_tokens(tokens + same, 6);
+            const size_t n = same + 6 < CTX ? same + 6 : CTX;
+            ck_assert_msg(sg_session_sync(s, tokens, n, &err) == SG_OK, "%s", err.message);
+            ck_assert_uint_eq(sg_session_length(s), n);
+        } else {
+            const size_t n = what == 7 ? 80 : 1 + (size_t)rand() % (what == 5 ? 12 : 3), left = CTX - sg_session_length(s);
+            random_tokens(tokens, n);
+            if (n > left) continue;
+            if (what == 6) { /* nothing is evaluated */
+                const size_t before = sg_session_length(s);
+                sg_session_cancel(s);
+                ck_assert_int_eq(sg_session_feed(s, tokens, n, 1, &err), SG_E_CANCELLED);
+                ck_assert_uint_eq(sg_session_length(s), before);
+                continue;
+            }
+            feed(s, tokens, n);
+        }
+        expect_as_fresh(s, name);
+    }
+    sg_session_destroy(&s);
+    sg_model_close(&m);
+}
+END_TEST
+
+static void *cancel_soon(void *arg) {
+    usleep(300);
+    sg_session_cancel(arg);
+    return NULL;
+}
+
+/* Cancelled somewhere in the middle, many times: what was evaluated stays, and it goes on from there. */
+START_TEST(interrupted) {
+    sg_model *m = open_model(models[_i], 0);
+    sg_session *s = usual(m);
+    srand(7);
+    for (int round = 0; round < 20; round++) {
+        int32_t tokens[CTX];
+        pthread_t thread;
+        sg_error err = { 0 };
+        random_tokens(tokens, CTX);
+        ck_assert_int_eq(sg_session_rewind(s, 0, &err), SG_OK);
+        feed(s, tokens, 30);
+        ck_assert(pthread_create(&thread, NULL, cancel_soon, s) == 0);
+        const sg_status status = sg_session_feed(s, tokens + 30, 100, 1, &err);
+        pthread_join(thread, NULL);
+        ck_assert(status == SG_OK || status == SG_E_CANCELLED);
+        (void)sg_session_take_cancel(s); /* one that came too late */
+        const size_t n = sg_session_length(s);
+        ck_assert_msg(n >= 30 && n <= 130, "%zu tokens", n);
+        ck_assert_int_eq(sg_session_rewind(s, n > 60 ? 55 : n, &err), SG_OK);
+        feed(s, tokens + 130, 3);
+        expect_as_fresh(s, models[_i]);
+    }
+    sg_session_destroy(&s);
+    sg_model_close(&m);
+}
+END_TEST
+
+/* A prompt at once, in sevens, one by one: every row of logits has the same bits, for every type of the cache. */
+START_TEST(portions) {
+    sg_model *m = open_model(models[_i], 0);
+    int32_t tokens[90];
+    srand(5);
+    random_tokens(tokens, 90);
+    for (int kv = 0; kv < 3; kv++) {
+        if (kv == SG_KV_Q8_0 && strcmp(models[_i], "gpt-oss") != 0 && strcmp(models[_i], "qwen3next") != 0) continue; /* wants heads of 32 values */
+        float *rows[3];
+        static const uint32_t batches[] = { 90, 7, 1 };
+        for (int way = 0; way < 3; way++) {
+            sg_session *s = create(m, CTX, 1 + (uint32_t)way, batches[way], 0, (sg_kv_type)kv);
+            sg_error err = { 0 };
+            rows[way] = malloc(sizeof(float) * VOCAB * 90);
+            for (size_t at = 0; at < 90; at += batches[way]) {
+                const size_t n = 90 - at < batches[way] ? 90 - at : batches[way];
+                ck_assert_msg(sg_session_feed(s, tokens + at, n, n, &err) == SG_OK, "%s", err.message);
+                memcpy(rows[way] + at * VOCAB, sg_session_logits(s, 0), n * VOCAB * sizeof(float));
+            }
+            sg_session_destroy(&s);
+        }
+        for (int way = 1; way < 3; way++)
+            ck_assert_msg(memcmp(rows[0], rows[way], sizeof(float) * VOCAB * 90) == 0, "%s, cache %d, portions of %u", models[_i], kv, batches[way]);
+        for (int way = 0; way < 3; way++) free(rows[way]);
+    }
+    sg_model_close(&m);
+}
+END_TEST
+
+/* ---- files ---- */
+
+static char path[256];
+
+static void in_tmp(void) { snprintf(path, sizeof path, "/tmp/sg-past-%d", (int)getpid()); }
+
+static size_t file_size(const char *p) {
+    struct stat st;
+    return stat(p, &st) == 0 ? (size_t)st.st_size : 0;
+}
+
+/* Saved, restored into another session, gone on: as if nothing had been. */
+START_TEST(saved) {
+    in_tmp();
+    sg_model *m = open_model(models[_i], 0);
+    int32_t tokens[100];
+    sg_error err = { 0 };
+    srand(9);
+    random_tokens(tokens, 100);
+    static const size_t lengths[] = { 1, 7, 64, 90 };
+    for (size_t i = 0; i < 4; i++) {
+        sg_session *s = usual(m), *other = create(m, CTX + 40, 3, 5, SG_NO_STATE_COPIES, SG_KV_F16);
+        feed(s, tokens, 95);
+        ck_assert_int_eq(sg_session_rewind(s, lengths[i], &err), SG_OK); /* the file is of the timeline, not of what was */
+        ck_assert_msg(sg_session_save(s, path, &err) == SG_OK, "%s", err.message);
+        feed(other, tokens + 50, 20);
+        ck_assert_msg(sg_session_restore(other, path, &err) == SG_OK, "%s", err.message);
+        ck_assert_uint_eq(sg_session_length(other), lengths[i]);
+        ck_assert_mem_eq(sg_session_tokens(other), tokens, lengths[i] * sizeof *tokens);
+        ck_assert_uint_eq(sg_session_logits_rows(other), 0);
+        feed(other, tokens + 30, 5);
+        expect_as_fresh(other, models[_i]);
+        ck_assert_int_eq(sg_session_rewind(other, lengths[i] / 2, &err), SG_OK);
+        feed(other, tokens, 2);
+        expect_as_fresh(other, models[_i]);
+        sg_session_destroy(&s);
+        sg_session_destroy(&other);
+    }
+    unlink(path);
+    sg_model_close(&m);
+}
+END_TEST
+
+/* begun: only what stands behind the header is wrong, so that the timeline is gone. */
+static void refuses(sg_session *s, bool begun, const char *file, sg_status want, const char *word) {
+    sg_error err = { 0 };
+    const size_t length = sg_session_length(s);
+    const sg_status got = sg_session_restore(s, file, &err);
+    ck_assert_msg(got == want && strstr(err.message, word) && strstr(err.message, file), "status %d (%s), expected %d and \"%s\"", (int)got, err.message,
+                  (int)want, word);
+    ck_assert_uint_eq(sg_session_length(s), begun ? 0 : length);
+    feed(s, (const int32_t[]) { 5, 6, 7 }, 3);
+    if (!strstr(word, "KV cache type")) expect_as_fresh(s, "after a refused file"); /* which has another type */
+}
+
+static void write_file(const char *p, const char *data, size_t n) {
+    FILE *f = fopen(p, "wb");
+    ck_assert(f && fwrite(data, 1, n, f) == n && fclose(f) == 0);
+}
+
+START_TEST(damaged_files) {
+    in_tmp();
+    sg_model *m = open_model("qwen3next", 0), *m2 = open_model("lfm2moe", 0);
+    sg_session *s = usual(m), *small = create(m, 32, 2, 5, 0, SG_KV_F16), *f32 = create(m, CTX, 2, 5, 0, SG_KV_F32), *s2 = usual(m2);
+    int32_t tokens[60];
+    sg_error err = { 0 };
+    random_tokens(tokens, 60);
+    feed(s, tokens, 60);
+    ck_assert_int_eq(sg_session_save(s, path, &err), SG_OK);
+    refuses(s2, false, path, SG_E_UNSUPPORTED, "another model");
+    refuses(f32, false, path, SG_E_UNSUPPORTED, "KV cache type");
+    refuses(small, false, path, SG_E_CONTEXT, "holds 60 tokens, the context 32");
+    refuses(s, false, "/nonexistent/x", SG_E_NOT_FOUND, "cannot be opened");
+    const size_t n = file_size(path);
+    char *data = malloc(n);
+    FILE *f = fopen(path, "rb");
+    ck_assert(f && fread(data, 1, n, f) == n);
+    fclose(f);
+    static const double cuts[] = { 0, 0.0001, 0.001, 0.3, 0.9, 0.99999 };
+    for (size_t i = 0; i < sizeof cuts / sizeof *cuts; i++) {
+        write_file(path, data, (size_t)(cuts[i] * (double)n));
+        refuses(s, cuts[i] * (double)n >= 32, path, SG_E_FORMAT, "ends too early");
+    }
+    for (size_t i = 0; i < 20; i++) { /* one bit of what stands behind the header */
+        const size_t at = 32 + (size_t)rand() % (n - 32);
+        data[at] ^= 4;
+        write_file(path, data, n);
+        refuses(s, true, path, SG_E_FORMAT, "is damaged");
+        data[at] ^= 4;
+    }
+    data[0] = 'X';
+    write_file(path, data, n);
+    refuses(s, false, path, SG_E_FORMAT, "no saved session");
+    free(data);
+    unlink(path);
+    ck_assert_int_eq(sg_session_save(s, "/nonexistent/x", &err), SG_E_NOT_FOUND);
+    ck_assert_int_eq(sg_session_rewind(s, 0, &err), SG_OK);
+    ck_assert_msg(sg_session_save(s, path, &err) == SG_OK && sg_session_restore(s, path, &err) == SG_OK, "%s", err.message); /* nothing yet */
+    unlink(path);
+    sg_session_destroy(&s);
+    sg_session_destroy(&small);
+    sg_session_destroy(&f32);
+    sg_session_destroy(&s2);
+    sg_model_close(&m);
+    sg_model_close(&m2);
+}
+END_TEST
+
+/* ---- memory ---- */
+
+static uint64_t past_bytes(const char *name, uint32_t n_ctx, uint32_t copies) {
+    sg_model *m = open_model(name, 0);
+    sg_session *s = create(m, n_ctx, 1, 32, copies, SG_KV_F16);
+    const uint64_t bytes = sg_session_get_stats(s).kv_bytes;
+    sg_session_destroy(&s);
+    sg_model_close(&m);
+    return bytes;
+}
+
+/* Six of gemma3's seven layers keep only a ring of window + batch + slack; a state costs as much as its copies. */
+START_TEST(memory) {
+    const uint64_t per_position = 2 * 2 * 16; /* keys and values of one head of 16 halves */
+    const uint64_t ring = (8 + 32 + 128 + 63) / 64 * 64, want = per_position * (32768 + 6 * ring), got = past_bytes("gemma3", 32768, 0);
+    ck_assert_msg(got >= want && got < want + 65536, "%llu bytes, expected %llu", (unsigned long long)got, (unsigned long long)want);
+    const uint64_t none = past_bytes("qwen3next", 256, SG_NO_STATE_COPIES), one = past_bytes("qwen3next", 256, 1), three = past_bytes("qwen3next", 256, 3);
+    const uint64_t state = 3 * (4 * 32 * 32 + 3 * 256) * sizeof(float);
+    ck_assert_msg(one - none >= state && one - none < state + 8192, "a copy takes %llu bytes, expected %llu", (unsigned long long)(one - none),
+                  (unsigned long long)state);
+    ck_assert_msg(three - one >= 2 * state && three - one < 2 * state + 8192, "two copies take %llu bytes", (unsigned long long)(three - one));
+    ck_assert_uint_eq(past_bytes("llama-q4_0", 256, 9), past_bytes("llama-q4_0", 256, 0)); /* nothing to copy */
+}
+END_TEST
+
+int main(void) {
+    Suite *s = suite_create("past");
+    TCase *t = tcase_create("past");
+    tcase_set_timeout(t, 0);
+    tcase_add_loop_test(t, any_way, 0, 2 * N_MODELS);
+    tcase_add_loop_test(t, interrupted, 0, N_MODELS);
+    tcase_add_loop_test(t, portions, 0, N_MODELS);
+    tcase_add_loop_test(t, saved, 0, N_MODELS);
+    tcase_add_test(t, damaged_files);
+    tcase_add_test(t, memory);
+    suite_add_tcase(s, t);
+    SRunner *r = srunner_create(s);
+    srunner_set_fork_status(r, CK_NOFORK); /* OpenMP teams do not survive a fork */
+    srunner_run_all(r, CK_NORMAL);
+    const int failed = srunner_ntests_failed(r);
+    srunner_free(r);
+    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
