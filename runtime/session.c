@@ -237,9 +237,17 @@ sg_status sg_session_feed(sg_session *s, const int32_t *tokens, size_t n, size_t
     const double start = now();
     size_t done = 0;
     sg_status status = sg_session_catch_up(s, err);
-    if (status == SG_OK) status = evaluate(s, tokens, n, n_keep, s->logits, &done, err);
+    /* Of a prompt a copy is kept from before its last token: who comes back to it wants the logits of that one again. */
+    const size_t before = s->past.n_copies > 0 ? n - 1 : 0, last = n - before;
+    if (status == SG_OK && before > 0) status = evaluate(s, tokens, before, n_keep - 1, s->logits, &done, err);
+    if (status == SG_OK && before > 0) sg_past_keep(&s->past);
+    if (status == SG_OK) {
+        size_t more = 0;
+        const size_t keep = before > 0 ? 1 : n_keep, row = n_keep - keep;
+        status = evaluate(s, tokens + before, last, keep, s->logits + row * s->model->desc.hp.n_vocab, &more, err);
+        done += more;
+    }
     if (status == SG_OK) s->logits_rows = n_keep;
-    if (status == SG_OK && n > 1) sg_past_keep(&s->past);
     if (n == 1 && done == 1) s->times[s->stats.decode_tokens % TIMES] = (float)(now() - start);
     (n > 1 ? (s->stats.prompt_tokens += done) : (s->stats.decode_tokens += done));
     *(n > 1 ? &s->stats.prompt_seconds : &s->stats.decode_seconds) += now() - start;

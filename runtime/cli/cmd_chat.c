@@ -128,7 +128,8 @@ static int turn(chat *c, const char *text) {
     }
     if (result.reason == SG_STOP_CONTEXT)
         cli_note(c->a->m.quiet, "the context is full, so the answer ends here (-c makes it larger)");
-    return push(c, "assistant", c->answer ? c->answer : "") ? CLI_OK : cli_fail("out of memory");
+    if (!push(c, "assistant", c->answer ? c->answer : "")) return cli_fail("out of memory");
+    return cli_prompt_cache_save(c->a);
 }
 
 static int loop(chat *c, const char *first) {

@@ -54,24 +54,28 @@ static int make_sampler(cli_generate_args *a, sg_sampler **out) {
 }
 
 /* Feeds the prompt: as it is, or as the question of a chat when there is a system text. */
-static sg_status feed(const cli_generate_args *a, const char *prompt, size_t len, sg_error *err) {
-    if (!a->system) return sg_session_feed_text(a->m.session, prompt, len, err);
+static int feed(const cli_generate_args *a, const char *prompt, size_t len) {
     const sg_chat_message messages[2] = { { "system", a->system }, { "user", prompt } };
     char *text = NULL;
     int32_t *ids = NULL;
     size_t n = 0;
-    sg_status s = sg_chat_format(a->m.model, messages, 2, true, &text, err);
+    int saved = CLI_OK;
+    sg_error err;
+    sg_status s = a->system ? sg_chat_format(a->m.model, messages, 2, true, &text, &err) : SG_OK;
+    const char *from = a->system ? text : prompt;
     if (s == SG_OK)
-        s = sg_tokenize(a->m.model, text, strlen(text), SG_TOKENIZE_BOS | SG_TOKENIZE_PARSE_SPECIAL, &ids, &n, err);
-    if (s == SG_OK) s = sg_session_feed(a->m.session, ids, n, 1, err);
+        s = sg_tokenize(a->m.model, from, a->system ? strlen(text) : len, SG_TOKENIZE_BOS | (a->system ? SG_TOKENIZE_PARSE_SPECIAL : 0), &ids, &n, &err);
+    /* an empty prompt of a model without a beginning token: feed_text says so */
+    if (s == SG_OK) s = n > 0 ? cli_prompt_cache_feed(a, ids, n, &saved, &err) : sg_session_feed_text(a->m.session, prompt, len, &err);
     sg_free(text);
     sg_free(ids);
-    return s;
+    return s != SG_OK ? cli_fail_error(&err) : saved;
 }
 
 static int generate(cli_generate_args *a, sg_sampler *sampler, const char *prompt, size_t len) {
     sg_error err;
-    if (feed(a, prompt, len, &err) != SG_OK) return cli_fail_error(&err);
+    const int r = feed(a, prompt, len);
+    if (r != CLI_OK) return r;
     const int32_t *tokens = sg_session_tokens(a->m.session);
     for (size_t i = 0; i < sg_session_length(a->m.session); i++) sg_sampler_accept(sampler, tokens[i]);
 
@@ -119,6 +123,7 @@ static int run(cli_generate_args *a, const char *file) {
     cli_catch_interrupts();
     if (r == CLI_OK) r = cli_open_model(&a->m, (uint64_t)a->n_ctx);
     if (r == CLI_OK) r = cli_open_session(&a->m, (uint64_t)a->n_ctx);
+    if (r == CLI_OK) cli_prompt_cache_open(a);
     if (r == CLI_OK) r = make_sampler(a, &sampler);
     if (r == CLI_OK) r = a->chat ? cli_chat(a, sampler, prompt) : generate(a, sampler, prompt, len);
     if (r == CLI_OK) r = cli_write_trace(&a->m);
@@ -154,6 +159,8 @@ int cmd_generate(int argc, char **argv) {
         { "system", 0, CLI_STR, &a.system, "TEXT",
           "system message of the chat; without -i the prompt becomes one question in the model's chat form" },
         { "stop", 0, CLI_LIST, &a.stop, "STR", "end the text before STR; may be repeated" },
+        { "prompt-cache", 0, CLI_STR, &a.prompt_cache, "FILE",
+          "take up the session in FILE as far as the prompt agrees with it, and save it there" },
         { "ignore-eos", 0, CLI_FLAG, &a.ignore_eos, NULL, "go on when the model ends its text" },
         { NULL, 0, CLI_FLAG, NULL, NULL, "sampling:" },
         { "seed", 's', CLI_U64, &a.seed, "N", "makes the text repeatable (default: drawn, and printed on stderr)", 0, 0,

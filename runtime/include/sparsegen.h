@@ -198,7 +198,7 @@ typedef struct sg_session_options {
     float lossy_predict;   /* neurons that the predictor does not name are left out; the share of the active ones that it should name */
     float lossy_threshold; /* this share of the neurons, those with the smallest activated gates, is left out */
     uint32_t lossy_top_k;  /* all but the K neurons of a layer with the largest activated gates are left out */
-    /* Models with recurrent layers cannot go back but to a copy of their state. Copies are kept from the ends of the last prompts;
+    /* Models with recurrent layers cannot go back but to a copy of their state. Copies are kept from just before the last token of the last prompts;
      * 0: two, SG_NO_STATE_COPIES: none (a rewind then evaluates everything again). Other models need none. */
     uint32_t n_state_copies;
     /* Where weights are quantised they are multiplied with activations in 16 instead of 8 bits: closer to the exact product (in mixtures of

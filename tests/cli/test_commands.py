@@ -118,6 +118,47 @@ class Logits(Case):
         self.assertEqual(sorted(p.read_bytes() for p in self.tmp.iterdir() if p != out), [b'old\n'] * 3)
 
 
+class PromptCache(Case):
+
+    def text(self, model, prompt, *more):
+        done = self.ok('-m', model, '-p', prompt, '-n', '12', '--temp', '0', '--ignore-eos', '--stats', *more)
+        return done.stdout, done.stderr.decode()
+
+    def evaluated(self, stderr):
+        return int(re.search(r'prompt\D+(\d+) tokens', stderr).group(1))
+
+    def test_same_text(self):
+        """Whatever the file holds: nothing, this prompt, its beginning, another one, another model."""
+        prompt, longer = GOLDEN['prompt'], GOLDEN['prompt'] + ' and then some more'
+        for model in MODEL, str(GOLDENS / 'lfm2moe.gguf'), str(GOLDENS / 'gpt-oss.gguf'):
+            cache = self.tmp / 'cache'
+            if model == MODEL:
+                self.assertFalse(cache.exists())
+            for text in prompt, prompt, longer, longer, 'Something else', prompt:
+                want, plain = self.text(model, text)
+                got, noted = self.text(model, text, '--prompt-cache', cache)
+                self.assertEqual(got, want, (model, text))
+                self.assertEqual([p.name for p in self.tmp.iterdir()], ['cache'])
+                last, all_of = self.evaluated(noted), self.evaluated(plain)
+                self.assertLessEqual(last, all_of + 1)
+            got, noted = self.text(model, prompt, '--prompt-cache', cache)
+            self.assertLess(self.evaluated(noted), 3, noted)  # the last token, and what the recurrent state of before it takes
+        noted = self.text(MODEL, prompt, '--prompt-cache', cache)[1]
+        self.assertIn('the prompt cache is not used: ', noted)
+        self.assertIn('another model', noted)
+
+    def test_unwritable(self):
+        self.fails(1, '/nonexistent/cache', '-m', MODEL, '-p', 'a b c', '-n', '2', '--prompt-cache', '/nonexistent/cache')
+
+    def test_chat(self):
+        cache = self.tmp / 'cache'
+        chats = [self.ok('-m', MODEL, '-i', '-n', '6', '--temp', '0', *more, stdin=b'hello\nworld\n').stdout
+                 for more in ((), ('--prompt-cache', cache), ('--prompt-cache', cache))]
+        self.assertEqual(chats[0], chats[1])
+        self.assertEqual(chats[0], chats[2])
+        self.assertTrue(cache.exists())
+
+
 class Perplexity(Case):
     TEXT = ('They kept looking at it, hoping to see some. Once upon a time there was a little dog. ' * 20).strip()
 
