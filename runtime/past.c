@@ -40,11 +40,11 @@ sg_status sg_past_need(const sg_exec_model *m, sg_kv_type type, uint32_t n_ctx, 
 
 static sg_status make_copies(sg_past *p, uint32_t n, sg_error *err) {
     const size_t bytes = (sg_recurrent_flat_bytes(&p->state) + SG_CACHE_LINE - 1) / SG_CACHE_LINE * SG_CACHE_LINE;
-    p->copies = calloc(n + 1, sizeof *p->copies);
-    if (!p->copies) return sg_fail(err, SG_E_NOMEM, "out of memory");
     if (n == 0 || bytes == 0) return SG_OK;
     if (bytes > SIZE_MAX / n) return sg_fail(err, SG_E_NOMEM, "%u copies of the recurrent state are too large", n);
     SG_TRY(sg_region_create(&p->memory, bytes * n, "copies of the recurrent state", err));
+    p->copies = calloc(n, sizeof *p->copies);
+    if (!p->copies) return sg_fail(err, SG_E_NOMEM, "out of memory");
     for (uint32_t i = 0; i < n; i++) p->copies[i].data = (uint8_t *)p->memory.data + i * bytes;
     p->n_copies = n;
     return SG_OK;
@@ -77,17 +77,13 @@ uint64_t sg_past_bytes(const sg_past *p) { return p->kv.k.size + p->kv.v.size + 
 static uint32_t begin_anew(sg_past *p) {
     if (p->recurrent) sg_recurrent_clear(&p->state);
     for (uint32_t i = 0; i < p->n_copies; i++) p->copies[i].when = 0;
-    p->high = p->at = 0;
+    p->high = p->held = p->at = 0;
     return 0;
 }
 
-uint32_t sg_past_go_to(sg_past *p, uint32_t n) {
-    if (n == 0) return begin_anew(p);
-    if (!p->recurrent) return n <= p->high && sg_kv_can_rewind(&p->kv, p->high, n) ? n : begin_anew(p);
-    /* What lies behind is of another text from here on. */
-    for (uint32_t i = 0; i < p->n_copies; i++)
-        if (p->copies[i].pos > n) p->copies[i].when = 0;
-    if (p->at == n && sg_kv_can_rewind(&p->kv, p->high, n)) return n;
+/* A state goes on where it stands, or where a copy does. */
+static uint32_t go_to_state(sg_past *p, uint32_t n) {
+    if (p->at == n && p->held == n && sg_kv_can_rewind(&p->kv, p->high, n)) return n;
     const sg_past_copy *best = NULL;
     for (uint32_t i = 0; i < p->n_copies; i++) {
         const sg_past_copy *c = &p->copies[i];
@@ -95,11 +91,22 @@ uint32_t sg_past_go_to(sg_past *p, uint32_t n) {
     }
     if (!best) return begin_anew(p);
     sg_recurrent_restore(&p->state, best->data);
-    return p->at = best->pos;
+    return p->held = p->at = best->pos;
+}
+
+uint32_t sg_past_go_to(sg_past *p, uint32_t n) {
+    if (n == 0) return begin_anew(p);
+    /* What lies behind is of another text from here on. */
+    if (p->held > n) p->held = n;
+    for (uint32_t i = 0; i < p->n_copies; i++)
+        if (p->copies[i].pos > n) p->copies[i].when = 0;
+    if (p->recurrent) return go_to_state(p, n);
+    return p->held > 0 && sg_kv_can_rewind(&p->kv, p->high, p->held) ? p->held : begin_anew(p);
 }
 
 void sg_past_wrote(sg_past *p, uint32_t end, bool good) {
     if (end > p->high) p->high = end;
+    if (good) p->held = end;
     p->at = good ? end : SG_PAST_LOST;
 }
 
@@ -126,5 +133,5 @@ uint64_t sg_past_layout(const sg_past *p) { return sg_kv_layout_id(&p->kv) * 31 
 
 void sg_past_restored(sg_past *p, uint32_t n) {
     if (p->high < n) p->high = n;
-    p->at = n;
+    p->held = p->at = n;
 }

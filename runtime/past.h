@@ -15,6 +15,7 @@ typedef struct sg_past {
     sg_recurrent_state state;
     bool recurrent;
     uint32_t high; /* positions that were ever written, see sg_kv_can_rewind */
+    uint32_t held; /* of these, the first that are of the timeline: behind them stands what was dropped, or half of a run that failed */
     uint32_t at;   /* position that `state` stands at, SG_PAST_LOST when it is of no use */
     sg_past_copy *copies; /* [n_copies] */
     uint32_t n_copies;
@@ -32,9 +33,9 @@ SG_NODISCARD sg_status sg_past_need(const sg_exec_model *m, sg_kv_type type, uin
 uint64_t sg_past_bytes(const sg_past *p);
 
 /* To go on at position n: makes the past that of the first m <= n tokens and returns m; the tokens m .. n-1 have to be evaluated again.
- * Recurrent layers can go back to copies only, windows as far as their ring reaches. */
+ * Recurrent layers can go back to copies only, windows as far as their ring reaches. What stands behind n counts as forgotten. */
 uint32_t sg_past_go_to(sg_past *p, uint32_t n);
-/* A run up to position `end` succeeded, or it did not. */
+/* A run from where sg_past_go_to or the run before ended up to position `end` succeeded, or it did not. */
 void sg_past_wrote(sg_past *p, uint32_t end, bool good);
 /* Keeps a copy of the state as it stands, in the place of the oldest one. */
 void sg_past_keep(sg_past *p);

@@ -220,12 +220,25 @@ static sg_status evaluate(sg_session *s, const int32_t *tokens, size_t n, size_t
 /* What the model cannot remember of the timeline is evaluated again. */
 sg_status sg_session_catch_up(sg_session *s, sg_error *err) {
     const uint32_t n = s->n, from = sg_past_go_to(&s->past, n);
+    const double start = now();
     size_t done = 0;
     if (from == n) return SG_OK;
     s->n = from;
     const sg_status status = evaluate(s, s->tokens + from, n - from, 0, NULL, &done, err);
     s->stats.prompt_tokens += done;
+    s->stats.prompt_seconds += now() - start;
     s->n = n; /* the timeline stays also after a failure; the past says what is missing */
+    return status;
+}
+
+/* Of a prompt a copy of the state is kept from before its last token: who comes back to it wants the logits of that one again. */
+static sg_status evaluate_prompt(sg_session *s, const int32_t *tokens, size_t n, size_t n_keep, size_t *done, sg_error *err) {
+    size_t last = 0;
+    if (s->past.n_copies == 0) return evaluate(s, tokens, n, n_keep, s->logits, done, err);
+    SG_TRY(evaluate(s, tokens, n - 1, n_keep - 1, s->logits, done, err));
+    sg_past_keep(&s->past);
+    const sg_status status = evaluate(s, tokens + n - 1, 1, 1, s->logits + (n_keep - 1) * s->model->desc.hp.n_vocab, &last, err);
+    *done += last;
     return status;
 }
 
@@ -234,23 +247,15 @@ sg_status sg_session_feed(sg_session *s, const int32_t *tokens, size_t n, size_t
     if (n_keep < 1 || n_keep > n) return sg_fail(err, SG_E_ARG, "sg_session_feed: n_keep %zu is not between 1 and %zu", n_keep, n);
     SG_TRY(check_tokens(s, tokens, n, err));
     SG_TRY(reserve_logits(s, n_keep, err));
+    SG_TRY(sg_session_catch_up(s, err));
     const double start = now();
     size_t done = 0;
-    sg_status status = sg_session_catch_up(s, err);
-    /* Of a prompt a copy is kept from before its last token: who comes back to it wants the logits of that one again. */
-    const size_t before = s->past.n_copies > 0 ? n - 1 : 0, last = n - before;
-    if (status == SG_OK && before > 0) status = evaluate(s, tokens, before, n_keep - 1, s->logits, &done, err);
-    if (status == SG_OK && before > 0) sg_past_keep(&s->past);
-    if (status == SG_OK) {
-        size_t more = 0;
-        const size_t keep = before > 0 ? 1 : n_keep, row = n_keep - keep;
-        status = evaluate(s, tokens + before, last, keep, s->logits + row * s->model->desc.hp.n_vocab, &more, err);
-        done += more;
-    }
+    const sg_status status = n > 1 ? evaluate_prompt(s, tokens, n, n_keep, &done, err) : evaluate(s, tokens, 1, 1, s->logits, &done, err);
+    const double seconds = now() - start;
     if (status == SG_OK) s->logits_rows = n_keep;
-    if (n == 1 && done == 1) s->times[s->stats.decode_tokens % TIMES] = (float)(now() - start);
+    if (n == 1 && done == 1) s->times[s->stats.decode_tokens % TIMES] = (float)seconds;
     (n > 1 ? (s->stats.prompt_tokens += done) : (s->stats.decode_tokens += done));
-    *(n > 1 ? &s->stats.prompt_seconds : &s->stats.decode_seconds) += now() - start;
+    *(n > 1 ? &s->stats.prompt_seconds : &s->stats.decode_seconds) += seconds;
     return status;
 }
 
