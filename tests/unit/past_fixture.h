@@ -42,7 +42,7 @@ static inline sg_session *create(sg_model *m, uint32_t n_ctx, uint32_t threads, 
     return s;
 }
 
-static inline sg_session *usual(sg_model *m) { return create(m, CTX, 2, 5, 0, SG_KV_F16); }
+static inline sg_session *usual(sg_model *m) { return create(m, CTX, 3, 5, 0, SG_KV_F16); }
 
 static inline void feed(sg_session *s, const int32_t *tokens, size_t n) {
     sg_error err = { 0 };

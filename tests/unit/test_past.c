@@ -1,71 +1,16 @@
 /* What a session keeps of the past: whatever way it came to its tokens, it continues as one that never did anything else. */
-#include <check.h>
 #include <pthread.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "runtime/session.h"
-#include "sparsegen.h"
-
-enum { CTX = 260, VOCAB = 512 };
-
-/* Windows of 8 tokens, latent vectors, convolutions, a delta net, and none of all that. */
-static const char *const models[] = { "gemma3", "gpt-oss", "deepseek2", "lfm2moe", "qwen3next", "llama-q4_0" };
-#define N_MODELS (sizeof models / sizeof *models)
-
-static sg_model *open_model(const char *name, uint64_t ram) {
-    char path[1024];
-    sg_model *m = NULL;
-    sg_error err = { 0 };
-    sg_model_options o = SG_MODEL_OPTIONS_INIT;
-    o.ram = ram;
-    snprintf(path, sizeof path, "%s/tests/data/goldens/%s.gguf", getenv("SG_SOURCE_ROOT"), name);
-    ck_assert_msg(sg_model_open(path, &o, &m, &err) == SG_OK, "%s", err.message);
-    return m;
-}
-
-static sg_session *create(sg_model *m, uint32_t n_ctx, uint32_t threads, uint32_t batch, uint32_t copies, sg_kv_type kv) {
-    sg_session_options o = SG_SESSION_OPTIONS_INIT;
-    sg_session *s = NULL;
-    sg_error err = { 0 };
-    o.n_ctx = n_ctx;
-    o.n_threads = threads;
-    o.n_batch = batch;
-    o.n_state_copies = copies;
-    o.kv_type = kv;
-    ck_assert_msg(sg_session_create(m, &o, &s, &err) == SG_OK, "%s", err.message);
-    return s;
-}
-
-static sg_session *usual(sg_model *m) { return create(m, CTX, 2, 5, 0, SG_KV_F16); }
-
-static void feed(sg_session *s, const int32_t *tokens, size_t n) {
-    sg_error err = { 0 };
-    ck_assert_msg(sg_session_feed(s, tokens, n, 1, &err) == SG_OK, "%s", err.message);
-}
-
-/* The last logits of s are those of a session that got its tokens at once. */
-static void expect_as_fresh(sg_session *s, const char *what) {
-    sg_session *f = create(sg_session_model(s), CTX, 1, CTX, 0, SG_KV_F16);
-    feed(f, sg_session_tokens(s), sg_session_length(s));
-    ck_assert_msg(memcmp(sg_session_logits(s, sg_session_logits_rows(s) - 1), sg_session_logits(f, 0), VOCAB * sizeof(float)) == 0,
-                  "%s, %zu tokens: other logits", what, sg_session_length(s));
-    sg_session_destroy(&f);
-}
-
-static void random_tokens(int32_t *tokens, size_t n) {
-    for (size_t i = 0; i < n; i++) tokens[i] = 3 + rand() % (VOCAB - 10);
-}
+#include "tests/unit/past_fixture.h"
 
 /* Any order of feeding, going back, changing one's mind, and being interrupted. */
 START_TEST(any_way) {
     srand(100 + (unsigned)_i);
     const char *name = models[_i % (int)N_MODELS];
-    sg_model *m = open_model(name, 0);
-    sg_session *s = create(m, CTX, 2, 5, _i < (int)N_MODELS ? 0 : SG_NO_STATE_COPIES, SG_KV_F16);
+    sg_model *m = open_model(name);
+    sg_session *s = create(m, CTX, _i % 4 ? 1 : 3, 5, _i < (int)N_MODELS ? 0 : SG_NO_STATE_COPIES, SG_KV_F16);
     for (int step = 0; step < 60; step++) {
         int32_t tokens[CTX];
         sg_error err = { 0 };
@@ -111,7 +56,7 @@ static void *cancel_soon(void *arg) {
 
 /* Cancelled somewhere in the middle, many times: what was evaluated stays, and it goes on from there. */
 START_TEST(interrupted) {
-    sg_model *m = open_model(models[_i], 0);
+    sg_model *m = open_model(models[_i]);
     sg_session *s = usual(m);
     srand(7);
     for (int round = 0; round < 20; round++) {
@@ -139,7 +84,7 @@ END_TEST
 
 /* A prompt at once, in sevens, one by one: every row of logits has the same bits, for every type of the cache. */
 START_TEST(portions) {
-    sg_model *m = open_model(models[_i], 0);
+    sg_model *m = open_model(models[_i]);
     int32_t tokens[90];
     srand(5);
     random_tokens(tokens, 90);
@@ -180,7 +125,7 @@ static size_t file_size(const char *p) {
 /* Saved, restored into another session, gone on: as if nothing had been. */
 START_TEST(saved) {
     in_tmp();
-    sg_model *m = open_model(models[_i], 0);
+    sg_model *m = open_model(models[_i]);
     int32_t tokens[100];
     sg_error err = { 0 };
     srand(9);
@@ -228,7 +173,7 @@ static void write_file(const char *p, const char *data, size_t n) {
 
 START_TEST(damaged_files) {
     in_tmp();
-    sg_model *m = open_model("qwen3next", 0), *m2 = open_model("lfm2moe", 0);
+    sg_model *m = open_model("qwen3next"), *m2 = open_model("lfm2moe");
     sg_session *s = usual(m), *small = create(m, 32, 2, 5, 0, SG_KV_F16), *f32 = create(m, CTX, 2, 5, 0, SG_KV_F32), *s2 = usual(m2);
     int32_t tokens[60];
     sg_error err = { 0 };
@@ -277,7 +222,7 @@ END_TEST
 /* ---- memory ---- */
 
 static uint64_t past_bytes(const char *name, uint32_t n_ctx, uint32_t copies) {
-    sg_model *m = open_model(name, 0);
+    sg_model *m = open_model(name);
     sg_session *s = create(m, n_ctx, 1, 32, copies, SG_KV_F16);
     const uint64_t bytes = sg_session_get_stats(s).kv_bytes;
     sg_session_destroy(&s);
@@ -310,10 +255,5 @@ int main(void) {
     tcase_add_test(t, damaged_files);
     tcase_add_test(t, memory);
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_set_fork_status(r, CK_NOFORK); /* OpenMP teams do not survive a fork */
-    srunner_run_all(r, CK_NORMAL);
-    const int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(s);
 }

@@ -79,7 +79,7 @@ static void again(const char *name, bool fails, uint32_t copies) {
     int stopped = 0;
     static const size_t then[] = { 8, 13, 20, 30, 31 }; /* in the piece that failed, before it, in what was never reached */
     for (size_t i = 0; i < sizeof then / sizeof *then; i++) {
-        sg_session *s = create(m, CTX, i == 0 ? 2 : 1, 5, copies, SG_KV_F16);
+        sg_session *s = create(m, CTX, i == 0 ? 3 : 1, 5, copies, SG_KV_F16);
         feed(s, tokens, 250); /* more than a ring holds */
         rewind_to(s, 31);
         if (fails) runs_left = 2;
