@@ -77,16 +77,18 @@ void sg_kv_store(const sg_attention *a, sg_kv_cache *c, const sg_vec_fns *vec, u
 uint32_t sg_kv_intact_from(const sg_kv_cache *c, uint32_t high);
 bool sg_kv_can_rewind(const sg_kv_cache *c, uint32_t high, uint32_t n);
 
-/* Saving and restoring: calls `fn` for each range of bytes that holds positions < n, in a fixed order, and stops when it returns
- * false (as sg_kv_ranges then does). fn may read the bytes or write them. Keys lie in tiles of the kernel (kernel->mr rows): whole
- * tiles are given, whose rows behind n mean nothing. Of a ring all rows in use are given; `high` is to be kept beside n, for what
- * can be gone back to after restoring is what could be before. Not while something is evaluated. */
+/* Saving and restoring: calls `fn` for each range of bytes that holds what is needed to go on at from .. n (all positions < n; of a layer
+ * with a window those that are seen from `from` on), in a fixed order, and stops when it returns false (as sg_kv_ranges then does).
+ * fn may read the bytes or write them. Keys lie in tiles of the kernel (kernel->mr rows): whole tiles are given, whose other rows mean
+ * nothing. n - from <= SG_KV_SAVED, so that they fit any ring without one tile coming upon another; sg_kv_intact_from says whether
+ * `from` is there. After restoring, `high` is n. Not while something is evaluated. */
+#define SG_KV_SAVED (SG_KV_SLACK / 2)
 typedef bool (*sg_kv_range_fn)(void *user, void *p, size_t bytes);
-bool sg_kv_ranges(const sg_kv_cache *c, uint32_t n, sg_kv_range_fn fn, void *user);
+bool sg_kv_ranges(const sg_kv_cache *c, uint32_t from, uint32_t n, sg_kv_range_fn fn, void *user);
 /* Bytes of all ranges. */
-uint64_t sg_kv_range_bytes(const sg_kv_cache *c, uint32_t n);
-/* The ranges of a cache may be copied into those of another one when both give the same number here (and n fits the context of
- * the other): type, layout of tiles, heads, sizes of rings. Contexts of other lengths and other batches may well agree. */
+uint64_t sg_kv_range_bytes(const sg_kv_cache *c, uint32_t from, uint32_t n);
+/* The bytes of a cache's ranges may be copied into those of another one when both give the same number here (and n fits the context of
+ * the other): type, layout of tiles, heads, windows. Contexts and batches may differ. */
 uint64_t sg_kv_layout_id(const sg_kv_cache *c);
 
 /* Work is cut into units and tokens. A unit: the query heads of one kv head, or equal parts of them where they are many

@@ -106,14 +106,24 @@ bool sg_kv_can_rewind(const sg_kv_cache *c, uint32_t high, uint32_t n) {
     return n <= high && (n == 0 || n >= sg_kv_intact_from(c, high));
 }
 
-bool sg_kv_ranges(const sg_kv_cache *c, uint32_t n, sg_kv_range_fn fn, void *user) {
-    const size_t mr = c->kernel->mr;
-    for (uint32_t i = 0; i < c->n_layer && n > 0; i++) {
+/* Positions from .. to-1 of one part of one head, of which `capacity` have a row. */
+static bool give_rows(char *part, size_t row, size_t capacity, uint64_t from, uint64_t to, sg_kv_range_fn fn, void *user) {
+    for (uint64_t n; from < to; from += n) {
+        const size_t at = (size_t)(from % capacity);
+        n = to - from < capacity - at ? to - from : capacity - at;
+        if (!fn(user, part + at * row, (size_t)n * row)) return false;
+    }
+    return true;
+}
+
+bool sg_kv_ranges(const sg_kv_cache *c, uint32_t from, uint32_t n, sg_kv_range_fn fn, void *user) {
+    const uint64_t mr = c->kernel->mr;
+    for (uint32_t i = 0; i < c->n_layer; i++) {
         const sg_kv_layer *l = &c->layers[i];
-        const size_t rows = n < l->capacity ? n : l->capacity, tiles = (rows + mr - 1) / mr;
+        const uint32_t lo = l->window && from >= l->window ? from - l->window + 1 : 0;
         for (uint32_t h = 0; h < l->n_head_kv; h++)
-            if (!fn(user, (char *)c->k.data + l->k_at + h * l->k_bytes, tiles * mr * l->k_row) ||
-                !fn(user, (char *)c->v.data + l->v_at + h * l->v_bytes, rows * l->v_row))
+            if (!give_rows((char *)c->k.data + l->k_at + h * l->k_bytes, l->k_row, l->capacity, lo / mr * mr, (n + mr - 1) / mr * mr, fn, user) ||
+                !give_rows((char *)c->v.data + l->v_at + h * l->v_bytes, l->v_row, l->capacity, lo, n, fn, user))
                 return false;
     }
     return true;
@@ -125,9 +135,9 @@ static bool count(void *user, void *p, size_t bytes) {
     return true;
 }
 
-uint64_t sg_kv_range_bytes(const sg_kv_cache *c, uint32_t n) {
+uint64_t sg_kv_range_bytes(const sg_kv_cache *c, uint32_t from, uint32_t n) {
     uint64_t bytes = 0;
-    (void)sg_kv_ranges(c, n, count, &bytes);
+    (void)sg_kv_ranges(c, from, n, count, &bytes);
     return bytes;
 }
 
@@ -145,7 +155,6 @@ uint64_t sg_kv_layout_id(const sg_kv_cache *c) {
         mix(&id, l->k_row);
         mix(&id, l->v_row);
         mix(&id, l->window);
-        mix(&id, l->capacity < c->n_ctx ? l->capacity : 0); /* only a ring is laid out by its size */
     }
     return id;
 }

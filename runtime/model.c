@@ -89,6 +89,7 @@ static sg_status open_model(sg_model *m, const sg_gguf *g, const sg_model_option
         fill_info(m, g);
         return SG_OK;
     }
+    SG_TRY(sg_model_identify(g, m->arch, &m->id, err));
     SG_TRY(sg_model_open_weights(m, g, o, base, err));
     fill_info(m, g);
     return SG_OK;

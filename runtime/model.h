@@ -17,6 +17,7 @@ struct sg_model {
     sg_tokenizer *tokenizer;
     sg_chat_family chat;
     char *name, *arch;
+    uint64_t id; /* sg_model_identify */
     bool vocab_only;
     bool prefetch;
     uint64_t ram;              /* budget, 0: none */
@@ -32,6 +33,8 @@ SG_NODISCARD sg_status sg_model_open_weights(sg_model *m, const sg_gguf *g, cons
 SG_NODISCARD sg_status sg_model_open_ropes(sg_model *m, sg_error *err);
 /* What an executor reads of a model. */
 sg_exec_model sg_model_for_exec(const sg_model *m);
+/* runtime/model_id.c: a number that differs between files that compute differently; the same for copies and other splits of a file. */
+SG_NODISCARD sg_status sg_model_identify(const sg_gguf *g, const char *arch, uint64_t *id, sg_error *err);
 /* Tokens of context and of a batch that a session with these options gets. */
 uint32_t sg_session_n_ctx(const sg_model *m, const sg_session_options *o);
 uint32_t sg_session_n_batch(const sg_model *m, const sg_session_options *o);

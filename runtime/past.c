@@ -77,17 +77,19 @@ uint64_t sg_past_bytes(const sg_past *p) { return p->kv.k.size + p->kv.v.size + 
 static uint32_t begin_anew(sg_past *p) {
     if (p->recurrent) sg_recurrent_clear(&p->state);
     for (uint32_t i = 0; i < p->n_copies; i++) p->copies[i].when = 0;
-    p->high = p->held = p->at = 0;
+    p->high = p->held = p->from = p->at = 0;
     return 0;
 }
 
+static bool can_go_on(const sg_past *p, uint32_t n) { return n > 0 && n >= p->from && sg_kv_can_rewind(&p->kv, p->high, n); }
+
 /* A state goes on where it stands, or where a copy does. */
 static uint32_t go_to_state(sg_past *p, uint32_t n) {
-    if (p->at == n && p->held == n && sg_kv_can_rewind(&p->kv, p->high, n)) return n;
+    if (p->at == n && p->held == n && can_go_on(p, n)) return n;
     const sg_past_copy *best = NULL;
     for (uint32_t i = 0; i < p->n_copies; i++) {
         const sg_past_copy *c = &p->copies[i];
-        if (c->when > 0 && (!best || c->pos > best->pos) && sg_kv_can_rewind(&p->kv, p->high, c->pos)) best = c;
+        if (c->when > 0 && (!best || c->pos > best->pos) && can_go_on(p, c->pos)) best = c;
     }
     if (!best) return begin_anew(p);
     sg_recurrent_restore(&p->state, best->data);
@@ -101,7 +103,7 @@ uint32_t sg_past_go_to(sg_past *p, uint32_t n) {
     for (uint32_t i = 0; i < p->n_copies; i++)
         if (p->copies[i].pos > n) p->copies[i].when = 0;
     if (p->recurrent) return go_to_state(p, n);
-    return p->held > 0 && sg_kv_can_rewind(&p->kv, p->high, p->held) ? p->held : begin_anew(p);
+    return can_go_on(p, p->held) ? p->held : begin_anew(p);
 }
 
 void sg_past_wrote(sg_past *p, uint32_t end, bool good) {
@@ -124,14 +126,58 @@ void sg_past_keep(sg_past *p) {
 
 /* ---- saving ---- */
 
-bool sg_past_walk(sg_past *p, uint32_t n, sg_kv_range_fn move, void *user) {
-    if (!move(user, &p->high, sizeof p->high) || !sg_kv_ranges(&p->kv, n, move, user)) return false;
-    return !p->recurrent || move(user, p->state.values, sg_recurrent_flat_bytes(&p->state));
+static bool has_windows(const sg_kv_cache *c) {
+    for (uint32_t i = 0; i < c->n_layer; i++)
+        if (c->layers[i].window > 0) return true;
+    return false;
+}
+
+sg_past_mark sg_past_get_mark(const sg_past *p, uint32_t n) {
+    sg_past_mark m = { n, 0, 0 };
+    if (has_windows(&p->kv)) {
+        const uint32_t intact = sg_kv_intact_from(&p->kv, p->high);
+        m.from = n > SG_KV_SAVED ? n - SG_KV_SAVED : 0;
+        if (m.from < intact) m.from = intact;
+        if (m.from < p->from) m.from = p->from;
+    }
+    for (uint32_t i = 0; i < p->n_copies; i++) {
+        const sg_past_copy *c = &p->copies[i];
+        if (c->when > 0 && c->pos < n && c->pos > m.copy && can_go_on(p, c->pos)) m.copy = c->pos;
+    }
+    return m;
+}
+
+bool sg_past_mark_is_valid(const sg_past *p, const sg_past_mark *m) {
+    const bool back = has_windows(&p->kv) ? m->from <= m->n && m->n - m->from <= SG_KV_SAVED : m->from == 0;
+    return back && (m->copy == 0 || (p->recurrent && m->copy < m->n));
+}
+
+uint64_t sg_past_mark_bytes(const sg_past *p, const sg_past_mark *m) {
+    const uint64_t state = p->recurrent ? sg_recurrent_flat_bytes(&p->state) : 0;
+    return sg_kv_range_bytes(&p->kv, m->from, m->n) + (m->copy > 0 ? 2 : 1) * state;
 }
 
 uint64_t sg_past_layout(const sg_past *p) { return sg_kv_layout_id(&p->kv) * 31 + (p->recurrent ? sg_recurrent_flat_bytes(&p->state) : 0); }
 
-void sg_past_restored(sg_past *p, uint32_t n) {
-    if (p->high < n) p->high = n;
-    p->held = p->at = n;
+bool sg_past_save(sg_past *p, const sg_past_mark *m, sg_kv_range_fn move, void *user) {
+    const size_t state = sg_recurrent_flat_bytes(&p->state);
+    if (!sg_kv_ranges(&p->kv, m->from, m->n, move, user)) return false;
+    for (uint32_t i = 0; m->copy > 0 && i < p->n_copies; i++)
+        if (p->copies[i].when > 0 && p->copies[i].pos == m->copy && !move(user, p->copies[i].data, state)) return false;
+    return !p->recurrent || move(user, p->state.values, state);
+}
+
+/* The copy passes through the state, so that a past without places for copies reads it too. */
+bool sg_past_load(sg_past *p, const sg_past_mark *m, sg_kv_range_fn move, void *user) {
+    const size_t state = sg_recurrent_flat_bytes(&p->state);
+    if (!sg_kv_ranges(&p->kv, m->from, m->n, move, user)) return false;
+    if (m->copy > 0) {
+        if (!move(user, p->state.values, state)) return false;
+        p->at = m->copy;
+        sg_past_keep(p);
+    }
+    if (p->recurrent && !move(user, p->state.values, state)) return false;
+    p->high = p->held = p->at = m->n;
+    p->from = m->from;
+    return true;
 }

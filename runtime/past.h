@@ -16,6 +16,7 @@ typedef struct sg_past {
     bool recurrent;
     uint32_t high; /* positions that were ever written, see sg_kv_can_rewind */
     uint32_t held; /* of these, the first that are of the timeline: behind them stands what was dropped, or half of a run that failed */
+    uint32_t from; /* before it windows lack what they would need, 0: nothing is missing; see sg_past_load */
     uint32_t at;   /* position that `state` stands at, SG_PAST_LOST when it is of no use */
     sg_past_copy *copies; /* [n_copies] */
     uint32_t n_copies;
@@ -40,10 +41,18 @@ void sg_past_wrote(sg_past *p, uint32_t end, bool good);
 /* Keeps a copy of the state as it stands, in the place of the oldest one. */
 void sg_past_keep(sg_past *p);
 
-/* Hands every byte that n tokens left to `move` (which copies it out, or in), in a fixed order; false when move said so. The layout must
- * be the same: sg_past_layout. To restore: begin with sg_past_go_to(p, 0), end with sg_past_restored. */
-bool sg_past_walk(sg_past *p, uint32_t n, sg_kv_range_fn move, void *user);
+/* What goes into a file: all that is needed to go on at from .. n, and the state as it was at `copy`, 0: no copy. */
+typedef struct sg_past_mark {
+    uint32_t n, from, copy;
+} sg_past_mark;
+/* Of a past that stands at n (sg_past_go_to returned n). */
+sg_past_mark sg_past_get_mark(const sg_past *p, uint32_t n);
+bool sg_past_mark_is_valid(const sg_past *p, const sg_past_mark *m);
+uint64_t sg_past_mark_bytes(const sg_past *p, const sg_past_mark *m);
+/* Pasts with equal layouts hand the same bytes, in the same order, to `move`, which copies them out or in; false when move said so.
+ * Before sg_past_load, and after it failed: sg_past_go_to(p, 0). */
 uint64_t sg_past_layout(const sg_past *p);
-void sg_past_restored(sg_past *p, uint32_t n);
+bool sg_past_save(sg_past *p, const sg_past_mark *m, sg_kv_range_fn move, void *user);
+bool sg_past_load(sg_past *p, const sg_past_mark *m, sg_kv_range_fn move, void *user);
 
 #endif

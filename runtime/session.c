@@ -120,6 +120,7 @@ static sg_status init(sg_session *s, const sg_session_options *o, sg_error *err)
         m->weights.streaming->store.homes[0].round > 0)
         return sg_fail(err, SG_E_UNSUPPORTED, "lossy top-k of layers that are computed as a whole (ffn dense, or down rows of floats) needs a memory budget that "
                        "holds the gates of a layer and what is read of it");
+    s->settings = sg_session_settings(s, o);
     sg_team_pin(s->exec.team, o->pin_threads);
     SG_TRY(sg_past_init(&s->past, &em, o->kv_type, n_ctx, n_batch, sg_session_n_copies(o), err));
     SG_TRY(take_memory(s, err));

@@ -21,11 +21,14 @@ struct sg_session {
     float *cut, *score_cut; /* [n_unit], of sg_ffn_policy */
     float *ahead_cut;       /* [n_layer], of sg_exec_options */
     float *times;           /* [TIMES], seconds of tokens fed one by one, the last ones */
+    uint64_t settings;      /* sg_session_settings */
     uint64_t taken;         /* bytes of the model's session_bytes */
     float *observed;
 };
 
 /* What the model cannot remember of the timeline is evaluated again. */
 SG_NODISCARD sg_status sg_session_catch_up(sg_session *s, sg_error *err);
+/* A number that differs between sessions whose keys and values must not be mixed. */
+uint64_t sg_session_settings(const sg_session *s, const sg_session_options *o);
 
 #endif

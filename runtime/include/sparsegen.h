@@ -239,10 +239,11 @@ SG_API const int32_t *sg_session_tokens(const sg_session *session);
 SG_API SG_NODISCARD sg_status sg_session_rewind(sg_session *session, size_t n, sg_error *err);
 
 /* Writes the timeline and what the model remembers of it to PATH (which appears whole or not at all), and reads it back into a session of
- * the same model and KV cache type; contexts may differ as long as the tokens fit. After a restore the logits are invalid: sg_session_sync
- * with the same tokens evaluates the last one again. Errors: those of files; SG_E_FORMAT when PATH is damaged, SG_E_UNSUPPORTED when it is of
- * another model or cache type, SG_E_CONTEXT. A restore that is refused by the file's beginning changes nothing; one that fails later leaves an
- * empty timeline. */
+ * the same model, KV cache type and kernel tier, with the same lossy and precise choices; contexts (as long as the tokens fit), batches and
+ * threads may differ. After a restore the logits are invalid: sg_session_sync with the same tokens evaluates the last one again. What the
+ * model has forgotten is evaluated before saving, which sg_session_cancel stops. Errors: those of files; SG_E_FORMAT when PATH is damaged,
+ * SG_E_UNSUPPORTED when it is of another model or other choices, SG_E_CONTEXT. A restore that is refused by the file's beginning or its size
+ * changes nothing; one that fails later leaves an empty timeline. */
 SG_API SG_NODISCARD sg_status sg_session_save(sg_session *session, const char *path, sg_error *err);
 SG_API SG_NODISCARD sg_status sg_session_restore(sg_session *session, const char *path, sg_error *err);
 

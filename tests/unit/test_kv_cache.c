@@ -88,26 +88,34 @@ static bool read_tape(void *user, void *p, size_t n) {
     return true;
 }
 
-/* A cache saved at n and restored into one of another context goes on to the bit. */
+/* A cache saved at n and restored into one of another context and batch, which has rings of another size, goes on to the bit, from the
+ * lowest position that was asked for. */
 static void check_restored(const model *m, const sg_kernels *kernels, uint32_t n) {
-    const uint32_t more = 50;
-    const size_t width = width_of(m);
+    const uint32_t more = 50, from = n > SG_KV_SAVED ? n - SG_KV_SAVED : 0;
+    const size_t width = width_of(m), all = (n + more - from) * width;
     sg_kv_cache a, b;
-    init_cache(m, &a, kernels, m->n_ctx, 7);
-    init_cache(m, &b, kernels, m->n_ctx + 100, 8); /* 7 and 8 want rings of the same size */
+    init_cache(m, &a, kernels, m->n_ctx, 70);
+    init_cache(m, &b, kernels, m->n_ctx + 100, 1);
     ck_assert_uint_eq(sg_kv_layout_id(&a), sg_kv_layout_id(&b));
-    float *want = malloc(more * width * sizeof *want), *got = malloc(more * width * sizeof *got);
-    tape t = { .end = sg_kv_range_bytes(&a, n) };
+    ck_assert_uint_ne(a.layers[0].capacity, b.layers[0].capacity);
+    float *want = malloc(all * sizeof *want), *got = malloc(all * sizeof *got);
+    tape t = { .end = sg_kv_range_bytes(&a, from, n) };
+    ck_assert_uint_eq(t.end, sg_kv_range_bytes(&b, from, n));
     t.bytes = malloc(t.end ? t.end : 1);
-    feed(m, &a, kernels, 0, n, 7, 7, n, NULL);
-    ck_assert(sg_kv_ranges(&a, n, write_tape, &t) && t.at == t.end);
+    feed(m, &a, kernels, 0, n, 70, 7, n, NULL);
+    ck_assert(sg_kv_ranges(&a, from, n, write_tape, &t) && t.at == t.end);
     t.at = 0;
-    ck_assert(sg_kv_ranges(&b, n, read_tape, &t) && t.at == t.end);
+    memset(b.k.data, 0x7f, b.k.size); /* numbers that would show */
+    memset(b.v.data, 0x7f, b.v.size);
+    ck_assert(sg_kv_ranges(&b, from, n, read_tape, &t) && t.at == t.end);
     t.at = 1;
-    ck_assert(n == 0 || !sg_kv_ranges(&b, n, write_tape, &t));
-    feed(m, &a, kernels, n, n + more, 7, 7, n, want);
-    feed(m, &b, kernels, n, n + more, 1, 1, n, got);
-    ck_assert(memcmp(want, got, more * width * sizeof *got) == 0);
+    ck_assert(n == 0 || !sg_kv_ranges(&b, from, n, write_tape, &t));
+    feed(m, &a, kernels, from, n + more, 70, 7, from, want);
+    feed(m, &b, kernels, n, n + more, 1, 1, n, got + (n - from) * width);
+    ck_assert(memcmp(want + (n - from) * width, got + (n - from) * width, more * width * sizeof *got) == 0);
+    if (from >= sg_kv_intact_from(&b, n + more)) feed(m, &b, kernels, from, n + more, 1, 1, from, got);
+    else memcpy(got, want, (n - from) * width * sizeof *got); /* the ring went on */
+    ck_assert(memcmp(want, got, all * sizeof *got) == 0);
     free(t.bytes);
     free(want);
     free(got);
@@ -123,17 +131,19 @@ START_TEST(save_and_restore) {
     for (size_t i = 0; i < sizeof at_n / sizeof *at_n; i++) check_restored(&m, &kernels, at_n[i]);
     sg_kv_cache c, other;
     init_cache(&m, &c, &kernels, m.n_ctx, 7);
-    /* Whole tiles of the keys, rows of the values; a ring is never more than itself. */
-    const uint64_t row = c.layers[0].k_row, n = 900;
+    /* Whole tiles of the keys, rows of the values; of a layer with a window what is seen from 870 on. */
+    const uint64_t row = c.layers[0].k_row, n = 900, from = 870, mr = c.kernel->mr;
     uint64_t bytes = 0;
     for (uint32_t i = 0; i < m.n_layer; i++) {
-        const uint64_t rows = n < c.layers[i].capacity ? n : c.layers[i].capacity, mr = c.kernel->mr;
-        bytes += m.att[i].n_head_kv * row * (rows + (rows + mr - 1) / mr * mr);
+        const uint64_t lo = m.att[i].window ? from - m.att[i].window + 1 : 0;
+        bytes += m.att[i].n_head_kv * row * (n - lo + (n + mr - 1) / mr * mr - lo / mr * mr);
     }
-    ck_assert_uint_eq(sg_kv_range_bytes(&c, n), bytes);
-    init_cache(&m, &other, &kernels, m.n_ctx, 200); /* larger rings */
+    ck_assert_uint_eq(sg_kv_range_bytes(&c, (uint32_t)from, (uint32_t)n), bytes);
+    m.att[0].window++;
+    init_cache(&m, &other, &kernels, m.n_ctx, 7);
     ck_assert_uint_ne(sg_kv_layout_id(&c), sg_kv_layout_id(&other));
     sg_kv_finish(&other);
+    m.att[0].window--;
     /* Rows of the same bytes, but of other values. */
     m.type = m.type == SG_KV_F16 ? SG_KV_F32 : SG_KV_F16;
     for (uint32_t i = 0; i < m.n_layer; i++) {

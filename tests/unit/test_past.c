@@ -1,6 +1,5 @@
 /* What a session keeps of the past: whatever way it came to its tokens, it continues as one that never did anything else. */
 #include <pthread.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "tests/unit/past_fixture.h"
@@ -111,114 +110,6 @@ START_TEST(portions) {
 }
 END_TEST
 
-/* ---- files ---- */
-
-static char path[256];
-
-static void in_tmp(void) { snprintf(path, sizeof path, "/tmp/sg-past-%d", (int)getpid()); }
-
-static size_t file_size(const char *p) {
-    struct stat st;
-    return stat(p, &st) == 0 ? (size_t)st.st_size : 0;
-}
-
-/* Saved, restored into another session, gone on: as if nothing had been. */
-START_TEST(saved) {
-    in_tmp();
-    sg_model *m = open_model(models[_i]);
-    int32_t tokens[100];
-    sg_error err = { 0 };
-    srand(9);
-    random_tokens(tokens, 100);
-    static const size_t lengths[] = { 1, 7, 64, 90 };
-    for (size_t i = 0; i < 4; i++) {
-        sg_session *s = usual(m), *other = create(m, CTX + 40, 3, 5, SG_NO_STATE_COPIES, SG_KV_F16);
-        feed(s, tokens, 95);
-        ck_assert_int_eq(sg_session_rewind(s, lengths[i], &err), SG_OK); /* the file is of the timeline, not of what was */
-        ck_assert_msg(sg_session_save(s, path, &err) == SG_OK, "%s", err.message);
-        feed(other, tokens + 50, 20);
-        ck_assert_msg(sg_session_restore(other, path, &err) == SG_OK, "%s", err.message);
-        ck_assert_uint_eq(sg_session_length(other), lengths[i]);
-        ck_assert_mem_eq(sg_session_tokens(other), tokens, lengths[i] * sizeof *tokens);
-        ck_assert_uint_eq(sg_session_logits_rows(other), 0);
-        feed(other, tokens + 30, 5);
-        expect_as_fresh(other, models[_i]);
-        ck_assert_int_eq(sg_session_rewind(other, lengths[i] / 2, &err), SG_OK);
-        feed(other, tokens, 2);
-        expect_as_fresh(other, models[_i]);
-        sg_session_destroy(&s);
-        sg_session_destroy(&other);
-    }
-    unlink(path);
-    sg_model_close(&m);
-}
-END_TEST
-
-/* begun: only what stands behind the header is wrong, so that the timeline is gone. */
-static void refuses(sg_session *s, bool begun, const char *file, sg_status want, const char *word) {
-    sg_error err = { 0 };
-    const size_t length = sg_session_length(s);
-    const sg_status got = sg_session_restore(s, file, &err);
-    ck_assert_msg(got == want && strstr(err.message, word) && strstr(err.message, file), "status %d (%s), expected %d and \"%s\"", (int)got, err.message,
-                  (int)want, word);
-    ck_assert_uint_eq(sg_session_length(s), begun ? 0 : length);
-    feed(s, (const int32_t[]) { 5, 6, 7 }, 3);
-    if (!strstr(word, "KV cache type")) expect_as_fresh(s, "after a refused file"); /* which has another type */
-}
-
-static void write_file(const char *p, const char *data, size_t n) {
-    FILE *f = fopen(p, "wb");
-    ck_assert(f && fwrite(data, 1, n, f) == n && fclose(f) == 0);
-}
-
-START_TEST(damaged_files) {
-    in_tmp();
-    sg_model *m = open_model("qwen3next"), *m2 = open_model("lfm2moe");
-    sg_session *s = usual(m), *small = create(m, 32, 2, 5, 0, SG_KV_F16), *f32 = create(m, CTX, 2, 5, 0, SG_KV_F32), *s2 = usual(m2);
-    int32_t tokens[60];
-    sg_error err = { 0 };
-    random_tokens(tokens, 60);
-    feed(s, tokens, 60);
-    ck_assert_int_eq(sg_session_save(s, path, &err), SG_OK);
-    refuses(s2, false, path, SG_E_UNSUPPORTED, "another model");
-    refuses(f32, false, path, SG_E_UNSUPPORTED, "KV cache type");
-    refuses(small, false, path, SG_E_CONTEXT, "holds 60 tokens, the context 32");
-    refuses(s, false, "/nonexistent/x", SG_E_NOT_FOUND, "cannot be opened");
-    const size_t n = file_size(path);
-    char *data = malloc(n);
-    FILE *f = fopen(path, "rb");
-    ck_assert(f && fread(data, 1, n, f) == n);
-    fclose(f);
-    static const double cuts[] = { 0, 0.0001, 0.001, 0.3, 0.9, 0.99999 };
-    for (size_t i = 0; i < sizeof cuts / sizeof *cuts; i++) {
-        write_file(path, data, (size_t)(cuts[i] * (double)n));
-        refuses(s, cuts[i] * (double)n >= 32, path, SG_E_FORMAT, "ends too early");
-    }
-    for (size_t i = 0; i < 20; i++) { /* one bit of what stands behind the header */
-        const size_t at = 32 + (size_t)rand() % (n - 32);
-        data[at] ^= 4;
-        write_file(path, data, n);
-        refuses(s, true, path, SG_E_FORMAT, "is damaged");
-        data[at] ^= 4;
-    }
-    data[0] = 'X';
-    write_file(path, data, n);
-    refuses(s, false, path, SG_E_FORMAT, "no saved session");
-    free(data);
-    unlink(path);
-    ck_assert_int_eq(sg_session_save(s, "/nonexistent/x", &err), SG_E_NOT_FOUND);
-    ck_assert_int_eq(sg_session_rewind(s, 0, &err), SG_OK);
-    ck_assert_msg(sg_session_save(s, path, &err) == SG_OK && sg_session_restore(s, path, &err) == SG_OK, "%s", err.message); /* nothing yet */
-    unlink(path);
-    sg_session_destroy(&s);
-    sg_session_destroy(&small);
-    sg_session_destroy(&f32);
-    sg_session_destroy(&s2);
-    sg_model_close(&m);
-    sg_model_close(&m2);
-}
-END_TEST
-
 /* ---- memory ---- */
 
 static uint64_t past_bytes(const char *name, uint32_t n_ctx, uint32_t copies) {
@@ -251,8 +142,6 @@ int main(void) {
     tcase_add_loop_test(t, any_way, 0, 2 * N_MODELS);
     tcase_add_loop_test(t, interrupted, 0, N_MODELS);
     tcase_add_loop_test(t, portions, 0, N_MODELS);
-    tcase_add_loop_test(t, saved, 0, N_MODELS);
-    tcase_add_test(t, damaged_files);
     tcase_add_test(t, memory);
     suite_add_tcase(s, t);
     return run_suite(s);
