@@ -83,9 +83,9 @@ static uint32_t begin_anew(sg_past *p) {
 
 static bool can_go_on(const sg_past *p, uint32_t n) { return n > 0 && n >= p->from && sg_kv_can_rewind(&p->kv, p->high, n); }
 
-/* A state goes on where it stands, or where a copy does. */
+/* A state goes on where it stands, or where a copy does; keys and values are there as far as either is. */
 static uint32_t go_to_state(sg_past *p, uint32_t n) {
-    if (p->at == n && p->held == n && can_go_on(p, n)) return n;
+    if (p->at == n && can_go_on(p, n)) return n;
     const sg_past_copy *best = NULL;
     for (uint32_t i = 0; i < p->n_copies; i++) {
         const sg_past_copy *c = &p->copies[i];
@@ -93,7 +93,7 @@ static uint32_t go_to_state(sg_past *p, uint32_t n) {
     }
     if (!best) return begin_anew(p);
     sg_recurrent_restore(&p->state, best->data);
-    return p->held = p->at = best->pos;
+    return p->at = best->pos;
 }
 
 uint32_t sg_past_go_to(sg_past *p, uint32_t n) {

@@ -135,6 +135,49 @@ START_TEST(memory) {
 }
 END_TEST
 
+static sg_status open_with(const char *name, uint64_t ram, const sg_session_options *so, sg_model **m, sg_error *err) {
+    sg_model_options o = SG_MODEL_OPTIONS_INIT;
+    o.ram = ram;
+    o.session = so;
+    return sg_model_open(golden_path(name), &o, m, err);
+}
+
+/* Under a budget the copies count: the session that the model was opened for fits, one with more copies does not. */
+START_TEST(budget) {
+    static const uint32_t copies[] = { SG_NO_STATE_COPIES, 1, 2, 50 };
+    const char *name = models[_i];
+    const bool recurrent = strcmp(name, "lfm2moe") == 0 || strcmp(name, "qwen3next") == 0;
+    for (int i = 0; i < 4; i++) {
+        sg_session_options o = SG_SESSION_OPTIONS_INIT;
+        sg_model *m = NULL;
+        sg_session *s = NULL, *more = NULL;
+        sg_error err = { 0 };
+        o.n_ctx = 256;
+        o.n_threads = 1;
+        o.n_state_copies = copies[i];
+        ck_assert_msg(open_with(name, 64 << 20, &o, &m, &err) == SG_OK, "%s", err.message);
+        ck_assert_msg(sg_session_create(m, &o, &s, &err) == SG_OK, "%s, %u copies: %s", name, copies[i], err.message);
+        sg_session_destroy(&s);
+        o.n_state_copies = 60;
+        ck_assert_int_eq(sg_session_create(m, &o, &more, &err), recurrent ? SG_E_NOMEM : SG_OK);
+        sg_session_destroy(&more);
+        sg_model_close(&m);
+    }
+    /* more than there is: refused, and nothing is lost */
+    sg_session_options o = SG_SESSION_OPTIONS_INIT;
+    sg_model *m = open_model(name);
+    sg_session *s = NULL;
+    sg_error err = { 0 };
+    o.n_state_copies = UINT32_MAX - 1;
+    ck_assert_int_eq(sg_session_create(m, &o, &s, &err), recurrent ? SG_E_NOMEM : SG_OK);
+    sg_session_destroy(&s);
+    sg_model_close(&m);
+    m = NULL;
+    ck_assert_int_eq(open_with(name, 64 << 20, &o, &m, &err), recurrent ? SG_E_NOMEM : SG_OK);
+    sg_model_close(&m);
+}
+END_TEST
+
 int main(void) {
     Suite *s = suite_create("past");
     TCase *t = tcase_create("past");
@@ -143,6 +186,7 @@ int main(void) {
     tcase_add_loop_test(t, interrupted, 0, N_MODELS);
     tcase_add_loop_test(t, portions, 0, N_MODELS);
     tcase_add_test(t, memory);
+    tcase_add_loop_test(t, budget, 0, N_MODELS);
     suite_add_tcase(s, t);
     return run_suite(s);
 }
