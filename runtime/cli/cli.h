@@ -63,6 +63,7 @@ typedef struct cli_model {
     uint64_t ram;      /* bytes, 0: the library's choice */
     const char *trace; /* file for a trace, or NULL */
     bool vocab_only; /* the command needs no weights */
+    bool goes_back;  /* its session returns to earlier prompts: copies of recurrent states are worth their memory */
     sg_model *model;
     sg_session *session;
 } cli_model;

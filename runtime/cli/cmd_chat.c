@@ -15,6 +15,7 @@ typedef struct chat {
     char *answer;              /* text of the running answer */
     size_t answer_len, answer_cap;
     bool failed; /* out of memory for the answer */
+    int unsaved; /* CLI_OK, or the exit code for a --prompt-cache that could not be written */
 } chat;
 
 static bool push(chat *c, const char *role, const char *text) {
@@ -129,7 +130,8 @@ static int turn(chat *c, const char *text) {
     if (result.reason == SG_STOP_CONTEXT)
         cli_note(c->a->m.quiet, "the context is full, so the answer ends here (-c makes it larger)");
     if (!push(c, "assistant", c->answer ? c->answer : "")) return cli_fail("out of memory");
-    return cli_prompt_cache_save(c->a);
+    if (c->unsaved == CLI_OK && cli_prompt_cache_save(c->a) == CLI_FAILED) c->unsaved = CLI_FAILED; /* said once; the chat goes on */
+    return CLI_OK;
 }
 
 static int loop(chat *c, const char *first) {
@@ -163,6 +165,7 @@ int cli_chat(cli_generate_args *a, sg_sampler *sampler, const char *first) {
         c.n_system = 1;
     }
     if (r == CLI_OK) r = loop(&c, first);
+    if (r == CLI_OK) r = c.unsaved;
     if (a->m.stats) cli_print_stats(&a->m);
     if (c.n > 0) forget(&c, 0, c.n);
     free(c.messages);

@@ -120,6 +120,7 @@ static int run(cli_generate_args *a, const char *file) {
     size_t len;
     sg_sampler *sampler = NULL;
     int r = read_prompt(a, file, &prompt, &len);
+    a->m.goes_back = a->chat;
     cli_catch_interrupts();
     if (r == CLI_OK) r = cli_open_model(&a->m, (uint64_t)a->n_ctx);
     if (r == CLI_OK) r = cli_open_session(&a->m, (uint64_t)a->n_ctx);

@@ -147,6 +147,7 @@ static int session_options(const cli_model *m, uint64_t n_ctx, sg_session_option
     o->n_batch = (uint32_t)m->batch;
     o->kv_type = (sg_kv_type)m->kv;
     o->pin_threads = m->pin;
+    o->n_state_copies = m->goes_back ? 0 : SG_NO_STATE_COPIES;
     o->ffn = (sg_ffn_mode)m->ffn;
     o->precise = m->precise;
     for (size_t i = 0; i < m->lossy.n; i++)

@@ -12,8 +12,11 @@ void cli_prompt_cache_open(const cli_generate_args *a) {
 
 int cli_prompt_cache_save(const cli_generate_args *a) {
     sg_error err;
-    if (!a->prompt_cache || sg_session_save(a->m.session, a->prompt_cache, &err) == SG_OK) return CLI_OK;
-    return cli_fail_error(&err);
+    if (!a->prompt_cache) return CLI_OK;
+    sg_status s = sg_session_save(a->m.session, a->prompt_cache, &err);
+    /* a cancel that came too late for what was before */
+    if (s == SG_E_CANCELLED && !cli_interrupted()) s = sg_session_save(a->m.session, a->prompt_cache, &err);
+    return s == SG_OK ? CLI_OK : cli_fail_error(&err);
 }
 
 sg_status cli_prompt_cache_feed(const cli_generate_args *a, const int32_t *ids, size_t n, int *saved, sg_error *err) {

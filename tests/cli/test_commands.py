@@ -150,6 +150,55 @@ class PromptCache(Case):
     def test_unwritable(self):
         self.fails(1, '/nonexistent/cache', '-m', MODEL, '-p', 'a b c', '-n', '2', '--prompt-cache', '/nonexistent/cache')
 
+    def test_unwritable_in_a_chat(self):
+        """Said once, and the chat goes on."""
+        base = ['-m', MODEL, '-i', '-n', '6', '--temp', '0']
+        done = run(*base, '--prompt-cache', '/nonexistent/cache', stdin=b'hello\nworld\n')
+        self.assertEqual(done.returncode, 1)
+        self.assertEqual(done.stderr.count(b'/nonexistent/cache'), 1)
+        self.assertEqual(done.stdout, self.ok(*base, stdin=b'hello\nworld\n').stdout)
+
+    def test_not_a_session(self):
+        """A file of something else is not used, and then replaced; what is no file is left alone."""
+        cache = self.tmp / 'cache'
+        want, _ = self.text(MODEL, 'hello')
+        for data in b'', b'SGSESS1', b'x' * 100000:
+            cache.write_bytes(data)
+            got, noted = self.text(MODEL, 'hello', '--prompt-cache', cache)
+            self.assertEqual(got, want)
+            self.assertIn('the prompt cache is not used: ', noted)
+            self.assertTrue(cache.read_bytes().startswith(b'SGSESS1'))
+            self.assertGreater(cache.stat().st_size, 48)
+        self.fails(1, 'regular file', '-m', MODEL, '-p', 'a b c', '-n', '2', '--prompt-cache', self.tmp)
+        self.fails(1, 'regular file', '-q', '-m', MODEL, '-p', 'a b c', '-n', '2', '--prompt-cache', '/dev/null')
+
+    def test_other_settings(self):
+        cache = self.tmp / 'cache'
+        for model in MODEL, str(GOLDENS / 'gemma3.gguf'):
+            self.text(model, 'hello you', '--prompt-cache', cache)
+            for more, used in [(['-b', '3', '-t', '3', '-c', '300'], True), (['--kv', 'f32'], False), (['--precise'], False)]:
+                want, _ = self.text(model, 'hello you', *more)
+                got, noted = self.text(model, 'hello you', '--prompt-cache', cache, *more)
+                self.assertEqual(got, want)
+                self.assertEqual('is not used' not in noted, used, (model, more, noted))
+                self.text(model, 'hello you', '--prompt-cache', cache)
+
+    def test_copies_where_they_help(self):
+        """A recurrent state is copied in chats, which return to earlier prompts, and nowhere else."""
+        base = ['-m', GOLDENS / 'qwen3next.gguf', '-n', '2', '--temp', '0', '--stats', '-c', '32']
+        sizes = [float(re.search(r'KV cache ([\d.]+) MiB', self.ok(*base, *more, stdin=b'').stderr.decode()).group(1)) for more in (['-p', 'a'], ['-i'])]
+        self.assertLess(sizes[0], sizes[1])
+
+    def test_chat_again(self):
+        """The first message of a chat that is there already costs a token."""
+        cache = self.tmp / 'cache'
+        for model in 'lfm2moe', 'qwen3next', 'gemma3':
+            base = ['-m', GOLDENS / (model + '.gguf'), '-i', '-p', 'hello', '-n', '6', '--temp', '0', '--ignore-eos', '--stats', '--prompt-cache', cache]
+            first, again = self.ok(*base), self.ok(*base)
+            self.assertEqual(first.stdout, again.stdout)
+            self.assertEqual(self.evaluated(again.stderr.decode()) + int(re.search(r'decode\D+(\d+) tokens', again.stderr.decode()).group(1)), 7)
+            cache.unlink()
+
     def test_chat(self):
         cache = self.tmp / 'cache'
         chats = [self.ok('-m', MODEL, '-i', '-n', '6', '--temp', '0', *more, stdin=b'hello\nworld\n').stdout
