@@ -11,6 +11,7 @@ ROOT = pathlib.Path(os.environ["SG_SOURCE_ROOT"])
 sys.path.insert(0, str(ROOT / "scripts"))
 sys.dont_write_bytecode = True
 from gguf_file import GgufFile  # noqa: E402
+from hf_folders import copy, move_scales  # noqa: E402
 
 EXE = os.environ["SG_BIN"]
 FOLDERS = ROOT / "tests" / "data" / "hf"
@@ -66,6 +67,7 @@ def main():
         sys.exit(f"only {len(folders)} folders in {FOLDERS}")
     with tempfile.TemporaryDirectory() as tmp:
         gguf, through, direct = (pathlib.Path(tmp) / name for name in ("model.gguf", "through.bin", "direct.bin"))
+        folders.append(move_scales(copy(FOLDERS / "gpt-oss-mxfp4", pathlib.Path(tmp) / "mxfp4-apart")))
         for folder in folders:
             counts = []
             for way, (to_gguf, to_bin, straight, everything) in WAYS.items():
