@@ -63,7 +63,7 @@ def compare(what, direct, through, everything):
 
 def main():
     folders = sorted(p for p in FOLDERS.iterdir() if p.is_dir())
-    if len(folders) < 32:
+    if len(folders) < 33:
         sys.exit(f"only {len(folders)} folders in {FOLDERS}")
     with tempfile.TemporaryDirectory() as tmp:
         gguf, through, direct = (pathlib.Path(tmp) / name for name in ("model.gguf", "through.bin", "direct.bin"))

@@ -346,12 +346,13 @@ CASES = {
     "gpt2": ("gpt2", gpt2, {"context_length": 64, "feed_forward_length": 56, "rope.dimension_count": None}),
     "opt": ("opt", opt, {"context_length": 64, "feed_forward_length": 48, "attention.layer_norm_epsilon": 1e-5}),
     "falcon": ("falcon", falcon, {"attention.head_count_kv": 2, "feed_forward_length": 56}),
+    "falcon-relu": ("falcon", falcon, {"attention.head_count_kv": 2, "feed_forward_length": 128}),
     "falcon-mqa": ("falcon", falcon, {"attention.head_count_kv": 1, "feed_forward_length": 128}),
     "nemotron": ("nemotron", lambda s: decoder(s, plus=1, layer=nemotron_layer),
                  {"attention.layer_norm_epsilon": 0.01, "rope.dimension_count": 4}),
 }
 # sparsegen.ffn_activation; None: the architecture's own
-ACTIVATIONS = {"falcon": "gelu_erf", "falcon-mqa": "relu"}
+ACTIVATIONS = {"falcon": "gelu_erf", "falcon-mqa": "relu", "falcon-relu": "relu"}
 ABOUT = ("ssm_a",)  # an exponential: not to the last bit
 
 
