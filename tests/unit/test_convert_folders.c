@@ -107,7 +107,8 @@ static uint64_t least_of(sg_convert_options *o) {
 
 /* The same bytes, and no more memory taken than was said. The embedding is many times larger than that. */
 START_TEST(little_memory) {
-    static const folder_shape folders[] = { { MIXTRAL, "F32", 96, 768, 3, 5000 }, { GRANITE, "BF16", 96, 768, 5, 5000 }, { GPT2, "F32", 96, 768, 0, 5000 } };
+    static const folder_shape folders[] = { { MIXTRAL, "F32", 96, 768, 3, 5000 }, { GRANITE, "BF16", 96, 768, 5, 5000 },
+                                            { GPT2, "F32", 96, 768, 0, 5000 } };
     write_folder(&folders[_i]);
     sg_convert_options o = bin_options(dir.path);
     o.type = "q8_0";
@@ -144,7 +145,8 @@ START_TEST(no_numbers) {
     write_folder(&cases[_i].f);
     char path[1024];
     snprintf(path, sizeof path, "%s", in_dir(cases[_i].f.kind == MIXTRAL ? "model-2.safetensors" : "model.safetensors"));
-    static const char *const names[] = { "model.layers.1.block_sparse_moe.experts.2.w2", "model.layers.1.block_sparse_moe.input_linear", "h.1.mlp.c_fc" };
+    static const char *const names[] = { "model.layers.1.block_sparse_moe.experts.2.w2", "model.layers.1.block_sparse_moe.input_linear",
+                                         "h.1.mlp.c_fc" };
     size_t n = 0;
     uint8_t *file = temp_read(path, &n);
     uint64_t head;
