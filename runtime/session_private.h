@@ -6,6 +6,7 @@
 
 #include "runtime/model.h"
 #include "runtime/past.h"
+#include "runtime/route_log.h"
 #include "runtime/session.h"
 
 struct sg_session {
@@ -23,6 +24,7 @@ struct sg_session {
     float *times;           /* [TIMES], seconds of tokens fed one by one, the last ones */
     uint64_t taken;         /* bytes of the model's session_bytes */
     float *observed;
+    sg_route_log *routes; /* or NULL */
 };
 
 /* What the model cannot remember of the timeline is evaluated again. */
