@@ -56,6 +56,8 @@ typedef struct sg_exec {
     sg_router router;
     uint32_t *route_expert;        /* [n_batch][n_expert_used] */
     float *route_weight, *route_scratch;
+    void (*on_route)(void *user, uint32_t layer, const sg_ffn_route *route); /* set by the owner, NULL: nobody looks on */
+    void *on_route_user;
     sg_experts experts;            /* when they are matrices */
     sg_ffn ffn;                    /* when the model has neuron bundles */
     /* when not all is in RAM */

@@ -38,6 +38,7 @@ void sg_exec_experts(const sg_exec_turn *r, const sg_step *s, uint32_t thread) {
     const sg_ffn_route rt = route(e);
     sg_acts x = e->acts[s->in];
     x.n = r->n;
+    if (thread == 0 && e->on_route) e->on_route(e->on_route_user, s->layer, &rt);
     sg_experts_run(&e->experts, &l, &rt, &x, e->f32[s->out], e->m.plan->width[s->out], e->team, thread);
 }
 
@@ -71,5 +72,6 @@ void sg_exec_ffn(const sg_exec_turn *r, const sg_step *s, uint32_t thread) {
     const sg_ffn_route rt = route(e);
     sg_acts x = e->acts[s->in];
     x.n = r->n;
+    if (thread == 0 && s->routed && e->on_route) e->on_route(e->on_route_user, s->layer, &rt);
     sg_ffn_run(&e->ffn, s->unit, &x, e->f32[SG_BUF_X], s->routed ? &rt : NULL, e->f32[s->out], e->m.plan->width[s->out], e->team, thread);
 }

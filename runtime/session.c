@@ -158,6 +158,7 @@ void sg_session_destroy(sg_session **session) {
     free(s->times);
     atomic_fetch_sub(&s->model->sessions, s->taken);
     free(s->observed);
+    (void)!sg_route_log_close(&s->routes, NULL);
     free(s);
     *session = NULL;
 }
@@ -205,9 +206,11 @@ static sg_status evaluate(sg_session *s, const int32_t *tokens, size_t n, size_t
         /* Of this batch, the tokens at or after `skip` keep their logits. */
         const size_t end = *done + batch;
         const uint32_t keep = end <= skip ? 0 : (uint32_t)(end - (*done > skip ? *done : skip));
+        if (s->routes) sg_route_log_begin(s->routes, batch);
         status = sg_exec_run(&s->exec, &s->past.kv, &s->past.state, tokens + *done, batch, s->n, keep,
                              keep ? rows + (end - keep - skip) * n_vocab : NULL, &s->cancel, err);
         sg_past_wrote(&s->past, s->n + batch, status == SG_OK);
+        if (s->routes && status == SG_OK) status = sg_route_log_end(s->routes, true, err);
         if (status != SG_OK) break;
         /* The caller may have handed in the timeline itself. */
         memmove(s->tokens + s->n, tokens + *done, batch * sizeof *tokens);
@@ -384,5 +387,42 @@ sg_status sg_session_observe(sg_session *s, sg_ffn_observe_fn fn, void *user, sg
     f->observed = s->observed;
     f->observe = fn;
     f->observe_user = user;
+    return SG_OK;
+}
+
+static void on_route(void *user, uint32_t layer, const sg_ffn_route *route) { sg_route_log_add(user, layer, route, NULL); }
+
+/* Bytes of one expert of a layer as they lie in the file. */
+static uint64_t expert_bytes(const sg_weights *w, const sg_hparams *hp, uint32_t layer) {
+    const sg_unit_of u = w->n_units > 0 ? w->units[layer] : SG_NO_UNITS;
+    if (u.main != SG_NO_UNIT) return (uint64_t)w->ffn[u.main].bundle.l.per_expert * w->ffn[u.main].bundle.l.cluster_bytes;
+    uint64_t bytes = 0;
+    static const sg_layer_slot slots[] = { SG_L_GATE_EXPS, SG_L_UP_EXPS, SG_L_DOWN_EXPS };
+    for (int i = 0; i < 3; i++) {
+        const sg_matrix *m = &w->layers[layer][slots[i]].m;
+        if (m->kernel) bytes += m->rows * sg_dtype_bytes(sg_dtype_get((uint32_t)m->kernel->type), m->k);
+    }
+    return bytes;
+}
+
+sg_status sg_session_log_routes(sg_session *s, const char *path, sg_error *err) {
+    if (!s) return sg_fail(err, SG_E_ARG, "sg_session_log_routes: session is NULL");
+    const sg_model *m = s->model;
+    const sg_hparams *hp = &m->desc.hp;
+    s->exec.on_route = NULL;
+    SG_TRY(sg_route_log_close(&s->routes, err));
+    if (!path) return SG_OK;
+    if (hp->n_expert == 0) return sg_fail(err, SG_E_UNSUPPORTED, "the model has no experts: there are no routes to log");
+    uint64_t *bytes = calloc(hp->n_layer, sizeof *bytes);
+    if (!bytes) return sg_fail(err, SG_E_NOMEM, "out of memory");
+    for (uint32_t l = 0; l < hp->n_layer; l++) bytes[l] = expert_bytes(&m->weights, hp, l);
+    const sg_status status = sg_route_log_open(&s->routes, path, m->name, m->arch, hp, bytes, err);
+    free(bytes);
+    if (status != SG_OK) {
+        (void)!sg_route_log_close(&s->routes, NULL);
+        return status;
+    }
+    s->exec.on_route = on_route;
+    s->exec.on_route_user = s->routes;
     return SG_OK;
 }

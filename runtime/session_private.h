@@ -6,6 +6,7 @@
 
 #include "runtime/model.h"
 #include "runtime/past.h"
+#include "runtime/route_log.h"
 #include "runtime/session.h"
 
 struct sg_session {
@@ -24,6 +25,7 @@ struct sg_session {
     uint64_t settings;      /* sg_session_settings */
     uint64_t taken;         /* bytes of the model's session_bytes */
     float *observed;
+    sg_route_log *routes; /* or NULL */
 };
 
 /* What the model cannot remember of the timeline is evaluated again. */

@@ -158,6 +158,10 @@ CASES = {
                dict(num_kv_heads=2, new_decoder_architecture=True, ffn_hidden_size=56, bos_token_id=3, eos_token_id=3)),
     "falcon-mqa": ("FalconForCausalLM", "FalconConfig", FALCON,
                    dict(new_decoder_architecture=False, multi_query=True, activation="relu", bos_token_id=3, eos_token_id=3)),
+    # As PowerInfer converts it: four times the width, the usual rotary base.
+    "falcon-relu": ("FalconForCausalLM", "FalconConfig", FALCON,
+                    dict(num_kv_heads=2, new_decoder_architecture=True, activation="relu", bos_token_id=3, eos_token_id=3,
+                         rope_parameters=theta(10000.0))),
     "nemotron": ("NemotronForCausalLM", "NemotronConfig", GPT2, dict(norm_eps=0.01, rope_parameters=theta(partial_rotary_factor=0.5))),
 }
 WHOLE = ("gpt2", "opt")  # their configurations know other names than COMMON's
@@ -215,7 +219,7 @@ def make(name, root, seed=1):
     if not cls or not config_cls:
         return None
     kw = dict(extra) if name in WHOLE else COMMON | dict(rope_parameters=theta(), tie_word_embeddings=False) | extra
-    if name in ("gemma", "gemma2", "gemma3", "falcon", "falcon-mqa", "lfm2", "lfm2moe", "ernie4_5-moe"):
+    if name in ("gemma", "gemma2", "gemma3", "falcon", "falcon-mqa", "falcon-relu", "lfm2", "lfm2moe", "ernie4_5-moe"):
         kw["tie_word_embeddings"] = True
     if name == "gemma3":
         kw["rope_parameters"] = {"full_attention": theta(900.0), "sliding_attention": theta(10000.0)}

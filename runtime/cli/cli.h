@@ -61,7 +61,7 @@ typedef struct cli_model {
     cli_list lossy;
     bool quiet, stats, pin, no_prefetch, no_cache, no_pipeline, precise;
     uint64_t ram;      /* bytes, 0: the library's choice */
-    const char *trace; /* file for a trace, or NULL */
+    const char *trace, *route_log; /* files, or NULL */
     bool vocab_only; /* the command needs no weights */
     bool goes_back;  /* its session returns to earlier prompts: copies of recurrent states are worth their memory */
     sg_model *model;
@@ -89,6 +89,7 @@ extern const char *const cli_kv_choices[], *const cli_io_choices[], *const cli_c
     { "no-cache", 0, CLI_FLAG, &(m)->no_cache, NULL, "read neurons again for every token (to measure what the cache brings)" }, \
     { "no-pipeline", 0, CLI_FLAG, &(m)->no_pipeline, NULL, "do not compute while a layer's neurons are read (to measure the same)" }, \
     { "trace", 0, CLI_STR, &(m)->trace, "FILE", "write reads, waits and steps as a Chrome trace (with a model larger than --ram)" }, \
+    { "route-log", 0, CLI_STR, &(m)->route_log, "FILE", "write which experts each token uses (for scripts/cache_replay.py)" }, \
     { "pin", 0, CLI_FLAG, &(m)->pin, NULL, "ask for each thread to stay on a core of its own" },                         \
     { "batch", 'b', CLI_INT, &(m)->batch, "N", "prompt tokens evaluated together (default 128)", 0, 65536 },           \
     { "kv", 0, CLI_CHOICE, &(m)->kv, "TYPE", "type of the KV cache: f16 (default), f32, q8_0", 0, 0, cli_kv_choices }, \
@@ -107,7 +108,7 @@ int cli_open_session(cli_model *m, uint64_t n_ctx);
 void cli_close_session(cli_model *m);
 void cli_close(cli_model *m); /* both */
 void cli_print_stats(const cli_model *m);
-int cli_write_trace(const cli_model *m); /* --trace; 0 or the exit code, the error printed */
+int cli_write_trace(const cli_model *m); /* --trace, --route-log; 0 or the exit code, the error printed */
 
 /* ---- files ---- */
 

@@ -186,6 +186,7 @@ int cli_open_session(cli_model *m, uint64_t n_ctx) {
     if (session_options(m, n_ctx, &o) != CLI_OK) return CLI_FAILED;
     sg_error err;
     if (sg_session_create(m->model, &o, &m->session, &err) != SG_OK) return cli_fail_error(&err);
+    if (m->route_log && sg_session_log_routes(m->session, m->route_log, &err) != SG_OK) return cli_fail("--route-log: %s", err.message);
     if (m->trace && sg_session_trace(m->session, TRACE_EVENTS, &err) != SG_OK) return cli_fail("--trace: %s", err.message);
     cli_set_session(m->session);
     return CLI_OK;
@@ -193,6 +194,7 @@ int cli_open_session(cli_model *m, uint64_t n_ctx) {
 
 int cli_write_trace(const cli_model *m) {
     sg_error err;
+    if (m->session && m->route_log && sg_session_log_routes(m->session, NULL, &err) != SG_OK) return cli_fail_error(&err);
     if (!m->trace || !m->session) return CLI_OK;
     return sg_session_write_trace(m->session, m->trace, &err) == SG_OK ? CLI_OK : cli_fail_error(&err);
 }

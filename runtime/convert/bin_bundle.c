@@ -28,12 +28,14 @@ static sg_status pack_rows(const sg_bin_matrix *m, sg_dtype type, pack_fn pack, 
         SG_TRY(sg_bin_matrix_load(m, row + i, rows, 0, m->cols, s->raw, err));
         for (uint32_t r = 0; r < rows; r++, dst += stride) {
             const uint8_t *raw = s->raw + r * bytes;
+            if (!same || m->unknown) {
+                sg_bin_matrix_values(m, raw, (uint64_t)(row + i + r) * m->cols, m->cols, s->values);
+                SG_TRY(sg_bin_matrix_check(m, s->values, m->cols, type, err));
+            }
             if (same) {
                 pack(type, dst, raw, m->cols);
                 continue;
             }
-            sg_bin_matrix_values(m, raw, (uint64_t)(row + i + r) * m->cols, m->cols, s->values);
-            SG_TRY(sg_bin_matrix_check(m, s->values, m->cols, type, err));
             if (type != SG_DTYPE_Q8_0 || m->is_int8 || !sg_to_q8_0_exact(m->type, raw, s->packed, m->cols))
                 sg_quantize(type, s->values, s->packed, m->cols);
             pack(type, dst, s->packed, m->cols);
@@ -122,16 +124,24 @@ static sg_status write_expert(sg_bin_pump *p, layer_job *j, uint32_t step, sg_er
     return SG_OK;
 }
 
+static void drop_sources(const sg_bin_layer *layer) {
+    if (layer->l.gated) sg_bin_matrix_drop(&layer->gate);
+    sg_bin_matrix_drop(&layer->up);
+    sg_bin_matrix_drop(&layer->down);
+}
+
 sg_status sg_bin_write_layer(sg_bin_pump *p, const sg_bin_layer *layer, uint8_t *slab, size_t slab_bytes, sg_error *err) {
     const sg_bundle_layout *l = &layer->l;
     layer_job j = { .layer = layer, .raw_bytes = p->raw_bytes, .slab = slab };
     const size_t fit = layer->down_is_rows ? l->per_expert : slab_bytes / (l->per_cluster * l->down_row);
     const uint32_t step = fit < l->per_expert ? (uint32_t)fit : l->per_expert;
     if (step == 0) return sg_fail(err, SG_E_INTERNAL, "%s: no memory for one cluster", layer->up.name);
-    for (; j.expert < (l->n_expert ? l->n_expert : 1); j.expert++) SG_TRY(write_expert(p, &j, step, err));
-    if (l->gated) sg_bin_matrix_drop(&layer->gate);
-    sg_bin_matrix_drop(&layer->up);
-    sg_bin_matrix_drop(&layer->down);
+    for (; j.expert < (l->n_expert ? l->n_expert : 1); j.expert++) {
+        SG_TRY(write_expert(p, &j, step, err));
+        /* what is read in small pieces is not dropped piece by piece, and a layer of experts may be large */
+        if (layer->up.gather) drop_sources(layer);
+    }
+    drop_sources(layer);
     return SG_OK;
 }
 

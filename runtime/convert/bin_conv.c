@@ -13,6 +13,9 @@ typedef struct source {
     const sg_conv_job *job;
     sg_conv_model *conv;
     sg_bin_model m;
+    sg_bin_layer (*units)[SG_BIN_UNITS]; /* [n_layer], as the tensors are found */
+    sg_bin_gather *gathers;              /* [n_gathers], for as many as there are tensors */
+    size_t n_gathers;
     const char **paths; /* of the opened files, borrowed */
     int *fds;
     size_t n_files;
@@ -37,47 +40,94 @@ static sg_status file_of(source *s, const char *path, int *fd, sg_error *err) {
     return SG_OK;
 }
 
-static sg_status as_matrix(source *s, const sg_conv_tensor *t, sg_bin_matrix *out, sg_error *err) {
+/* A tensor that lies in its file from end to end. */
+static sg_status as_plain(source *s, const sg_conv_tensor *t, sg_bin_matrix *out, sg_error *err) {
     const sg_conv_part *p = sg_conv_parts(t);
     static const sg_dtype types[] = { [SG_CONV_SRC_F32] = SG_DTYPE_F32, [SG_CONV_SRC_F16] = SG_DTYPE_F16,
                                       [SG_CONV_SRC_BF16] = SG_DTYPE_BF16, [SG_CONV_SRC_INT8] = SG_DTYPE_I8 };
     *out = (sg_bin_matrix) { .name = t->name, .path = p->path, .type = types[p->src], .is_int8 = p->src == SG_CONV_SRC_INT8,
                              .offset = p->offset, .scale_offset = p->scale_offset, .group = p->group,
-                             .rows = (uint32_t)t->ne[1], .cols = (uint32_t)t->ne[0] };
+                             .rows = (uint32_t)(t->ne[1] * t->ne[2]), .cols = (uint32_t)t->ne[0], .unknown = true };
     return file_of(s, p->path, &out->fd, err);
 }
 
-/* The place of a feed-forward matrix, or NULL for other tensors. */
-static sg_bin_matrix *place(source *s, const char *name) {
-    uint32_t layer;
+static sg_status as_gather(source *s, const sg_conv_tensor *t, bool turned, sg_bin_matrix *out, sg_error *err) {
+    sg_bin_gather *g = &s->gathers[s->n_gathers++];
+    SG_TRY(sg_bin_gather_init(g, t, turned, err));
+    for (uint32_t i = 0; i < g->n_pieces; i++) {
+        sg_bin_piece *p = &g->pieces[i];
+        SG_TRY(file_of(s, p->from.path, &p->fd, err));
+        if (p->from.scale_path) SG_TRY(file_of(s, p->from.scale_path, &p->scale_fd, err));
+    }
+    *out = (sg_bin_matrix) { .name = t->name, .path = g->pieces[0].from.path, .fd = g->pieces[0].fd, .type = g->type, .rows = g->rows,
+                             .cols = g->cols, .gather = g, .unknown = true };
+    return SG_OK;
+}
+
+/* The layer, unit and part (0: gate, 1: up, 2: down) that a feed-forward matrix is; false for other tensors. */
+static bool place_of(const sg_conv_model *m, const char *name, uint32_t *layer, int *unit, int *part) {
+    static const char *const stems[] = { "ffn_gate", "ffn_up", "ffn_down" };
     int end = 0;
-    if (sscanf(name, "blk.%" SCNu32 ".%n", &layer, &end) != 1 || end == 0 || layer >= s->m.n_layer) return NULL;
-    sg_bin_layer *b = &s->m.layers[layer];
-    if (strcmp(name + end, "ffn_gate.weight") == 0) return &b->gate;
-    if (strcmp(name + end, "ffn_up.weight") == 0) return &b->up;
-    return strcmp(name + end, "ffn_down.weight") == 0 ? &b->down : NULL;
+    if (sscanf(name, "blk.%" SCNu32 ".%n", layer, &end) != 1 || end == 0 || *layer >= m->hp.n_layer) return false;
+    for (*unit = 0; *unit < SG_BIN_UNITS; ++*unit) {
+        for (*part = 0; *part < 3; ++*part) {
+            char full[32];
+            snprintf(full, sizeof full, "%s%s.weight", stems[*part], sg_bin_ends[*unit]);
+            if (strcmp(name + end, full) == 0) return true;
+        }
+    }
+    return false;
+}
+
+bool sg_bin_cuts(const sg_conv_model *m, const sg_conv_tensor *t) {
+    uint32_t layer;
+    int unit, part;
+    return place_of(m, t->name, &layer, &unit, &part);
+}
+
+/* Down matrices that are stored the other way round are taken as they lie: a row is a neuron. */
+static sg_status take(source *s, const sg_conv_tensor *t, uint32_t layer, int unit, int part, sg_error *err) {
+    sg_bin_layer *b = &s->units[layer][unit];
+    const uint32_t n_expert = unit == SG_BIN_EXPERTS ? (uint32_t)t->ne[2] : 0;
+    if (t->ne[2] > SG_BIN_MAX_EXPERTS || t->ne[0] > SG_CONV_MAX_DIM || t->ne[1] > SG_CONV_MAX_DIM || t->ne[0] * t->ne[2] > UINT32_MAX ||
+        t->ne[1] * t->ne[2] > UINT32_MAX || (unit != SG_BIN_EXPERTS && t->ne[2] != 1))
+        return sg_fail(err, SG_E_UNSUPPORTED, "%s: tensor %s is too large to be cut into neurons", s->m.path, t->name);
+    if (b->n_expert != 0 && b->n_expert != n_expert)
+        return sg_fail(err, SG_E_FORMAT, "%s: tensor %s is for %" PRIu32 " experts, others of the layer for %" PRIu32, s->m.path, t->name,
+                       n_expert, b->n_expert);
+    b->n_expert = n_expert;
+    sg_bin_matrix *const out = part == 0 ? &b->gate : part == 1 ? &b->up : &b->down;
+    if (sg_conv_is_plain(t)) return as_plain(s, t, out, err);
+    const bool turned = part == 2 && sg_bin_gather_is_turned(t);
+    if (turned) b->down_is_rows = true;
+    return as_gather(s, t, turned, out, err);
+}
+
+static sg_status add_other(source *s, const sg_conv_tensor *t, sg_error *err) {
+    sg_bin_tensor *b = sg_bin_add_tensor(&s->m, t->name);
+    if (!b) return sg_fail(err, SG_E_NOMEM, "%s: no memory for the list of tensors", s->m.path);
+    b->type = t->type;
+    b->n_dims = t->n_dims;
+    for (int i = 0; i < 3; i++) b->ne[i] = t->ne[i];
+    b->conv = t;
+    return SG_OK;
 }
 
 static sg_status describe(source *s, sg_error *err) {
     s->m.n_layer = s->conv->hp.n_layer;
+    s->m.fused = strcmp(s->conv->hp.arch, "phi3") == 0;
     s->m.layers = calloc(s->m.n_layer, sizeof *s->m.layers);
-    if (!s->m.layers) return sg_fail(err, SG_E_NOMEM, "%s: no memory for the layers", s->m.path);
+    s->units = calloc(s->m.n_layer, sizeof *s->units);
+    s->gathers = calloc(s->conv->n_tensors + 1, sizeof *s->gathers);
+    if (!s->m.layers || !s->units || !s->gathers) return sg_fail(err, SG_E_NOMEM, "%s: no memory for the layers", s->m.path);
     for (size_t i = 0; i < s->conv->n_tensors; i++) {
         const sg_conv_tensor *t = &s->conv->tensors[i];
-        sg_bin_matrix *m = sg_conv_is_plain(t) && t->n_dims == 2 ? place(s, t->name) : NULL;
-        if (m) {
-            SG_TRY(as_matrix(s, t, m, err));
-            continue;
-        }
-        sg_bin_tensor *b = sg_bin_add_tensor(&s->m, t->name);
-        if (!b) return sg_fail(err, SG_E_NOMEM, "%s: no memory for the list of tensors", s->m.path);
-        b->type = t->type;
-        b->n_dims = t->n_dims;
-        b->ne[0] = t->ne[0];
-        b->ne[1] = t->ne[1];
-        b->ne[2] = t->ne[2];
-        b->conv = t;
+        uint32_t layer;
+        int unit, part;
+        if (place_of(s->conv, t->name, &layer, &unit, &part)) SG_TRY(take(s, t, layer, unit, part, err));
+        else SG_TRY(add_other(s, t, err));
     }
+    for (uint32_t i = 0; i < s->m.n_layer; i++) SG_TRY(sg_bin_set_layer(&s->m, i, s->units[i], err));
     return SG_OK;
 }
 
@@ -93,6 +143,9 @@ sg_status sg_bin_from_conv(const sg_conv_job *job, sg_conv_model *m, sg_error *e
     if (status == SG_OK) status = sg_bin_choose(job, &s.m, err);
     if (status == SG_OK) status = sg_bin_write(job, &s.m, write_keys, &s, err);
     for (size_t i = 0; i < s.n_files; i++) close(s.fds[i]);
+    for (size_t i = 0; i < s.n_gathers; i++) sg_bin_gather_finish(&s.gathers[i]);
+    free(s.gathers);
+    free(s.units);
     free(s.fds);
     free(s.paths);
     sg_bin_model_finish(&s.m);

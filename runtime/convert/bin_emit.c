@@ -45,10 +45,11 @@ typedef struct needs {
     size_t raw, values, packed; /* of a thread: bytes, values, bytes */
     size_t item;                /* the largest cluster, or row of a padded tensor */
     size_t slab, slab_all;      /* down rows of one cluster, of a layer or expert */
+    size_t stream;              /* what sg_conv_stream needs, before there is a slab */
 } needs;
 
 static void need_rows(needs *n, const sg_bin_matrix *m, size_t values, size_t packed) {
-    n->raw = most(n->raw, sg_bin_matrix_bytes(m, m->cols));
+    n->raw = most(n->raw, sg_bin_matrix_batch(m) * sg_bin_matrix_bytes(m, m->cols));
     n->values = most(n->values, values);
     n->packed = most(n->packed, packed);
 }
@@ -72,6 +73,7 @@ static needs measure(const sg_bin_model *m) {
     }
     for (size_t i = 0; i < m->n_tensors; i++) {
         const sg_bin_tensor *t = &m->tensors[i];
+        if (t->conv) n.stream = most(n.stream, sg_conv_stream_least(t->conv));
         if (!t->matrix.name) continue;
         need_rows(&n, &t->matrix, t->ne[0], SG_CACHE_LINE);
         n.item = most(n.item, t->ne[0] * 4);
@@ -79,10 +81,11 @@ static needs measure(const sg_bin_model *m) {
     return n;
 }
 
-/* Sets the sizes of the pump; *slab_bytes gets what is left. Everything grows with the budget between what is needed and what is
- * of use. */
-static sg_status share_out(const sg_conv_job *job, const needs *n, sg_bin_pump *p, size_t *slab_bytes, sg_error *err) {
+/* Sets the sizes of the pump; *rest gets what is left, for the slab or for what comes before there is one. Everything grows with the budget
+ * between what is needed and what is of use. */
+static sg_status share_out(const sg_conv_job *job, const needs *n, sg_bin_pump *p, size_t *rest, sg_error *err) {
     uint64_t ram = job->ram ? job->ram : DEFAULT_RAM;
+    const size_t least_rest = most(n->slab, n->stream);
     const uint64_t available = sg_mem_available("");
     if (!job->ram && available / 2 < ram) ram = available / 2;
     const uint32_t cores = sg_cpu_count();
@@ -91,10 +94,10 @@ static sg_status share_out(const sg_conv_job *job, const needs *n, sg_bin_pump *
     for (p->n_threads = cores < MOST_THREADS ? cores : MOST_THREADS;; p->n_threads--) {
         p->raw_bytes = within(ram / 16 / p->n_threads, n->raw, COPY_BYTES);
         p->buffer_bytes = within(ram / 8, n->item, most(8 * COPY_BYTES, 2 * p->n_threads * n->item));
-        if (sg_bin_pump_bytes(p) + n->slab <= ram) break;
+        if (sg_bin_pump_bytes(p) + least_rest <= ram) break;
         p->raw_bytes = n->raw;
         p->buffer_bytes = n->item;
-        const uint64_t least = sg_bin_pump_bytes(p) + n->slab;
+        const uint64_t least = sg_bin_pump_bytes(p) + least_rest;
         if (least <= ram || (p->n_threads == 1 && !job->ram)) {
             ram = most(ram, least);
             break;
@@ -103,8 +106,7 @@ static sg_status share_out(const sg_conv_job *job, const needs *n, sg_bin_pump *
             return sg_fail(err, SG_E_ARG, "%s: %" PRIu64 " KiB of memory are too little for this model, %" PRIu64 " are needed",
                            job->output, ram >> 10, (least + 1023) >> 10);
     }
-    const uint64_t rest = ram - sg_bin_pump_bytes(p);
-    *slab_bytes = rest < n->slab_all ? (size_t)rest : n->slab_all;
+    *rest = (size_t)(ram - sg_bin_pump_bytes(p));
     return SG_OK;
 }
 
@@ -173,9 +175,9 @@ static sg_status make_copy(void *arg, sg_bin_scratch *s, uint32_t item, uint8_t 
     return SG_OK;
 }
 
-static sg_status write_tensor(sg_bin_pump *p, const sg_bin_tensor *t, sg_error *err) {
+static sg_status write_tensor(sg_bin_pump *p, const sg_bin_tensor *t, size_t room, sg_error *err) {
     if (t->matrix.name) return sg_bin_write_matrix(p, t, err);
-    if (t->conv) return sg_conv_stream(p->job, t->conv, sg_bin_writer_gguf(p->w), &p->done, p->total, err);
+    if (t->conv) return sg_conv_stream(p->job, t->conv, sg_bin_writer_gguf(p->w), room, &p->done, p->total, err);
     copy_job c = { t, p->buffer_bytes < COPY_BYTES ? p->buffer_bytes : COPY_BYTES };
     const uint64_t n = (t->from->n_bytes + c.piece - 1) / c.piece, last = t->from->n_bytes - (n - 1) * c.piece;
     if (n > UINT32_MAX) return sg_fail(err, SG_E_UNSUPPORTED, "%s: tensor %s is too large", t->path, t->name);
@@ -188,19 +190,20 @@ static sg_status write_tensor(sg_bin_pump *p, const sg_bin_tensor *t, sg_error *
 sg_status sg_bin_write(const sg_conv_job *job, sg_bin_model *m, sg_bin_keys_fn keys, void *arg, sg_error *err) {
     sg_bin_pump p = { .job = job };
     const needs n = measure(m);
-    size_t slab_bytes = 0;
+    size_t rest = 0;
     uint8_t *slab = NULL;
-    SG_TRY(share_out(job, &n, &p, &slab_bytes, err));
+    SG_TRY(share_out(job, &n, &p, &rest, err));
+    const size_t slab_bytes = rest < n.slab_all ? rest : n.slab_all;
     sg_status status = sg_bin_pump_init(&p, err);
-    if (status == SG_OK && slab_bytes && !(slab = malloc(slab_bytes)))
-        status = sg_fail(err, SG_E_NOMEM, "%s: no memory for the buffers of the conversion", job->output);
     if (status == SG_OK) status = sg_bin_writer_create(job->output, job->overwrite, &p.w, err);
     if (status == SG_OK) status = keys(arg, sg_bin_writer_gguf(p.w), err);
     if (status == SG_OK) status = bundle_keys(m, sg_bin_writer_gguf(p.w), err);
     if (status == SG_OK) status = declare(m, p.w, &p.total, err);
     if (status == SG_OK) status = sg_bin_pump_progress(&p, 0, err);
     if (status == SG_OK) status = sg_bin_writer_begin_data(p.w, err);
-    for (size_t i = 0; status == SG_OK && i < m->n_tensors; i++) status = write_tensor(&p, &m->tensors[i], err);
+    for (size_t i = 0; status == SG_OK && i < m->n_tensors; i++) status = write_tensor(&p, &m->tensors[i], rest, err);
+    if (status == SG_OK && slab_bytes && !(slab = malloc(slab_bytes)))
+        status = sg_fail(err, SG_E_NOMEM, "%s: no memory for the buffers of the conversion", job->output);
     for (uint32_t i = 0; status == SG_OK && i < 2 * m->n_layer; i++)
         if (sg_bin_unit(m, i)) status = sg_bin_write_layer(&p, sg_bin_unit(m, i), slab, slab_bytes, err);
     if (status == SG_OK) status = sg_bin_writer_finish(p.w, err);

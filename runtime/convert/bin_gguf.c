@@ -15,13 +15,11 @@
 #include "runtime/convert/bin_model.h"
 #include "runtime/convert/file.h"
 
-#define MAX_EXPERTS (1u << 16)
-
 typedef struct source {
     const sg_conv_job *job;
     const sg_gguf *g;
     int *fds; /* of the files of the set */
-    bool powerinfer, phi3;
+    bool powerinfer;
     const char *from_arch, *to_arch, *activation; /* of PowerInfer's files */
     uint32_t unused_positions;                    /* rows at the beginning of position_embd */
     float threshold;
@@ -57,7 +55,7 @@ static sg_status take(source *s, uint32_t layer, const char *stem, sg_bin_matrix
     if (!t) return SG_OK;
     const char *path = sg_gguf_path(s->g, t->file);
     if ((t->ne[2] != 1 && !n_expert) || t->ne[3] != 1 || t->ne[0] > SG_CONV_MAX_DIM || t->ne[1] > SG_CONV_MAX_DIM ||
-        t->ne[2] > MAX_EXPERTS || t->ne[1] * t->ne[2] > UINT32_MAX)
+        t->ne[2] > SG_BIN_MAX_EXPERTS || t->ne[1] * t->ne[2] > UINT32_MAX)
         return sg_fail(err, SG_E_FORMAT, "%s: tensor %s is no matrix of a size that a model has", path, name);
     if (n_expert && *n_expert != 0 && *n_expert != t->ne[2])
         return sg_fail(err, SG_E_FORMAT, "%s: tensor %s is for %" PRIu64 " experts, others of the layer for %" PRIu32, path, name, t->ne[2],
@@ -73,44 +71,20 @@ static sg_status take(source *s, uint32_t layer, const char *stem, sg_bin_matrix
     return SG_OK;
 }
 
-/* phi3 has the rows of the gate and then those of up in one matrix. */
-static void split_fused(const source *s, sg_bin_layer *b) {
-    if (!s->phi3 || b->gate.name || !b->up.name || !b->down.name || b->up.rows != 2 * (uint64_t)b->down.cols) return;
-    b->up.rows /= 2;
-    b->gate = b->up;
-    b->up.offset += (uint64_t)b->up.rows * sg_bin_matrix_bytes(&b->up, b->up.cols);
-}
-
-/* The three matrices whose names end like this. */
-static sg_status take_unit(source *s, uint32_t i, const char *end, bool experts, sg_bin_layer *b, sg_error *err) {
-    const char *const stems[] = { "ffn_gate", "ffn_up", s->powerinfer ? "ffn_down_t" : "ffn_down" };
-    sg_bin_matrix *const out[] = { &b->gate, &b->up, &b->down };
-    for (int part = 0; part < 3; part++) {
-        char stem[32];
-        snprintf(stem, sizeof stem, "%s%s", stems[part], end);
-        SG_TRY(take(s, i, stem, out[part], experts ? &b->n_expert : NULL, err));
-    }
-    b->down_is_rows = s->powerinfer;
-    split_fused(s, b);
-    const char *missing = !b->up.name ? stems[1] : !b->down.name ? stems[2] : NULL;
-    if (missing && (b->gate.name || b->up.name || b->down.name))
-        return sg_fail(err, SG_E_FORMAT, "%s: tensor blk.%" PRIu32 ".%s%s.weight is missing", s->m.path, i, missing, end);
-    return SG_OK;
-}
-
 static sg_status take_layer(source *s, uint32_t i, sg_error *err) {
-    sg_bin_layer *b = &s->m.layers[i], experts = { .n_expert = 0 }, shared = { .n_expert = 0 };
-    SG_TRY(take_unit(s, i, "", false, b, err));
-    SG_TRY(take_unit(s, i, "_exps", true, &experts, err));
-    SG_TRY(take_unit(s, i, "_shexp", false, &shared, err));
-    if (b->up.name && experts.up.name)
-        return sg_fail(err, SG_E_UNSUPPORTED, "%s: layer %" PRIu32 " has a dense feed-forward part and experts", s->m.path, i);
-    if (experts.up.name) *b = experts;
-    if (!shared.up.name) return SG_OK;
-    if (!s->m.shexp && !(s->m.shexp = calloc(s->m.n_layer, sizeof *s->m.shexp)))
-        return sg_fail(err, SG_E_NOMEM, "%s: no memory for the layers", s->m.path);
-    s->m.shexp[i] = shared;
-    return SG_OK;
+    static const char *const stems[] = { "ffn_gate", "ffn_up", "ffn_down" };
+    sg_bin_layer units[SG_BIN_UNITS] = { 0 };
+    for (int u = 0; u < SG_BIN_UNITS; u++) {
+        sg_bin_layer *b = &units[u];
+        sg_bin_matrix *const out[] = { &b->gate, &b->up, &b->down };
+        for (int part = 0; part < 3; part++) {
+            char stem[32];
+            snprintf(stem, sizeof stem, "%s%s", part == 2 && s->m.down_stem ? s->m.down_stem : stems[part], sg_bin_ends[u]);
+            SG_TRY(take(s, i, stem, out[part], u == SG_BIN_EXPERTS ? &b->n_expert : NULL, err));
+        }
+        b->down_is_rows = s->powerinfer;
+    }
+    return sg_bin_set_layer(&s->m, i, units, err);
 }
 
 /* One half of a predictor: rows and columns that are ranks are filled up with zeros to a multiple of 32. */
@@ -213,7 +187,8 @@ static sg_status describe(source *s, sg_error *err) {
     const char *arch = NULL;
     SG_TRY(sg_gguf_get_str(s->g, "general.architecture", &arch, err));
     if (!arch) return sg_fail(err, SG_E_FORMAT, "%s: key general.architecture is missing", s->m.path);
-    s->phi3 = strcmp(arch, "phi3") == 0;
+    s->m.fused = strcmp(arch, "phi3") == 0;
+    if (s->powerinfer) s->m.down_stem = "ffn_down_t";
     if (s->powerinfer) SG_TRY(find_powerinfer(s, arch, err));
     SG_TRY(sg_gguf_get_f32(s->g, "powerinfer.sparse_threshold", &s->threshold, err));
     char key[160];

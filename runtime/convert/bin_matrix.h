@@ -2,7 +2,7 @@
 #ifndef SG_CONVERT_BIN_MATRIX_H
 #define SG_CONVERT_BIN_MATRIX_H
 
-#include "runtime/convert/convert.h"
+#include "runtime/convert/bin_gather.h"
 
 typedef struct sg_bin_matrix {
     const char *name, *path; /* for messages, borrowed; name NULL: there is no such matrix */
@@ -12,10 +12,17 @@ typedef struct sg_bin_matrix {
     uint64_t offset, scale_offset;
     uint32_t group;
     uint32_t rows, cols; /* cols: whole blocks */
+    const sg_bin_gather *gather; /* NULL: the rows lie one behind the other from `offset` on; else in pieces, whose fds count (borrowed) */
+    uint32_t first;              /* row of `gather` that is row 0 */
+    bool unknown;                /* values may be no numbers: they are looked at even where they are not converted */
 } sg_bin_matrix;
 
 /* Bytes that sg_bin_matrix_load writes for n_cols values of a row. */
 size_t sg_bin_matrix_bytes(const sg_bin_matrix *m, uint32_t n_cols);
+/* Rows that are as quickly read together as one. */
+uint32_t sg_bin_matrix_batch(const sg_bin_matrix *m);
+/* Rows first .. first + n - 1 as a matrix. */
+sg_bin_matrix sg_bin_matrix_rows(const sg_bin_matrix *m, uint32_t first, uint32_t n);
 /* Columns that can only be read together. */
 uint32_t sg_bin_matrix_block(const sg_bin_matrix *m);
 

@@ -29,9 +29,16 @@ typedef struct sg_bin_tensor {
     sg_bin_matrix matrix;       /* written in `type`, zeros behind its rows and columns */
 } sg_bin_tensor;
 
+/* What a layer may have, and the ends of the names of their matrices: "blk.3.ffn_up" END ".weight". */
+enum { SG_BIN_DENSE = 0, SG_BIN_EXPERTS, SG_BIN_SHARED, SG_BIN_UNITS };
+extern const char *const sg_bin_ends[SG_BIN_UNITS];
+#define SG_BIN_MAX_EXPERTS (1u << 16)
+
 typedef struct sg_bin_model {
     const char *path; /* for messages */
     uint32_t n_layer;
+    bool fused;             /* up holds the rows of the gate and then those of up (phi3) */
+    const char *down_stem;  /* for messages, NULL: "ffn_down" */
     sg_bin_layer *layers; /* [n_layer], owned */
     sg_bin_layer *shexp;  /* [n_layer], owned: shared experts; NULL: no layer has any */
     sg_bin_tensor *tensors; /* owned, without the bundles */
@@ -44,6 +51,10 @@ static inline sg_bin_layer *sg_bin_unit(const sg_bin_model *m, uint32_t i) {
     sg_bin_layer *const of = i % 2 ? m->shexp : m->layers;
     return of && of[i / 2].up.name ? &of[i / 2] : NULL;
 }
+
+/* Layer i is what `units` hold, of which several may be empty. up.name NULL where a matrix is missing is refused, and so are layers that are both
+ * dense and of experts. m->layers is there already. */
+SG_NODISCARD sg_status sg_bin_set_layer(sg_bin_model *m, uint32_t i, sg_bin_layer units[SG_BIN_UNITS], sg_error *err);
 
 sg_bin_tensor *sg_bin_add_tensor(sg_bin_model *m, const char *name); /* zeroed; NULL when there is no memory */
 void sg_bin_model_finish(sg_bin_model *m);
@@ -70,5 +81,7 @@ SG_NODISCARD sg_status sg_bin_write_matrix(sg_bin_pump *p, const sg_bin_tensor *
 /* Sources: job->input to job->output. */
 SG_NODISCARD sg_status sg_bin_from_gguf(const sg_conv_job *job, sg_gguf *g, sg_error *err);
 SG_NODISCARD sg_status sg_bin_from_conv(const sg_conv_job *job, sg_conv_model *m, sg_error *err);
+/* Whether sg_bin_from_conv cuts t into neurons. */
+bool sg_bin_cuts(const sg_conv_model *m, const sg_conv_tensor *t);
 
 #endif

@@ -6,6 +6,34 @@
 #include "neuron_engine/quant.h"
 #include "runtime/convert/bin_model.h"
 
+const char *const sg_bin_ends[SG_BIN_UNITS] = { "", "_exps", "_shexp" };
+
+/* One matrix for gate and up is taken apart. */
+static void split_fused(sg_bin_layer *b) {
+    const uint32_t n_ff = b->down_is_rows ? b->down.rows : b->down.cols;
+    if (b->gate.name || !b->up.name || !b->down.name || b->n_expert || b->up.rows != 2 * (uint64_t)n_ff) return;
+    b->gate = sg_bin_matrix_rows(&b->up, 0, n_ff);
+    b->up = sg_bin_matrix_rows(&b->up, n_ff, n_ff);
+}
+
+sg_status sg_bin_set_layer(sg_bin_model *m, uint32_t i, sg_bin_layer units[SG_BIN_UNITS], sg_error *err) {
+    for (int u = 0; u < SG_BIN_UNITS; u++) {
+        sg_bin_layer *b = &units[u];
+        if (m->fused) split_fused(b);
+        const char *missing = !b->up.name ? "ffn_up" : !b->down.name ? m->down_stem ? m->down_stem : "ffn_down" : NULL;
+        if (missing && (b->gate.name || b->up.name || b->down.name))
+            return sg_fail(err, SG_E_FORMAT, "%s: tensor blk.%" PRIu32 ".%s%s.weight is missing", m->path, i, missing, sg_bin_ends[u]);
+    }
+    if (units[SG_BIN_DENSE].up.name && units[SG_BIN_EXPERTS].up.name)
+        return sg_fail(err, SG_E_UNSUPPORTED, "%s: layer %" PRIu32 " has a dense feed-forward part and experts", m->path, i);
+    m->layers[i] = units[units[SG_BIN_EXPERTS].up.name ? SG_BIN_EXPERTS : SG_BIN_DENSE];
+    if (!units[SG_BIN_SHARED].up.name) return SG_OK;
+    if (!m->shexp && !(m->shexp = calloc(m->n_layer, sizeof *m->shexp)))
+        return sg_fail(err, SG_E_NOMEM, "%s: no memory for the layers", m->path);
+    m->shexp[i] = units[SG_BIN_SHARED];
+    return SG_OK;
+}
+
 static sg_status wrong_shape(const sg_bin_matrix *m, uint32_t rows, uint32_t cols, sg_error *err) {
     return sg_fail(err, SG_E_FORMAT, "%s: tensor %s is %" PRIu32 " x %" PRIu32 ", expected %" PRIu32 " x %" PRIu32, m->path,
                    m->name, m->cols, m->rows, cols, rows);
@@ -59,6 +87,9 @@ static sg_status natural_type(const sg_bin_matrix *m, bool turned, sg_dtype *out
     }
 }
 
+/* What is asked for, -1: nothing. A default of all matrices does not count for blocks: Q8_0 holds them and is smaller. */
+static int asked_type(const sg_bin_matrix *m, int type, bool keep) { return keep && m->type == SG_DTYPE_MXFP4 ? -1 : type; }
+
 static sg_status choose(const sg_bin_matrix *m, int asked, bool turned, uint32_t n_embd, const char **fallen, sg_dtype *out,
                         sg_error *err) {
     if (asked >= 0) *out = (sg_dtype)asked;
@@ -83,10 +114,10 @@ static sg_status choose_layer(const sg_conv_job *job, sg_bin_layer *b, const cha
     *l = (sg_bundle_layout) { .n_neurons = b->up.rows / (b->n_expert ? b->n_expert : 1), .k = b->up.cols, .gated = b->gate.name != NULL,
                               .n_expert = b->n_expert };
     const sg_bin_matrix *gate = l->gated ? &b->gate : &b->up;
-    SG_TRY(choose(gate, job->gate_type, false, l->k, fallen, &l->gate_type, err));
+    SG_TRY(choose(gate, asked_type(gate, job->gate_type, job->keep_blocks), false, l->k, fallen, &l->gate_type, err));
     l->up_type = l->gate_type;
-    if (l->gated) SG_TRY(choose(&b->up, job->gate_type, false, l->k, fallen, &l->up_type, err));
-    SG_TRY(choose(&b->down, job->down_type, !b->down_is_rows, l->k, fallen, &l->down_type, err));
+    if (l->gated) SG_TRY(choose(&b->up, asked_type(&b->up, job->gate_type, job->keep_blocks), false, l->k, fallen, &l->up_type, err));
+    SG_TRY(choose(&b->down, asked_type(&b->down, job->down_type, job->keep_down), !b->down_is_rows, l->k, fallen, &l->down_type, err));
     l->per_cluster = job->cluster ? job->cluster : sg_bundle_per_cluster(sg_dot_row_bytes(l->gate_type, l->k));
     if (!job->cluster && b->n_expert) l->per_cluster = expert_clusters(l->per_cluster, l->n_neurons);
     if (!sg_bundle_layout_init(l))

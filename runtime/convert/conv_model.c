@@ -114,31 +114,13 @@ uint64_t sg_conv_part_values(const sg_conv_part *p) {
     return n;
 }
 
-bool sg_conv_rows(const sg_conv_tensor *t, uint64_t first, uint64_t n, sg_conv_part *out) {
-    uint64_t at = first * t->ne[0];
-    const sg_conv_part *p = sg_conv_parts(t);
-    for (uint32_t i = 0; i < t->n_parts; i++, p++) {
-        const uint64_t values = sg_conv_part_values(p);
-        if (at >= values) {
-            at -= values;
-            continue;
-        }
-        if (t->op != SG_CONV_COPY || p->values || p->axis[0].stride != 1 || p->src == SG_CONV_SRC_MXFP4 || p->src == SG_CONV_SRC_INT8)
-            return false;
-        const uint64_t run = p->axis[0].n, in_run = at % run;
-        if (in_run + n * t->ne[0] > run) return false;
-        uint64_t from = in_run, rest = at / run;
-        for (uint32_t k = 1; k < p->n_axes; k++) {
-            from += rest % p->axis[k].n * p->axis[k].stride;
-            rest /= p->axis[k].n;
-        }
-        *out = *p;
-        out->offset += from * (p->src == SG_CONV_SRC_F32 ? 4 : 2);
-        out->n_axes = 1;
-        out->axis[0].n = n * t->ne[0];
-        return true;
+uint64_t sg_conv_part_at(const sg_conv_part *p, uint32_t from, uint64_t i) {
+    uint64_t at = 0;
+    for (uint32_t k = from; k < p->n_axes; k++) {
+        at += i % p->axis[k].n * p->axis[k].stride;
+        i /= p->axis[k].n;
     }
-    return false;
+    return at;
 }
 
 bool sg_conv_is_plain(const sg_conv_tensor *t) {

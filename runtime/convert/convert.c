@@ -46,7 +46,8 @@ static bool is_gguf(const char *path) {
 static sg_status choose_types(const sg_convert_options *o, bool is_folder, bool from_gguf, sg_conv_job *job, sg_error *err) {
     job->type = is_folder ? SG_DTYPE_F16 : SG_DTYPE_F32;
     job->gate_type = job->down_type = -1;
-    job->keep_blocks = !o->type && !job->to_bin;
+    job->keep_blocks = !o->type;
+    job->keep_down = !o->type && !o->down_type;
     if (o->type) SG_TRY(read_type(o->type, job->to_bin, &job->type, err));
     if (o->type || !from_gguf) job->gate_type = job->down_type = (int)job->type;
     if (o->down_type) {

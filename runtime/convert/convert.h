@@ -21,7 +21,8 @@
 typedef struct sg_conv_job {
     const char *input, *output, *tokenizer;
     sg_dtype type;      /* of plain GGUF, and of what is beside the bundles where the source is no GGUF */
-    bool keep_blocks;   /* nobody named a type: blocks of the source (MXFP4) stay as they are */
+    bool keep_blocks;   /* nobody named a type: blocks of the source (MXFP4) stay as they are; in bundles, which have none, they become Q8_0 */
+    bool keep_down;     /* the same of down matrices */
     bool to_bin;        /* model.bin */
     int gate_type, down_type; /* sg_dtype of the bundles: gate and up, down; -1: by the source */
     uint32_t cluster;   /* neurons; 0: by the size of a gate row */
@@ -113,9 +114,8 @@ sg_conv_part *sg_conv_set_parts(sg_conv_tensor *t, uint32_t n);
 const sg_conv_part *sg_conv_parts(const sg_conv_tensor *t);
 void sg_conv_part_merge(sg_conv_part *p);
 uint64_t sg_conv_part_values(const sg_conv_part *p);
-/* Rows first .. first + n - 1 of the tensor (of all its matrices, one behind the other) as F32, F16 or BF16 values that lie
- * together in a file, unchanged: one expert of many, gate or up of a fused matrix. False when they do not. */
-bool sg_conv_rows(const sg_conv_tensor *t, uint64_t first, uint64_t n, sg_conv_part *out);
+/* Where value i of the axes from .. n_axes - 1 lies, counted in values of the source. */
+uint64_t sg_conv_part_at(const sg_conv_part *p, uint32_t from, uint64_t i);
 /* One part of a file that is read from end to end and not changed; no MXFP4, whose blocks are not those of GGUF. */
 bool sg_conv_is_plain(const sg_conv_tensor *t);
 /* Releases what the model owns; accepts a zeroed model. */
@@ -131,9 +131,15 @@ SG_NODISCARD sg_status sg_conv_write_metadata(const sg_conv_job *job, const sg_c
 /* Chooses the types, writes metadata, vocabulary and tensors to job->output. */
 SG_NODISCARD sg_status sg_conv_write(const sg_conv_job *job, sg_conv_model *m, sg_error *err);
 
-/* Streams the values of t into the writer. *done counts bytes written over all tensors, of `total`. */
-SG_NODISCARD sg_status sg_conv_stream(const sg_conv_job *job, const sg_conv_tensor *t, sg_gguf_writer *w,
-                                      uint64_t *done, uint64_t total, sg_error *err);
+/* Streams the values of t into the writer, through at most `room` bytes of memory, sg_conv_stream_least at least. *done counts bytes
+ * written over all tensors, of `total`. */
+SG_NODISCARD sg_status sg_conv_stream(const sg_conv_job *job, const sg_conv_tensor *t, sg_gguf_writer *w, size_t room, uint64_t *done,
+                                      uint64_t total, sg_error *err);
+size_t sg_conv_stream_least(const sg_conv_tensor *t);
+
+/* Blocks of GGUF from n / 2 bytes of MXFP4 codes, of which neighbours share a byte, and n / 32 scales. Refuses scales that are no numbers. */
+SG_NODISCARD sg_status sg_conv_pack_mxfp4(const char *path, const char *name, const uint8_t *codes, const uint8_t *scales, size_t n,
+                                          uint8_t *out, sg_error *err);
 
 /* Refuses values that are no finite numbers, or that `type` (F16 and the scales of the quantised types) cannot hold: the model would
  * write nonsense. */

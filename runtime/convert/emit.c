@@ -73,6 +73,7 @@ static uint64_t choose_types(const sg_conv_job *job, sg_conv_model *m) {
     const char *example = "";
     for (size_t i = 0; i < m->n_tensors; i++) {
         sg_conv_tensor *t = &m->tensors[i];
+        if (job->to_bin && sg_bin_cuts(m, t)) continue; /* sg_bin_choose does it */
         t->type = t->n_dims == 1 || t->keep_f32 ? SG_DTYPE_F32 : job->type;
         if (job->keep_blocks && is_blocks(t)) {
             t->type = SG_DTYPE_MXFP4;
@@ -106,7 +107,7 @@ sg_status sg_conv_write(const sg_conv_job *job, sg_conv_model *m, sg_error *err)
     }
     if (status == SG_OK) status = sg_gguf_writer_begin_data(w, err);
     for (size_t i = 0; status == SG_OK && i < m->n_tensors; i++)
-        status = sg_conv_stream(job, &m->tensors[i], w, &done, total, err);
+        status = sg_conv_stream(job, &m->tensors[i], w, SIZE_MAX, &done, total, err);
     if (status == SG_OK) status = sg_gguf_writer_finish(w, err);
     sg_gguf_writer_abort(&w);
     return status;

@@ -10,6 +10,7 @@
 
 #define CHUNK_VALUES (1u << 20) /* 4 MiB as F32; at least one row */
 #define TURNED_VALUES (4u << 20) /* of a part whose rows are columns of the source: each column is a read of its own */
+#define VALUE_BYTES 14u          /* of memory, at most: the source's, a scale, F32, the output's */
 
 typedef struct stream {
     const sg_conv_tensor *t;
@@ -28,15 +29,17 @@ typedef struct stream {
 
 static uint64_t src_bytes(sg_conv_src src) { return src == SG_CONV_SRC_F32 ? 4 : src == SG_CONV_SRC_INT8 ? 1 : 2; }
 
-/* Blocks of GGUF from n / 2 bytes of codes, of which neighbours share a byte, and n / 32 scales. */
-static void pack_mxfp4(const uint8_t *codes, const uint8_t *scales, size_t n, uint8_t *out) {
+sg_status sg_conv_pack_mxfp4(const char *path, const char *name, const uint8_t *codes, const uint8_t *scales, size_t n, uint8_t *out,
+                             sg_error *err) {
     for (size_t b = 0; b < n / BLOCK; b++, codes += BLOCK / 2, out += BLOCK_BYTES) {
+        if (scales[b] == 255) return sg_fail(err, SG_E_FORMAT, "%s: tensor %s holds values that are no finite numbers", path, name);
         out[0] = scales[b];
         for (size_t i = 0; i < BLOCK / 2; i++) {
             const unsigned lo = codes[i / 2] >> (i % 2 * 4) & 15, hi = codes[8 + i / 2] >> (i % 2 * 4) & 15;
             out[1 + i] = (uint8_t)(lo | hi << 4);
         }
     }
+    return SG_OK;
 }
 
 static sg_status load_mxfp4(stream *s, float *values, uint64_t first, size_t n, sg_error *err) {
@@ -44,11 +47,8 @@ static sg_status load_mxfp4(stream *s, float *values, uint64_t first, size_t n, 
     uint8_t *scales = s->raw + n / 2, *packed = scales + n / BLOCK;
     SG_TRY(sg_file_read_at(s->fd, p->path, s->raw, n / 2, p->offset + first / 2, err));
     SG_TRY(sg_file_read_at(s->scale_fd, p->scale_path, scales, n / BLOCK, p->scale_offset + first / BLOCK, err));
-    for (size_t i = 0; i < n / BLOCK; i++)
-        if (scales[i] == 255)
-            return sg_fail(err, SG_E_FORMAT, "%s: tensor %s holds values that are no finite numbers", p->path, s->t->name);
     if (s->blocks) packed = s->out + (size_t)(values - s->values) / BLOCK * BLOCK_BYTES;
-    pack_mxfp4(s->raw, scales, n, packed);
+    SG_TRY(sg_conv_pack_mxfp4(p->path, s->t->name, s->raw, scales, n, packed, err));
     if (!s->blocks) sg_dequantize(SG_DTYPE_MXFP4, packed, values, n);
     return SG_OK;
 }
@@ -74,23 +74,13 @@ static sg_status load(stream *s, float *values, uint64_t first, size_t n, sg_err
     return SG_OK;
 }
 
-/* Where value `i` of axes from .. n_axes - 1 lies. */
-static uint64_t place(const sg_conv_part *p, uint32_t from, uint64_t i) {
-    uint64_t at = 0;
-    for (uint32_t k = from; k < p->n_axes; k++) {
-        at += i % p->axis[k].n * p->axis[k].stride;
-        i /= p->axis[k].n;
-    }
-    return at;
-}
-
 /* Values first .. first + n of a part whose innermost axis is read along the file. */
 static sg_status load_runs(stream *s, uint64_t first, size_t n, sg_error *err) {
     const uint64_t run = s->p->axis[0].n;
     for (size_t done = 0; done < n;) {
         const uint64_t i = first + done, in_run = i % run;
         const size_t now = run - in_run < n - done ? (size_t)(run - in_run) : n - done;
-        SG_TRY(load(s, s->values + done, place(s->p, 1, i / run) + in_run, now, err));
+        SG_TRY(load(s, s->values + done, sg_conv_part_at(s->p, 1, i / run) + in_run, now, err));
         done += now;
     }
     return SG_OK;
@@ -113,7 +103,7 @@ static uint64_t inner_values(const sg_conv_part *p, uint32_t axis) {
 /* Values first .. first + n: `many` places of the fast axis, with all that is inside of it. Each inner value is read for all
  * of them at once and put in its place. */
 static sg_status load_turned(stream *s, uint32_t fast, uint64_t first, size_t n, float *column, sg_error *err) {
-    const uint64_t inner = inner_values(s->p, fast), stride = s->p->axis[fast].stride, from = place(s->p, fast, first / inner);
+    const uint64_t inner = inner_values(s->p, fast), stride = s->p->axis[fast].stride, from = sg_conv_part_at(s->p, fast, first / inner);
     const size_t many = n / inner;
     for (uint64_t i = 0; i < inner; i++) {
         uint64_t at = from, rest = i;
@@ -200,13 +190,27 @@ static sg_status put(stream *s, const sink *k, size_t n, sg_error *err) {
     return SG_OK;
 }
 
-/* Whole rows at a time; of a turned part whole blocks of its fast axis. */
-static sg_status stream_part(stream *s, const sink *k, sg_error *err) {
+/* What is converted at once: whole rows, of a turned part whole blocks of its fast axis; columns of it take as much again. */
+static uint64_t unit_values(const sg_conv_tensor *t, const sg_conv_part *p) {
+    return p->axis[0].stride == 1 ? t->ne[0] : inner_values(p, fast_axis(p)) + p->axis[fast_axis(p)].stride;
+}
+
+size_t sg_conv_stream_least(const sg_conv_tensor *t) {
+    uint64_t most = 0;
+    for (uint32_t i = 0; i < t->n_parts; i++) {
+        const uint64_t n = unit_values(t, sg_conv_parts(t) + i);
+        most = n > most ? n : most;
+    }
+    return (size_t)(most + 2) * VALUE_BYTES;
+}
+
+static sg_status stream_part(stream *s, const sink *k, size_t room, sg_error *err) {
     const sg_conv_part *p = s->p;
     const bool turned = p->axis[0].stride != 1;
     const uint32_t fast = turned ? fast_axis(p) : 0;
     const uint64_t total = sg_conv_part_values(p), unit = turned ? inner_values(p, fast) : s->t->ne[0], units = total / unit;
-    const uint64_t stride = p->axis[fast].stride, limit = turned ? TURNED_VALUES / unit / stride : CHUNK_VALUES / unit;
+    const uint64_t stride = p->axis[fast].stride, wanted = turned ? TURNED_VALUES / unit / stride : CHUNK_VALUES / unit;
+    const uint64_t fit = room / VALUE_BYTES / unit_values(s->t, p), limit = fit < wanted ? fit : wanted;
     /* a turned chunk must not reach over the end of the fast axis */
     const uint64_t along = turned ? p->axis[fast].n : units, step = limit == 0 ? 1 : limit > along ? along : limit;
     if (unit % sg_dtype_get(s->t->type)->block_values)
@@ -236,7 +240,7 @@ static sg_status open_file(const char *path, int *fd, const char **open, sg_erro
     return SG_OK;
 }
 
-sg_status sg_conv_stream(const sg_conv_job *job, const sg_conv_tensor *t, sg_gguf_writer *w, uint64_t *done,
+sg_status sg_conv_stream(const sg_conv_job *job, const sg_conv_tensor *t, sg_gguf_writer *w, size_t room, uint64_t *done,
                          uint64_t total, sg_error *err) {
     const sink k = { job, w, done, total };
     stream s = { .t = t, .fd = -1, .scale_fd = -1 };
@@ -246,7 +250,7 @@ sg_status sg_conv_stream(const sg_conv_job *job, const sg_conv_tensor *t, sg_ggu
         s.blocks = s.p->src == SG_CONV_SRC_MXFP4 && t->type == SG_DTYPE_MXFP4;
         if (!s.p->values) status = open_file(s.p->path, &s.fd, &s.open, err);
         if (status == SG_OK) status = open_file(s.p->scale_path, &s.scale_fd, &s.scale_open, err);
-        if (status == SG_OK) status = stream_part(&s, &k, err);
+        if (status == SG_OK) status = stream_part(&s, &k, room, err);
     }
     stream_close(&s);
     return status;

@@ -267,6 +267,11 @@ typedef struct sg_stats {
 } sg_stats;
 SG_API sg_stats sg_session_get_stats(const sg_session *session);
 
+/* Writes the experts that every token from now on uses, with their weights, to PATH: a row per token, layer and expert, as
+ * scripts/cache_replay.py reads it. NULL: ends the log, and says whether all of it could be written. SG_E_UNSUPPORTED for models without
+ * experts. */
+SG_API SG_NODISCARD sg_status sg_session_log_routes(sg_session *session, const char *path, sg_error *err);
+
 /* Keeps what happens from now on in memory (up to `events` spans of 40 bytes, besides the budget; 0: stops) and writes it as a Chrome trace. For models that are not all in
  * RAM, SG_E_UNSUPPORTED for others. The spans of all sessions of the model go into one trace. */
 SG_API SG_NODISCARD sg_status sg_session_trace(sg_session *session, size_t events, sg_error *err);

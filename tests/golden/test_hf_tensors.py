@@ -23,6 +23,7 @@ ROOT = pathlib.Path(os.environ["SG_SOURCE_ROOT"])
 sys.path.insert(0, str(ROOT / "scripts"))
 sys.dont_write_bytecode = True
 from gguf_file import GgufFile  # noqa: E402
+from hf_folders import copy, move_scales  # noqa: E402
 
 EXE = os.environ["SG_BIN"]
 FOLDERS = ROOT / "tests" / "data" / "hf"
@@ -345,12 +346,13 @@ CASES = {
     "gpt2": ("gpt2", gpt2, {"context_length": 64, "feed_forward_length": 56, "rope.dimension_count": None}),
     "opt": ("opt", opt, {"context_length": 64, "feed_forward_length": 48, "attention.layer_norm_epsilon": 1e-5}),
     "falcon": ("falcon", falcon, {"attention.head_count_kv": 2, "feed_forward_length": 56}),
+    "falcon-relu": ("falcon", falcon, {"attention.head_count_kv": 2, "feed_forward_length": 128}),
     "falcon-mqa": ("falcon", falcon, {"attention.head_count_kv": 1, "feed_forward_length": 128}),
     "nemotron": ("nemotron", lambda s: decoder(s, plus=1, layer=nemotron_layer),
                  {"attention.layer_norm_epsilon": 0.01, "rope.dimension_count": 4}),
 }
 # sparsegen.ffn_activation; None: the architecture's own
-ACTIVATIONS = {"falcon": "gelu_erf", "falcon-mqa": "relu"}
+ACTIVATIONS = {"falcon": "gelu_erf", "falcon-mqa": "relu", "falcon-relu": "relu"}
 ABOUT = ("ssm_a",)  # an exponential: not to the last bit
 
 
@@ -393,36 +395,6 @@ def check_keys(name, g, arch, keys):
             sys.exit(f"{name}: {key} is {got}, {v} expected")
     if g.keys.get("sparsegen.ffn_activation") != ACTIVATIONS.get(name):
         sys.exit(f"{name}: the activation is {g.keys.get('sparsegen.ffn_activation')}, {ACTIVATIONS.get(name)} expected")
-
-
-def copy(folder, to, **config):
-    """A folder with some things in its configuration changed."""
-    to.mkdir()
-    for file in folder.iterdir():
-        (to / file.name).write_bytes(file.read_bytes())
-    (to / "config.json").write_text(json.dumps(json.loads((folder / "config.json").read_text()) | config))
-    return to
-
-
-def move_scales(folder):
-    """Puts the scales of MXFP4 into a shard of their own."""
-    raw = (folder / "model.safetensors").read_bytes()
-    n, = struct.unpack_from("<Q", raw)
-    shards, where = {"a.safetensors": {}, "b.safetensors": {}}, {}
-    for name, t in json.loads(raw[8:8 + n]).items():
-        if name != "__metadata__":
-            where[name] = "b.safetensors" if name.endswith("_scales") else "a.safetensors"
-            shards[where[name]][name] = t, raw[8 + n + t["data_offsets"][0]:8 + n + t["data_offsets"][1]]
-    for file, tensors in shards.items():
-        header, data = {}, b""
-        for name, (t, part) in tensors.items():
-            header[name] = t | {"data_offsets": [len(data), len(data) + len(part)]}
-            data += part
-        text = json.dumps(header).encode()
-        (folder / file).write_bytes(struct.pack("<Q", len(text)) + text + data)
-    (folder / "model.safetensors").unlink()
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
-    return folder
 
 
 def refused(folder, words):

@@ -403,7 +403,7 @@ static void bench(const sg_kernels *k) {
     }
     for (int i = 0; i < BENCH_KEYS * BENCH_DIM; i++) x->keys[i] = 0.5f;
     for (int i = 0; i < BENCH_ROWS * BENCH_KEYS; i++) x->scores[i] = h_uniform(0, 1);
-    x->acts = (sg_acts) { 1, BENCH_N, BENCH_N / 32, x->a, x->q, x->d, x->sums, x->dsum };
+    x->acts = (sg_acts){ .n = 1, .k = BENCH_N, .n_blocks = BENCH_N / 32, .x = x->a, .q = x->q, .d = x->d, .sums = x->sums, .dsum = x->dsum };
     const double peak = h_peak(k->tier, SG_PEAK_F32);
     for (int f = 0; f < N_BENCH_FNS; f++) {
         double best = 1e9;

@@ -175,7 +175,7 @@ static inline void st_add(st_file *f, const char *name, const char *dtype, size_
         else
             sg_str_append(&f->data, (const char *)&h, 2);
     }
-    char shape[40];
+    char shape[64];
     if (rows)
         snprintf(shape, sizeof shape, "[%zu,%zu]", rows, cols);
     else

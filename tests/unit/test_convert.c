@@ -285,39 +285,6 @@ START_TEST(window_and_activation) {
 }
 END_TEST
 
-/* ---- rows in the source --- */
-
-/* Two experts of three rows of four values: in files of their own, as the second halves of a fused matrix, turned. */
-START_TEST(rows_in_the_source) {
-    sg_conv_model m = { 0 };
-    sg_conv_part p;
-    sg_conv_tensor *t = sg_conv_add_tensor(&m, 4, 3, 2, "x");
-    sg_conv_part *parts = sg_conv_set_parts(t, 2);
-    for (unsigned i = 0; i < 2; i++)
-        parts[i] = (sg_conv_part) { .path = i ? "b" : "a", .offset = 100, .src = SG_CONV_SRC_F16, .n_axes = 1, .axis = { { 12, 1 } } };
-    ck_assert(sg_conv_rows(t, 4, 2, &p));
-    ck_assert_str_eq(p.path, "b");
-    ck_assert_uint_eq(p.offset, 100 + 4 * 2);
-    ck_assert(p.n_axes == 1 && p.axis[0].n == 8 && p.axis[0].stride == 1);
-    ck_assert(!sg_conv_rows(t, 2, 2, &p) && !sg_conv_rows(t, 6, 1, &p) && !sg_conv_is_plain(t));
-    t = sg_conv_add_tensor(&m, 4, 3, 2, "y");
-    t->one = (sg_conv_part) { .path = "a", .offset = 12 * 4, .src = SG_CONV_SRC_F32, .n_axes = 3, .axis = { { 4, 1 }, { 3, 4 }, { 2, 24 } } };
-    sg_conv_part_merge(&t->one);
-    ck_assert(t->one.n_axes == 2 && t->one.axis[0].n == 12 && t->one.axis[1].stride == 24);
-    ck_assert(sg_conv_rows(t, 3, 3, &p) && p.offset == (12 + 24) * 4);
-    ck_assert(!sg_conv_rows(t, 2, 2, &p) && !sg_conv_is_plain(t));
-    t = sg_conv_add_tensor(&m, 4, 3, 0, "z");
-    t->one.path = "a";
-    ck_assert(sg_conv_is_plain(t) && sg_conv_rows(t, 0, 3, &p) && p.offset == 0);
-    t->op = SG_CONV_PLUS_ONE;
-    ck_assert(!sg_conv_rows(t, 0, 3, &p));
-    t->op = SG_CONV_COPY;
-    t->one = (sg_conv_part) { .path = "a", .n_axes = 2, .axis = { { 4, 3 }, { 3, 1 } } };
-    ck_assert(!sg_conv_rows(t, 0, 1, &p) && !sg_conv_is_plain(t));
-    sg_conv_model_finish(&m);
-}
-END_TEST
-
 /* ---- output file --------------------------------------------------------------------------------------------------
  */
 
@@ -442,7 +409,6 @@ int main(void) {
     tcase_add_loop_test(c, rope_llama3, 0, 2);
     tcase_add_test(c, rope_scalings);
     tcase_add_test(c, window_and_activation);
-    tcase_add_test(c, rows_in_the_source);
     tcase_add_test(c, output_is_not_overwritten);
     tcase_add_test(c, cancelled);
     tcase_add_loop_test(c, stored_folders, 0, 3);

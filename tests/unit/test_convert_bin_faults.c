@@ -6,12 +6,22 @@
 #include <sys/stat.h>
 
 #include "tests/unit/bin_fixture.h"
+#include "tests/unit/moe_folder.h"
 
 static const shape usual = { 256, 3008, 2, SG_DTYPE_Q4_0, SG_DTYPE_Q4_0, SG_DTYPE_Q4_0 };
 
 static sg_convert_options usual_job(void) {
     make_gguf("in.gguf", &usual);
     sg_convert_options o = bin_options(in_dir("in.gguf"));
+    o.overwrite = false;
+    return o;
+}
+
+/* The same from a folder with experts in two shards; *files: how many it has. */
+static sg_convert_options folder_job(unsigned *files) {
+    write_folder(&(folder_shape) { MIXTRAL, "BF16", 256, 520, 4, 300 });
+    *files = temp_count(&dir);
+    sg_convert_options o = bin_options(dir.path);
     o.overwrite = false;
     return o;
 }
@@ -45,16 +55,18 @@ static bool die(void *user, uint64_t done, uint64_t total) {
 }
 
 START_TEST(cancelled) {
-    sg_convert_options o = usual_job();
-    stop_at = (int[]) { 0, 30, 70, 100 }[_i];
+    unsigned files = 1;
+    sg_convert_options o = _i < 4 ? usual_job() : folder_job(&files);
+    stop_at = (int[]) { 0, 30, 70, 100 }[_i % 4];
     o.progress = cancel;
     fails(sg_convert(&o, err), SG_E_CANCELLED, "cancelled");
-    ck_assert_uint_eq(temp_count(&dir), 1);
+    ck_assert_uint_eq(temp_count(&dir), files);
 }
 END_TEST
 
 START_TEST(killed) {
-    sg_convert_options o = usual_job();
+    unsigned files = 1;
+    sg_convert_options o = _i ? folder_job(&files) : usual_job();
     stop_at = 50;
     o.progress = die;
     const pid_t child = fork();
@@ -66,17 +78,70 @@ START_TEST(killed) {
     ck_assert(waitpid(child, &status, 0) == child);
     ck_assert(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
     ck_assert(!exists(BIN));
-    ck_assert_uint_eq(temp_count(&dir), 2); /* the input and the piece under its temporary name */
+    ck_assert_uint_eq(temp_count(&dir), files + 1); /* the input and the piece under its temporary name */
+}
+END_TEST
+
+/* Progress rises, and ends at the size of all tensors. */
+typedef struct progress {
+    uint64_t done, total;
+    unsigned calls;
+} progress;
+static bool watch(void *user, uint64_t done, uint64_t total) {
+    progress *p = user;
+    ck_assert(done >= p->done && done <= total && (p->calls == 0 || total == p->total));
+    *p = (progress) { done, total, p->calls + 1 };
+    return true;
+}
+
+START_TEST(progress_of_a_folder) {
+    unsigned files;
+    sg_convert_options o = folder_job(&files);
+    progress p = { 0 };
+    o.progress = watch;
+    o.user = &p;
+    o.log = NULL;
+    o.ram_bytes = 3 << 20;
+    ok(sg_convert(&o, err));
+    ck_assert(p.done == p.total && p.calls > 20);
+    uint64_t bytes = 0;
+    sg_gguf *bin = open_bin();
+    for (size_t i = 0; i < sg_gguf_n_tensors(bin); i++)
+        if (strcmp(sg_gguf_tensor_at(bin, i)->name, "sparsegen.checksums") != 0) bytes += sg_gguf_tensor_at(bin, i)->n_bytes;
+    sg_gguf_close(&bin);
+    ck_assert_uint_eq(p.total, bytes);
+    ck_assert_uint_eq(temp_count(&dir), files + 1);
 }
 END_TEST
 
 /* The largest file that the process may write stands for a full drive, anywhere between header and end. */
 START_TEST(file_too_large) {
-    sg_convert_options o = usual_job();
+    unsigned files = 1;
+    sg_convert_options o = _i < 3 ? usual_job() : folder_job(&files);
     signal(SIGXFSZ, SIG_IGN);
-    setrlimit(RLIMIT_FSIZE, &(struct rlimit) { (rlim_t[]) { 100, 100000, 1500000 }[_i], RLIM_INFINITY });
+    setrlimit(RLIMIT_FSIZE, &(struct rlimit) { (rlim_t[]) { 100, 100000, 1500000 }[_i % 3], RLIM_INFINITY });
     fails(sg_convert(&o, err), SG_E_IO, "out.bin: cannot write");
-    ck_assert_uint_eq(temp_count(&dir), 1);
+    ck_assert_uint_eq(temp_count(&dir), files);
+}
+END_TEST
+
+/* A shard that becomes shorter while it is read. */
+static bool cut_short(void *user, uint64_t done, uint64_t total) {
+    if (done * 2 >= total) ck_assert(truncate(user, 1000) == 0);
+    return true;
+}
+
+START_TEST(shrinking_source) {
+    unsigned files;
+    sg_convert_options o = folder_job(&files);
+    char shard[1024];
+    snprintf(shard, sizeof shard, "%s", in_dir("model-2.safetensors"));
+    o.progress = cut_short;
+    o.user = shard;
+    o.log = NULL;
+    o.ram_bytes = _i ? 2 << 20 : 0;
+    fails(sg_convert(&o, err), SG_E_FORMAT, "model-2.safetensors: ");
+    ck_assert_uint_eq(temp_count(&dir), files);
 }
 END_TEST
 
@@ -257,20 +322,64 @@ START_TEST(damaged_source) {
 }
 END_TEST
 
+/* The same of a folder: its configuration and the header of its weights. */
+START_TEST(damaged_folder) {
+    write_folder(&(folder_shape) { (folder_kind[]) { MIXTRAL, GRANITE, GPT2 }[_i], "BF16", 64, 75, 3, 40 });
+    const unsigned files = temp_count(&dir);
+    sg_convert_options o = bin_options(dir.path);
+    char out[1024]; /* in_dir keeps eight names only */
+    snprintf(out, sizeof out, "%s", o.output);
+    o.output = out;
+    uint64_t state = 88172645463325252u;
+    unsigned converted_too = 0, refused_too = 0;
+    for (unsigned i = 0; i < 150; i++) {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        char path[1024];
+        snprintf(path, sizeof path, "%s", in_dir(i % 3 == 0 ? "config.json" : _i ? "model.safetensors" : "model-2.safetensors"));
+        size_t n = 0;
+        uint8_t *file = temp_read(path, &n);
+        const size_t at = state % (i % 3 == 0 ? n : 1800);
+        file[at] ^= (uint8_t)(1u << (state >> 40) % 4);
+        ck_assert(temp_write(path, file, n));
+        sg_error e = { 0 };
+        unlink(in_dir(BIN));
+        const sg_status status = sg_convert(&o, &e);
+        ck_assert_msg((status == SG_OK) == exists(BIN), "byte %zu: %s", at, e.message);
+        if (status == SG_OK) {
+            converted_too++;
+            ok(sg_verify(in_dir(BIN), NULL, NULL, err));
+        } else {
+            refused_too++;
+            ck_assert_msg(e.message[0] != 0 && status != SG_E_INTERNAL && status != SG_E_NOMEM, "byte %zu: %s", at, e.message);
+        }
+        file[at] ^= (uint8_t)(1u << (state >> 40) % 4);
+        ck_assert(temp_write(path, file, n));
+        free(file);
+    }
+    ck_assert_uint_le(temp_count(&dir), files + 1);
+    ck_assert_msg(converted_too > 5 && refused_too > 20, "%u, %u", converted_too, refused_too);
+}
+END_TEST
+
 int main(void) {
     Suite *s = suite_create("convert_bin_faults");
     TCase *c = tcase_create("convert_bin_faults");
     tcase_set_timeout(c, 60);
     tcase_add_checked_fixture(c, fixture_setup, fixture_teardown);
     tcase_add_test(c, overwrite);
-    tcase_add_loop_test(c, cancelled, 0, 4);
-    tcase_add_test(c, killed);
-    tcase_add_loop_test(c, file_too_large, 0, 3);
+    tcase_add_loop_test(c, cancelled, 0, 8);
+    tcase_add_loop_test(c, killed, 0, 2);
+    tcase_add_test(c, progress_of_a_folder);
+    tcase_add_loop_test(c, shrinking_source, 0, 2);
+    tcase_add_loop_test(c, file_too_large, 0, 6);
     tcase_add_test(c, full_disk);
     tcase_add_test(c, refused);
     tcase_add_test(c, odd_layers);
     tcase_add_test(c, odd_experts);
     tcase_add_loop_test(c, damaged_source, 0, 3);
+    tcase_add_loop_test(c, damaged_folder, 0, 3);
     suite_add_tcase(s, c);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_NORMAL);
