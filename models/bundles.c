@@ -113,7 +113,10 @@ static sg_status predictors(const sg_gguf *g, const sg_model_desc *d, sg_error *
         return sg_fail(err, SG_E_FORMAT, "%s: key sparsegen.predictor.kind is not %u strings, one per layer", sg_gguf_path(g, 0), n);
     for (uint32_t l = 0; l < n; l++) {
         d->bundles[l].predictor = kinds ? kinds->strings[l].text : "none";
-        if (strcmp(d->bundles[l].predictor, "none") != 0 && (!d->bundles[l].pred_a || d->recalls.n == 0))
+        if (strcmp(d->bundles[l].predictor, "none") == 0) continue;
+        if (d->layer[l].experts)
+            return sg_fail(err, SG_E_UNSUPPORTED, "%s: layer %u has a predictor for neurons of experts, which is not known", sg_gguf_path(g, 0), l);
+        if (!d->bundles[l].pred_a || d->recalls.n == 0)
             return sg_fail(err, SG_E_FORMAT, "%s: the predictor of layer %u has no tensors or no thresholds", sg_gguf_path(g, 0), l);
     }
     return SG_OK;

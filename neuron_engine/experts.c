@@ -3,13 +3,14 @@
 #include <string.h>
 
 #include "neuron_engine/act.h"
+#include "neuron_engine/router.h"
 
 void sg_experts_lay_out(sg_experts *e, sg_carver *c) {
     const size_t pairs = (size_t)e->n_batch * e->n_used;
     e->start = sg_carve(c, e->n_expert + 1, sizeof *e->start);
     e->used = sg_carve(c, e->n_expert, sizeof *e->used);
     e->pair_of = sg_carve(c, pairs, sizeof *e->pair_of);
-    e->token = sg_carve(c, pairs, sizeof *e->token);
+    e->entry = sg_carve(c, pairs, sizeof *e->entry);
     if (e->n_batch > 1) sg_acts_lay_out(&e->x, c, pairs, e->k, true, e->precise);
     e->gate_up = sg_carve(c, pairs, 2 * (size_t)e->n_ff * sizeof *e->gate_up);
     sg_acts_lay_out(&e->h, c, pairs, e->n_ff, true, e->precise);
@@ -17,23 +18,9 @@ void sg_experts_lay_out(sg_experts *e, sg_carver *c) {
 }
 
 /* Numbers the pairs; by one thread. */
-static void sort_pairs(sg_experts *e, const sg_ffn_route *route, uint32_t n) {
-    memset(e->start, 0, (e->n_expert + 1) * sizeof *e->start);
-    for (size_t i = 0; i < (size_t)n * e->n_used; i++) e->start[route->expert[i] + 1]++;
-    e->n = 0;
-    for (uint32_t i = 0; i < e->n_expert; i++) {
-        if (e->start[i + 1] > 0) e->used[e->n++] = i;
-        e->start[i + 1] += e->start[i];
-    }
-    for (uint32_t t = 0; t < n; t++)
-        for (uint32_t s = 0; s < e->n_used; s++) {
-            const size_t i = (size_t)t * e->n_used + s;
-            const uint32_t pair = e->start[route->expert[i]]++;
-            e->pair_of[i] = pair;
-            e->token[pair] = t;
-        }
-    for (uint32_t i = e->n_expert; i > 0; i--) e->start[i] = e->start[i - 1]; /* each is where the next one began */
-    e->start[0] = 0;
+static void sort_pairs(sg_experts *e, const sg_ffn_route *route, uint32_t pairs) {
+    e->n = sg_route_index(route->expert, pairs, e->n_expert, e->start, e->entry, e->used);
+    for (uint32_t i = 0; i < pairs; i++) e->pair_of[e->entry[i]] = i;
 }
 
 /* One matrix of every expert that is used, over its pairs: in[pair] to y[pair * ldy ..]. The row clusters of all of them stand one behind
@@ -85,9 +72,9 @@ void sg_experts_run(sg_experts *e, const sg_experts_layer *l, const sg_ffn_route
                     uint32_t thread) {
     const uint32_t n = x->n, pairs = n * e->n_used, threads = sg_team_size(team);
     const bool q8 = l->gate->kernel->acts_q8 || l->up->kernel->acts_q8;
-    if (thread == 0) sort_pairs(e, route, n);
+    if (thread == 0) sort_pairs(e, route, pairs);
     sg_team_barrier(team);
-    for (uint32_t i = thread; n > 1 && i < pairs; i += threads) sg_acts_copy(&e->x, i, x, e->token[i], q8);
+    for (uint32_t i = thread; n > 1 && i < pairs; i += threads) sg_acts_copy(&e->x, i, x, e->entry[i] / e->n_used, q8);
     if (n > 1) sg_team_barrier(team);
     const sg_acts *in = n > 1 ? &e->x : x;
     const multiply first[2] = { { l->gate, l->gate_bias, in, e->gate_up, 2 * (size_t)e->n_ff },

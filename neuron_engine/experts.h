@@ -24,7 +24,7 @@ typedef struct sg_experts {
     uint32_t n_expert, n_used, n_batch, k, n_ff;
     uint32_t *start;     /* [n_expert + 1], first pair of each expert */
     uint32_t *pair_of;   /* [n_batch][n_used], number of the pair */
-    uint32_t *token;     /* [pairs], the token of each pair */
+    uint32_t *entry;     /* [pairs], place of each in the route */
     uint32_t *used, n;   /* experts that have pairs */
     sg_acts x;           /* [pairs][k], inputs side by side; for more than one token */
     float *gate_up;      /* [pairs][2][n_ff] */

@@ -3,22 +3,7 @@
 #include <string.h>
 
 #include "neuron_engine/ffn.h"
-
-/* The entries of the route sorted by expert, in each by token. */
-static void make_index(sg_ffn *f, const sg_ffn_task *k) {
-    const uint32_t n = k->n * k->route->n_used, experts = k->l->bundle.l.n_expert, *expert = k->route->expert;
-    uint32_t *of = f->entry_of, hit = 0;
-    memset(of, 0, (experts + 1) * sizeof *of);
-    for (uint32_t i = 0; i < n; i++) of[expert[i] + 1]++;
-    for (uint32_t e = 0; e < experts; e++) {
-        if (of[e + 1] > 0) f->hit[hit++] = e;
-        of[e + 1] += of[e];
-    }
-    *f->n_hit = hit;
-    for (uint32_t i = 0; i < n; i++) f->entries[of[expert[i]]++] = i;
-    memmove(of + 1, of, experts * sizeof *of); /* each has become the beginning of the next */
-    of[0] = 0;
-}
+#include "neuron_engine/router.h"
 
 /* The activations of the tokens side by side, in the memory of the thread. */
 static void gather(const sg_ffn *f, const sg_ffn_task *k, sg_ffn_some *some) {
@@ -89,7 +74,8 @@ static void visit(sg_ffn *f, const sg_ffn_task *k, bool with_gates, bool with_up
 
 void sg_ffn_run_experts(sg_ffn *f, const sg_ffn_task *k, sg_team *team) {
     const bool top_k = f->policy.top_k > 0; /* needs all gates before the first up product */
-    if (k->thread == 0) make_index(f, k);
+    if (k->thread == 0)
+        *f->n_hit = sg_route_index(k->route->expert, k->n * k->route->n_used, k->l->bundle.l.n_expert, f->entry_of, f->entries, f->hit);
     sg_team_barrier(team);
     if (top_k) {
         visit(f, k, true, false, team);

@@ -1,6 +1,7 @@
 #include "neuron_engine/router.h"
 
 #include <math.h>
+#include <string.h>
 
 /* The smallest sum that weights are divided by: the smallest normal half, as llama.cpp has it. */
 #define LEAST_SUM 0x1p-14f
@@ -73,4 +74,18 @@ void sg_route(const sg_router *r, const sg_vec_fns *vec, float *products, const 
     for (uint32_t i = 0; i < r->n_used; i++) sum += weight[i];
     const float divisor = !r->normalise ? 1 : sum < LEAST_SUM ? LEAST_SUM : sum;
     for (uint32_t i = 0; i < r->n_used; i++) weight[i] = weight[i] / divisor * r->scale;
+}
+
+uint32_t sg_route_index(const uint32_t *expert, uint32_t n, uint32_t n_expert, uint32_t *start, uint32_t *entry, uint32_t *hit) {
+    uint32_t n_hit = 0;
+    memset(start, 0, ((size_t)n_expert + 1) * sizeof *start);
+    for (uint32_t i = 0; i < n; i++) start[expert[i] + 1]++;
+    for (uint32_t e = 0; e < n_expert; e++) {
+        if (start[e + 1] > 0) hit[n_hit++] = e;
+        start[e + 1] += start[e];
+    }
+    for (uint32_t i = 0; i < n; i++) entry[start[expert[i]]++] = i;
+    memmove(start + 1, start, n_expert * sizeof *start); /* each has become the beginning of the next */
+    start[0] = 0;
+    return n_hit;
 }

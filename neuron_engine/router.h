@@ -25,4 +25,8 @@ typedef struct sg_router {
 void sg_route(const sg_router *r, const sg_vec_fns *vec, float *products, const float *select_bias, uint32_t *expert, float *weight,
               float *scratch);
 
+/* The entries expert[0 .. n) of a route in the order of their experts, equal ones in that of their places: entry[n]. Those of expert e are
+ * entry[start[e] .. start[e + 1]), start[n_expert + 1]. hit[n_expert]: the experts that have any, ascending; returns how many. */
+uint32_t sg_route_index(const uint32_t *expert, uint32_t n, uint32_t n_expert, uint32_t *start, uint32_t *entry, uint32_t *hit);
+
 #endif

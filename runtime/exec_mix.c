@@ -3,6 +3,13 @@
 
 #include <string.h>
 
+/* What several threads have made is brought into 8 bits where a product wants it. */
+static void quantise(const sg_exec_turn *r, const sg_step *s, sg_acts *out, uint32_t thread, uint32_t threads) {
+    if (!s->quantise) return;
+    sg_team_barrier(r->e->team);
+    for (uint32_t t = thread; t < r->n; t += threads) sg_acts_quantise(&r->e->m.kernels->vec, out, t);
+}
+
 static const float *rope_table(const sg_exec *e, uint32_t layer, uint32_t t) {
     const bool window = e->m.layer[layer].window_rope;
     return e->rope_table[window] + (size_t)t * 2 * e->rope[window]->n_rot;
@@ -67,7 +74,6 @@ void sg_exec_latent(const sg_exec_turn *r, const sg_step *s, uint32_t thread, ui
 
 /* One head at a time: its inputs of all tokens side by side, then its matrix. */
 void sg_exec_heads(const sg_exec_turn *r, const sg_step *s, uint32_t thread, uint32_t threads) {
-    (void)threads;
     sg_exec *e = r->e;
     const sg_vec_fns *vec = &e->m.kernels->vec;
     sg_acts out = sg_exec_acts(e, s->out, s->width, r->n);
@@ -86,9 +92,7 @@ void sg_exec_heads(const sg_exec_turn *r, const sg_step *s, uint32_t thread, uin
             }
             sg_matrix_mul(&w, NULL, &x, sg_exec_acts_row(&out, 0) + (size_t)lo * s->head_out, s->width, 0, sg_matrix_clusters(&w));
         }
-    if (!s->quantise) return;
-    sg_team_barrier(e->team); /* a token's heads come from several threads */
-    for (uint32_t t = thread; t < r->n; t += sg_team_size(e->team)) sg_acts_quantise(vec, &out, t);
+    quantise(r, s, &out, thread, threads);
 }
 
 /* ---- attention ---- */
@@ -165,9 +169,7 @@ void sg_exec_conv(const sg_exec_turn *r, const sg_step *s, uint32_t thread, uint
     while (sg_team_take(e->team, (s->width + CHANNELS - 1) / CHANNELS, 1, &lo, &hi))
         sg_short_conv_run(&c, vec, r->state->layers[s->layer].conv, e->f32[SG_BUF_PROJ], e->m.plan->width[SG_BUF_PROJ], sg_exec_acts_row(&out, 0), s->width,
                           r->n, lo * CHANNELS, hi * CHANNELS < s->width ? hi * CHANNELS : s->width);
-    if (!s->quantise) return;
-    sg_team_barrier(e->team);
-    for (uint32_t t = thread; t < r->n; t += threads) sg_acts_quantise(vec, &out, t);
+    quantise(r, s, &out, thread, threads);
 }
 
 sg_delta sg_exec_delta_of(const sg_exec_model *m, uint32_t layer) {
@@ -205,7 +207,5 @@ void sg_exec_delta(const sg_exec_turn *r, const sg_step *s, uint32_t thread, uin
         sg_delta_prepare(&d, vec, r->state->layers[s->layer].conv, qkv, ld, r->n, lo, hi);
     sg_team_barrier(e->team);
     while (sg_team_take(e->team, d.n_value, 1, &lo, &hi)) sg_delta_run(&d, vec, r->state->layers[s->layer].delta, &io, r->n, lo, hi);
-    if (!s->quantise) return;
-    sg_team_barrier(e->team);
-    for (uint32_t t = thread; t < r->n; t += threads) sg_acts_quantise(vec, &out, t);
+    quantise(r, s, &out, thread, threads);
 }

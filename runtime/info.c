@@ -172,7 +172,7 @@ static void add_kv_cache(sg_file_info *info, uint64_t layer) {
     uint64_t per_layer;
     if (info->kv_lora.present && info->rope_dims.present) {
         info->kv_compressed = true;
-        per_layer = (uint64_t)info->kv_lora.hi + info->rope_dims.hi;
+        per_layer = 2 * (uint64_t)info->kv_lora.hi + info->rope_dims.hi; /* the latent vector is part of the key, and the value */
     } else {
         const uint64_t head =
             info->heads.present && info->heads.hi && info->embedding.present ? info->embedding.hi / info->heads.hi : 0;

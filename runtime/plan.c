@@ -36,6 +36,8 @@ typedef struct builder {
 
 static uint64_t dim(const builder *b, sg_dim d) { return sg_dim_value(&b->d->hp, b->l < b->d->hp.n_layer ? &b->d->layer[b->l] : NULL, d); }
 
+static sg_unit_of units_of(const builder *b) { return b->weights->ffn ? b->weights->units[b->l] : SG_NO_UNITS; }
+
 static sg_step *next(builder *b, sg_op op) {
     sg_step *s = &b->p->steps[b->p->n_steps++];
     *s = (sg_step){ .op = op, .layer = b->l };
@@ -104,6 +106,17 @@ static void attention(builder *b, sg_buf out) {
     product(b, s, maker, &w[SG_L_O], w[SG_L_O_BIAS].v, out, 0);
 }
 
+/* A matrix for each head: of n inputs of head_in values that lie side by side, to head_out. */
+static sg_step *heads(builder *b, sg_buf in, const sg_weight *w, uint32_t n, uint32_t head_in, uint32_t head_out) {
+    sg_step *s = next(b, SG_OP_HEADS);
+    s->in = in;
+    s->w = w;
+    s->n = n;
+    s->head_in = head_in;
+    s->head_out = head_out;
+    return s;
+}
+
 /* Attention over latent vectors: queries are brought into their space, and what comes out is brought back (arXiv 2405.04434, section
  * 2.1.2: the two matrices of keys and values are absorbed). */
 static void latent(builder *b, sg_buf out) {
@@ -128,15 +141,11 @@ static void latent(builder *b, sg_buf out) {
     s->at = q_a;
     s->k_norm = w[SG_L_KV_A_NORM].v;
     makes(b, s, SG_BUF_LATENT_Q, (uint64_t)hp->n_head * latent_key);
-    s = next(b, SG_OP_HEADS);
-    *s = (sg_step) { .op = s->op, .layer = b->l, .in = SG_BUF_PROJ, .n = hp->head_dim_k - hp->rope.n_rot, .w = &w[SG_L_K_B],
-                     .head_in = hp->head_dim_k, .head_out = latent_key };
+    s = heads(b, SG_BUF_PROJ, &w[SG_L_K_B], hp->head_dim_k - hp->rope.n_rot, hp->head_dim_k, latent_key);
     makes(b, s, SG_BUF_LATENT_Q, (uint64_t)hp->n_head * latent_key);
     sg_step *maker = makes(b, next(b, SG_OP_ATTENTION), SG_BUF_LATENT, (uint64_t)hp->n_head * hp->n_kv_lora);
     maker->in = SG_BUF_LATENT_Q;
-    maker = next(b, SG_OP_HEADS);
-    *maker = (sg_step) { .op = maker->op, .layer = b->l, .in = SG_BUF_LATENT, .n = hp->n_kv_lora, .w = &w[SG_L_V_B],
-                         .head_in = hp->n_kv_lora, .head_out = hp->head_dim_v };
+    maker = heads(b, SG_BUF_LATENT, &w[SG_L_V_B], hp->n_kv_lora, hp->n_kv_lora, hp->head_dim_v);
     makes(b, maker, SG_BUF_ATT, dim(b, SG_D_ATT));
     s = next(b, SG_OP_MATMUL);
     product(b, s, maker, &w[SG_L_O], NULL, out, 0);
@@ -217,7 +226,7 @@ static void router(builder *b, sg_step *s, sg_step *maker) {
 static void experts(builder *b) {
     const sg_weight *w = b->w, none = { 0 };
     const sg_hparams *hp = &b->d->hp;
-    const sg_unit_of units = b->weights->ffn ? b->weights->units[b->l] : SG_NO_UNITS;
+    const sg_unit_of units = units_of(b);
     const bool shared_bundle = units.shared != SG_NO_UNIT, shared = shared_bundle || w[SG_L_UP_SHEXP].m.kernel;
     sg_step *s = next(b, SG_OP_MATMUL);
     if (!b->d->arch->router_before) router(b, s, b->input);
@@ -240,7 +249,7 @@ static void experts(builder *b) {
 
 static void feed_forward(builder *b) {
     const sg_weight *w = b->w;
-    const sg_unit_of units = b->weights->ffn ? b->weights->units[b->l] : SG_NO_UNITS;
+    const sg_unit_of units = units_of(b);
     if (b->d->layer[b->l].experts) experts(b);
     else if (units.main != SG_NO_UNIT) bundles(b, units.main, false, SG_BUF_BRANCH);
     else
@@ -251,7 +260,7 @@ static void feed_forward(builder *b) {
 /* ---- layers ---- */
 
 static void look_ahead(builder *b) {
-    const sg_unit_of units = b->weights->ffn ? b->weights->units[b->l] : SG_NO_UNITS;
+    const sg_unit_of units = units_of(b);
     const sg_ffn_layer *ffn = units.main != SG_NO_UNIT ? &b->weights->ffn[units.main] : NULL;
     if (!ffn || !ffn->home || ffn->predictor.kind == SG_PRED_NONE) return;
     sg_step *s = next(b, SG_OP_AHEAD);

@@ -56,8 +56,7 @@ void sg_route_log_add(sg_route_log *log, uint32_t layer, const sg_ffn_route *rou
         }
 }
 
-sg_status sg_route_log_end(sg_route_log *log, bool good, sg_error *err) {
-    if (!good) return SG_OK;
+sg_status sg_route_log_end(sg_route_log *log, sg_error *err) {
     log->was_prompt = log->prompt;
     log->step += log->n;
     if (log->rows.failed) return sg_fail(err, SG_E_NOMEM, "%s: out of memory for a log of routes", log->path);

@@ -13,8 +13,8 @@ SG_NODISCARD sg_status sg_route_log_open(sg_route_log **out, const char *path, c
 void sg_route_log_begin(sg_route_log *log, uint32_t n);
 /* Routes of a layer for all of its tokens; kept[n_expert] tells which were in RAM, NULL: all. */
 void sg_route_log_add(sg_route_log *log, uint32_t layer, const sg_ffn_route *route, const uint8_t *kept);
-/* The run ended well (or all that was added since its beginning is dropped). SG_E_IO. */
-SG_NODISCARD sg_status sg_route_log_end(sg_route_log *log, bool good, sg_error *err);
+/* The run ended well; of one that did not, all is dropped when the next begins. SG_E_IO. */
+SG_NODISCARD sg_status sg_route_log_end(sg_route_log *log, sg_error *err);
 SG_NODISCARD sg_status sg_route_log_close(sg_route_log **log, sg_error *err);
 
 #endif

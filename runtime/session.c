@@ -210,7 +210,7 @@ static sg_status evaluate(sg_session *s, const int32_t *tokens, size_t n, size_t
         status = sg_exec_run(&s->exec, &s->past.kv, &s->past.state, tokens + *done, batch, s->n, keep,
                              keep ? rows + (end - keep - skip) * n_vocab : NULL, &s->cancel, err);
         sg_past_wrote(&s->past, s->n + batch, status == SG_OK);
-        if (s->routes && status == SG_OK) status = sg_route_log_end(s->routes, true, err);
+        if (s->routes && status == SG_OK) status = sg_route_log_end(s->routes, err);
         if (status != SG_OK) break;
         /* The caller may have handed in the timeline itself. */
         memmove(s->tokens + s->n, tokens + *done, batch * sizeof *tokens);

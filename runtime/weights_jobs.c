@@ -127,8 +127,6 @@ static sg_status predictor(sg_loader *l, const sg_model_desc *d, uint32_t layer,
     if (p->kind == SG_PRED_KINDS)
         return sg_fail(err, SG_E_UNSUPPORTED, "%s: layer %u has a predictor of the unknown kind \"%s\"", path, layer, b->predictor);
     if (p->kind == SG_PRED_NONE) return SG_OK;
-    if (d->layer[layer].experts)
-        return sg_fail(err, SG_E_UNSUPPORTED, "%s: layer %u has a predictor for neurons of experts, which are chosen by their router", path, layer);
     SG_TRY(per_neuron(l, b->pred_scale, n, &w[2], err));
     SG_TRY(per_neuron(l, b->pred_bias, n, &w[3], err));
     bool good;

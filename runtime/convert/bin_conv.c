@@ -115,7 +115,7 @@ static sg_status add_other(source *s, const sg_conv_tensor *t, sg_error *err) {
 
 static sg_status describe(source *s, sg_error *err) {
     s->m.n_layer = s->conv->hp.n_layer;
-    s->m.fused = strcmp(s->conv->hp.arch, "phi3") == 0;
+    s->m.fused = sg_bin_is_fused(s->conv->hp.arch);
     s->m.layers = calloc(s->m.n_layer, sizeof *s->m.layers);
     s->units = calloc(s->m.n_layer, sizeof *s->units);
     s->gathers = calloc(s->conv->n_tensors + 1, sizeof *s->gathers);

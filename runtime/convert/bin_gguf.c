@@ -187,7 +187,7 @@ static sg_status describe(source *s, sg_error *err) {
     const char *arch = NULL;
     SG_TRY(sg_gguf_get_str(s->g, "general.architecture", &arch, err));
     if (!arch) return sg_fail(err, SG_E_FORMAT, "%s: key general.architecture is missing", s->m.path);
-    s->m.fused = strcmp(arch, "phi3") == 0;
+    s->m.fused = sg_bin_is_fused(arch);
     if (s->powerinfer) s->m.down_stem = "ffn_down_t";
     if (s->powerinfer) SG_TRY(find_powerinfer(s, arch, err));
     SG_TRY(sg_gguf_get_f32(s->g, "powerinfer.sparse_threshold", &s->threshold, err));

@@ -37,7 +37,7 @@ extern const char *const sg_bin_ends[SG_BIN_UNITS];
 typedef struct sg_bin_model {
     const char *path; /* for messages */
     uint32_t n_layer;
-    bool fused;             /* up holds the rows of the gate and then those of up (phi3) */
+    bool fused;             /* up holds the rows of the gate and then those of up */
     const char *down_stem;  /* for messages, NULL: "ffn_down" */
     sg_bin_layer *layers; /* [n_layer], owned */
     sg_bin_layer *shexp;  /* [n_layer], owned: shared experts; NULL: no layer has any */
@@ -52,6 +52,8 @@ static inline sg_bin_layer *sg_bin_unit(const sg_bin_model *m, uint32_t i) {
     return of && of[i / 2].up.name ? &of[i / 2] : NULL;
 }
 
+/* Whether files of an architecture have gate and up in one matrix. */
+bool sg_bin_is_fused(const char *arch);
 /* Layer i is what `units` hold, of which several may be empty. up.name NULL where a matrix is missing is refused, and so are layers that are both
  * dense and of experts. m->layers is there already. */
 SG_NODISCARD sg_status sg_bin_set_layer(sg_bin_model *m, uint32_t i, sg_bin_layer units[SG_BIN_UNITS], sg_error *err);

@@ -8,6 +8,11 @@
 
 const char *const sg_bin_ends[SG_BIN_UNITS] = { "", "_exps", "_shexp" };
 
+bool sg_bin_is_fused(const char *arch) {
+    const sg_arch *a = sg_arch_find(arch);
+    return a && sg_arch_rule(a, true, SG_L_GATE_UP);
+}
+
 /* One matrix for gate and up is taken apart. */
 static void split_fused(sg_bin_layer *b) {
     const uint32_t n_ff = b->down_is_rows ? b->down.rows : b->down.cols;

@@ -243,6 +243,29 @@ static inline void same_bits(const float *a, const float *b, uint32_t n, const c
                       (double)a[j]);
 }
 
+/* The reference kernels' bits and counts, whatever the mode, the threads and the batches. act: so that in the end every mode meets every
+ * number of threads and tokens. */
+static inline void same_every_way(const net *m, setup *s, const sg_acts *x, int act) {
+    static const sg_ffn_mode modes[] = { SG_FFN_AUTO, SG_FFN_SPARSE, SG_FFN_DENSE };
+    static const uint32_t batches[] = { 1, 3, TOKENS };
+    s->plain = true;
+    float *want = ffn_run(m, s, x);
+    const sg_ffn_count count = s->count;
+    s->plain = false;
+    for (int way = 0; way < 12; way++) {
+        s->policy.mode = modes[(way + way / 3 + act) % 3];
+        s->batch = batches[way % 3];
+        s->threads = 1 + (uint32_t)way / 3;
+        s->dense_share = way % 2 ? 0.3f : 1; /* ReLU: about half of the neurons are live */
+        float *y = ffn_run(m, s, x);
+        same_bits(want, y, TOKENS, "another way", act * 100 + way);
+        ck_assert_uint_eq(s->count.neurons, count.neurons);
+        ck_assert_uint_eq(s->count.active, count.active);
+        free(y);
+    }
+    free(want);
+}
+
 /* The layer made of the n neurons of `list` alone gives y for token t. */
 static inline void same_as_some(const net *m, setup s, const sg_acts *x, uint32_t t, const uint32_t *list, uint32_t n,
                                 const float *y, const char *what, int i) {

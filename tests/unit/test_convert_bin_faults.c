@@ -285,6 +285,32 @@ START_TEST(odd_experts) {
 }
 END_TEST
 
+static uint64_t state; /* xorshift64 (Marsaglia 2003) */
+static void next_state(void) {
+    state ^= state << 13;
+    state ^= state >> 7;
+    state ^= state << 17;
+}
+
+typedef struct tally {
+    unsigned converted, refused;
+} tally;
+
+/* Of what was damaged at byte `at`. */
+static void try_damaged(const sg_convert_options *o, size_t at, tally *t) {
+    sg_error e = { 0 };
+    unlink(in_dir(BIN));
+    const sg_status status = sg_convert(o, &e);
+    ck_assert_msg((status == SG_OK) == exists(BIN), "byte %zu: %s", at, e.message);
+    if (status == SG_OK) {
+        t->converted++;
+        ok(sg_verify(in_dir(BIN), NULL, NULL, err));
+    } else {
+        t->refused++;
+        ck_assert_msg(e.message[0] != 0 && status != SG_E_INTERNAL && status != SG_E_NOMEM, "byte %zu: %s", at, e.message);
+    }
+}
+
 /* Any byte of the header changed: converted or refused with a sentence, never a crash, and never half a file. */
 START_TEST(damaged_source) {
     const shape s = { 64, 96, 2, SG_DTYPE_Q4_0, SG_DTYPE_F16, SG_DTYPE_Q8_0, .rank = _i < 2 ? 24 : 0,
@@ -293,32 +319,20 @@ START_TEST(damaged_source) {
     sg_convert_options o = bin_options(in_dir("in.gguf"));
     size_t n = 0;
     uint8_t *file = temp_read(in_dir("in.gguf"), &n);
-    uint64_t state = 88172645463325252u;
-    unsigned converted_too = 0, refused_too = 0;
+    tally t = { 0 };
+    state = 88172645463325252u;
     for (unsigned i = 0; i < 150; i++) {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
+        next_state();
         const size_t at = 4 + state % 1200;
         const uint8_t was = file[at];
         file[at] ^= (uint8_t)(1u << (state >> 40) % 8);
         ck_assert(temp_write(in_dir("in.gguf"), file, n));
-        sg_error e = { 0 };
-        unlink(in_dir(BIN));
-        const sg_status status = sg_convert(&o, &e);
-        ck_assert_msg((status == SG_OK) == exists(BIN), "byte %zu: %s", at, e.message);
-        if (status == SG_OK) {
-            converted_too++;
-            ok(sg_verify(in_dir(BIN), NULL, NULL, err));
-        } else {
-            refused_too++;
-            ck_assert_msg(e.message[0] != 0 && status != SG_E_INTERNAL && status != SG_E_NOMEM, "byte %zu: %s", at, e.message);
-        }
+        try_damaged(&o, at, &t);
         file[at] = was;
     }
     free(file);
     ck_assert_uint_le(temp_count(&dir), 2);
-    ck_assert(converted_too > 5 && refused_too > 20);
+    ck_assert_msg(t.converted > 5 && t.refused > 20, "%u, %u", t.converted, t.refused);
 }
 END_TEST
 
@@ -330,12 +344,10 @@ START_TEST(damaged_folder) {
     char out[1024]; /* in_dir keeps eight names only */
     snprintf(out, sizeof out, "%s", o.output);
     o.output = out;
-    uint64_t state = 88172645463325252u;
-    unsigned converted_too = 0, refused_too = 0;
+    tally t = { 0 };
+    state = 88172645463325252u;
     for (unsigned i = 0; i < 150; i++) {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
+        next_state();
         char path[1024];
         snprintf(path, sizeof path, "%s", in_dir(i % 3 == 0 ? "config.json" : _i ? "model.safetensors" : "model-2.safetensors"));
         size_t n = 0;
@@ -343,23 +355,13 @@ START_TEST(damaged_folder) {
         const size_t at = state % (i % 3 == 0 ? n : 1800);
         file[at] ^= (uint8_t)(1u << (state >> 40) % 4);
         ck_assert(temp_write(path, file, n));
-        sg_error e = { 0 };
-        unlink(in_dir(BIN));
-        const sg_status status = sg_convert(&o, &e);
-        ck_assert_msg((status == SG_OK) == exists(BIN), "byte %zu: %s", at, e.message);
-        if (status == SG_OK) {
-            converted_too++;
-            ok(sg_verify(in_dir(BIN), NULL, NULL, err));
-        } else {
-            refused_too++;
-            ck_assert_msg(e.message[0] != 0 && status != SG_E_INTERNAL && status != SG_E_NOMEM, "byte %zu: %s", at, e.message);
-        }
+        try_damaged(&o, at, &t);
         file[at] ^= (uint8_t)(1u << (state >> 40) % 4);
         ck_assert(temp_write(path, file, n));
         free(file);
     }
     ck_assert_uint_le(temp_count(&dir), files + 1);
-    ck_assert_msg(converted_too > 5 && refused_too > 20, "%u, %u", converted_too, refused_too);
+    ck_assert_msg(t.converted > 5 && t.refused > 20, "%u, %u", t.converted, t.refused);
 }
 END_TEST
 

@@ -157,34 +157,17 @@ END_TEST
 /* ---- one result ---- */
 
 START_TEST(bits_do_not_depend_on_the_way) {
-    static const sg_ffn_mode modes[] = { SG_FFN_AUTO, SG_FFN_SPARSE, SG_FFN_DENSE };
-    static const uint32_t batches[] = { 1, 3, TOKENS };
     net m = expert_net(_i);
     biases b = biases_make(&m.shape);
     sg_acts x = acts_make(TOKENS, K, 1);
     for (int act = 0; act < N_ACTS; act++) {
         setup s = routed((sg_neuron_act)act);
         const float cut = 0.4f;
-        s.plain = true;
         if (act % 3) use_biases(&s, &b, m.shape.gated);
         s.policy.top_k = act % 4 == 1 ? 50 : 0;
         s.policy.cut = act % 4 == 2 ? &cut : NULL;
-        float *want = ffn_run(&m, &s, &x);
-        const sg_ffn_count count = s.count;
-        if (s.policy.top_k) ck_assert_uint_eq(count.active, TOKENS * 50); /* the places that no neuron fills do not count */
-        s.plain = false;
-        for (int way = 0; way < 12; way++) {
-            s.policy.mode = modes[(way + way / 3 + act) % 3];
-            s.batch = batches[way % 3];
-            s.threads = 1 + (uint32_t)way / 3 % 3;
-            s.dense_share = way % 2 ? 0.3f : 1;
-            float *y = ffn_run(&m, &s, &x);
-            same_bits(want, y, TOKENS, "another way", act * 100 + way);
-            ck_assert_uint_eq(s.count.neurons, count.neurons);
-            ck_assert_uint_eq(s.count.active, count.active);
-            free(y);
-        }
-        free(want);
+        same_every_way(&m, &s, &x, act);
+        if (s.policy.top_k) ck_assert_uint_eq(s.count.active, TOKENS * 50); /* the places that no neuron fills do not count */
     }
     acts_free(&x);
     biases_free(&b);

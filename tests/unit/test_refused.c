@@ -130,12 +130,50 @@ START_TEST(unknown_architecture) {
 }
 END_TEST
 
+/* Experts are chosen by their router: a predictor of their neurons is refused where it is named. */
+START_TEST(predictor_of_experts) {
+    char source[1024], bin[300];
+    sg_error err = { 0 };
+    sg_gguf *g = NULL;
+    sg_gguf_writer *w = NULL;
+    snprintf(source, sizeof source, "%s/tests/data/goldens/qwen3moe-q4_0.gguf", getenv("SG_SOURCE_ROOT"));
+    snprintf(bin, sizeof bin, "%s.bin", path);
+    sg_convert_options o = SG_CONVERT_OPTIONS_INIT;
+    o.input = source;
+    o.output = bin;
+    o.format = SG_CONVERT_BIN;
+    ck_assert_msg(sg_convert(&o, &err) == SG_OK && sg_gguf_open(bin, &g, &err) == SG_OK, "%s", err.message);
+    for (int with = 0; with < 2; with++) {
+        const sg_gguf_string kinds[] = { { "none", 4 }, { "sign", 4 } };
+        ck_assert(sg_gguf_writer_create(path, (uint32_t)sg_gguf_alignment(g), true, &w, &err) == SG_OK);
+        for (size_t i = 0; i < sg_gguf_n_kv(g); i++) sg_gguf_writer_copy(w, sg_gguf_kv_at(g, i));
+        if (with) sg_gguf_writer_strings(w, "sparsegen.predictor.kind", kinds, 2);
+        for (size_t i = 0; i < sg_gguf_n_tensors(g); i++) {
+            const sg_tensor_info *t = sg_gguf_tensor_at(g, i);
+            sg_gguf_writer_tensor(w, t->name, t->type, t->n_dims, t->ne);
+        }
+        ck_assert(sg_gguf_writer_begin_data(w, &err) == SG_OK);
+        for (size_t i = 0; i < sg_gguf_n_tensors(g); i++) copy_data(w, bin, sg_gguf_tensor_at(g, i), &err);
+        ck_assert(sg_gguf_writer_finish(w, &err) == SG_OK);
+        sg_gguf_writer_abort(&w);
+        sg_model *m = NULL;
+        const sg_status s = sg_model_open(path, NULL, &m, &err);
+        sg_model_close(&m);
+        ck_assert_msg(s == (with ? SG_E_UNSUPPORTED : SG_OK), "%s", err.message);
+    }
+    ck_assert_msg(strstr(err.message, "layer 1 has a predictor for neurons of experts"), "%s", err.message);
+    sg_gguf_close(&g);
+    unlink(bin);
+}
+END_TEST
+
 int main(void) {
     Suite *s = suite_create("refused");
     TCase *t = tcase_create("refused");
     tcase_add_checked_fixture(t, setup, teardown);
     tcase_add_loop_test(t, changed, 0, sizeof changes / sizeof *changes);
     tcase_add_test(t, unknown_architecture);
+    tcase_add_test(t, predictor_of_experts);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_NORMAL);
