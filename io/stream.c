@@ -192,6 +192,20 @@ void sg_stream_drop(sg_stream *s) {
     if (n) sg_stream_news(s, n);
 }
 
+void sg_stream_cancel(sg_stream *s, sg_fetch *fetches, size_t n) {
+    uint32_t dropped = 0;
+    pthread_mutex_lock(&s->lock);
+    for (size_t i = 0; i < n; i++) {
+        if (!is_queued(&fetches[i]) || !fetches[i].prefetch) continue;
+        sg_fetch_unlink(&s->queue[1], &fetches[i]);
+        atomic_store_explicit(&fetches[i].state, SG_FETCH_DROPPED, memory_order_release);
+        dropped++;
+    }
+    s->counts.dropped += dropped;
+    pthread_mutex_unlock(&s->lock);
+    if (dropped) sg_stream_news(s, dropped);
+}
+
 /* ---- waiting ----------------------------------------------------------------------------------------------------- */
 
 /* Most of the time nobody waits, and then this is two atomic additions. A thread that is about to wait adds itself before its last

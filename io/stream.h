@@ -78,8 +78,9 @@ void sg_stream_set_trace(sg_stream *s, sg_trace *t); /* while nothing is under w
 void sg_stream_submit(sg_stream *s, sg_fetch *const *fetches, size_t n, bool prefetch);
 /* A prefetch that waits in the queue becomes a demand; otherwise nothing happens. */
 void sg_stream_promote(sg_stream *s, sg_fetch *f);
-/* Every prefetch that waits in the queue becomes DROPPED. */
+/* Every prefetch that waits in the queue becomes DROPPED; and those of fetches[n] only. */
 void sg_stream_drop(sg_stream *s);
+void sg_stream_cancel(sg_stream *s, sg_fetch *fetches, size_t n);
 /* Until the fetch is neither QUEUED nor FLYING. A waiting prefetch is promoted. */
 void sg_stream_wait(sg_stream *s, sg_fetch *f);
 /* For waiting until one of several ends: read the count, look at the states, then wait until the count is another one. Counts fetches that

@@ -15,6 +15,7 @@ void sg_experts_lay_out(sg_experts *e, sg_carver *c) {
     e->gate_up = sg_carve(c, pairs, 2 * (size_t)e->n_ff * sizeof *e->gate_up);
     sg_acts_lay_out(&e->h, c, pairs, e->n_ff, true, e->precise);
     e->out = sg_carve(c, pairs, (size_t)e->k * sizeof *e->out);
+    e->scratch = sg_carve(c, e->n_threads, e->item_bytes);
 }
 
 /* Numbers the pairs; by one thread. */
@@ -23,37 +24,57 @@ static void sort_pairs(sg_experts *e, const sg_ffn_route *route, uint32_t pairs)
     for (uint32_t i = 0; i < pairs; i++) e->pair_of[e->entry[i]] = i;
 }
 
-/* One matrix of every expert that is used, over its pairs: in[pair] to y[pair * ldy ..]. The row clusters of all of them stand one behind
- * the other, and the threads help themselves. */
-typedef struct multiply {
-    const sg_matrix *w;
-    const float *bias;
-    const sg_acts *in;
-    float *y;
-    size_t ldy;
-} multiply;
+void sg_experts_demand(sg_experts *e, sg_expert_home *home, const sg_ffn_route *route, uint32_t n) {
+    sort_pairs(e, route, n * e->n_used);
+    sg_expert_demand(home->store, home, e->used, e->n, n > 1 ? e->start : NULL, n);
+}
 
-static void run_products(const sg_experts *e, const multiply *m, uint32_t n_m, bool shared_input, sg_team *team) {
+static sg_matrix matrix_of(const sg_experts_layer *l, const sg_experts_product *m, uint32_t expert, const uint32_t *slot) {
+    if (!slot) return sg_matrix_at(m->w, expert);
+    return (sg_matrix) { .kernel = m->w->kernel, .data = sg_expert_in_slot(l->home, *slot, m->slice), .rows = m->w->rows, .k = m->w->k };
+}
+
+/* The row clusters of all of them stand one behind the other, and the threads help themselves. */
+void sg_experts_in_ram(const sg_experts_turn *t, const sg_experts_product *m, uint32_t n_m, const uint32_t *expert, const uint32_t *slot, uint32_t n) {
+    const sg_experts *e = t->e;
     uint32_t lo, hi;
     const uint32_t clusters = sg_matrix_clusters(m[0].w), per_expert = clusters * n_m; /* gate and up are of one shape */
-    while (sg_team_take(team, e->n * per_expert, 1, &lo, &hi))
+    while (sg_team_take(t->team, n * per_expert, 1, &lo, &hi))
         while (lo < hi) {
-            const uint32_t expert = e->used[lo / per_expert], in_expert = lo % per_expert, which = in_expert / clusters, c = in_expert % clusters;
-            const uint32_t end = clusters - c < hi - lo ? clusters : c + (hi - lo);
-            const uint32_t first = e->start[expert], n = e->start[expert + 1] - first;
-            const sg_matrix w = sg_matrix_at(m[which].w, expert);
-            const sg_acts a = shared_input ? sg_acts_rows(m[which].in, 0, 1) : sg_acts_rows(m[which].in, first, n);
-            sg_matrix_mul(&w, m[which].bias ? m[which].bias + (size_t)expert * w.rows : NULL, &a, m[which].y + first * m[which].ldy, m[which].ldy, c, end);
+            const uint32_t p = lo / per_expert, in_expert = lo % per_expert, which = in_expert / clusters, c = in_expert % clusters;
+            const uint32_t end = clusters - c < hi - lo ? clusters : c + (hi - lo), first = e->start[expert[p]];
+            const sg_matrix w = matrix_of(t->l, &m[which], expert[p], slot ? &slot[p] : NULL);
+            const sg_acts a = sg_experts_input(t, &m[which], expert[p]);
+            sg_matrix_mul(&w, m[which].bias ? m[which].bias + (size_t)expert[p] * w.rows : NULL, &a, m[which].y + first * m[which].ldy, m[which].ldy,
+                          c, end);
             lo += end - c;
         }
 }
 
-static void activate(const sg_experts *e, uint32_t pairs, bool q8, uint32_t thread, uint32_t threads) {
-    for (uint32_t i = thread; i < pairs; i += threads) {
-        const float *gate = e->gate_up + (size_t)i * 2 * e->n_ff;
-        sg_act_mul(e->kernels, e->act, 0, (float *)(uintptr_t)e->h.x + (size_t)i * e->n_ff, gate, gate + e->n_ff, e->n_ff);
-        if (q8) sg_acts_quantise_part(&e->kernels->vec, &e->h, i, 0, e->h.n_blocks * 32);
+void sg_experts_activate(const sg_experts_turn *t, const uint32_t *expert, uint32_t n) {
+    sg_experts *e = t->e;
+    const bool q8 = t->l->down->kernel->acts_q8;
+    const uint32_t threads = sg_team_size(t->team);
+    uint32_t at = 0; /* pairs before */
+    for (uint32_t p = 0; p < n; p++) {
+        const uint32_t first = e->start[expert[p]], end = e->start[expert[p] + 1];
+        for (uint32_t i = first + (threads + t->thread - at % threads) % threads; i < end; i += threads) {
+            const float *gate = e->gate_up + (size_t)i * 2 * e->n_ff;
+            sg_act_mul(e->kernels, e->act, 0, (float *)(uintptr_t)e->h.x + (size_t)i * e->n_ff, gate, gate + e->n_ff, e->n_ff);
+            if (q8) sg_acts_quantise_part(&e->kernels->vec, &e->h, i, 0, e->h.n_blocks * 32);
+        }
+        at += end - first;
     }
+}
+
+static void run_in_ram(const sg_experts_turn *t) {
+    const sg_experts *e = t->e;
+    sg_experts_in_ram(t, t->first, 2, e->used, NULL, e->n);
+    sg_team_barrier(t->team);
+    sg_experts_activate(t, e->used, e->n);
+    sg_team_barrier(t->team);
+    sg_experts_in_ram(t, &t->second, 1, e->used, NULL, e->n);
+    sg_team_barrier(t->team);
 }
 
 /* y[t] from the pairs of a token. */
@@ -72,19 +93,21 @@ void sg_experts_run(sg_experts *e, const sg_experts_layer *l, const sg_ffn_route
                     uint32_t thread) {
     const uint32_t n = x->n, pairs = n * e->n_used, threads = sg_team_size(team);
     const bool q8 = l->gate->kernel->acts_q8 || l->up->kernel->acts_q8;
-    if (thread == 0) sort_pairs(e, route, pairs);
-    sg_team_barrier(team);
+    if (!l->home) {
+        if (thread == 0) sort_pairs(e, route, pairs);
+        sg_team_barrier(team);
+    }
     for (uint32_t i = thread; n > 1 && i < pairs; i += threads) sg_acts_copy(&e->x, i, x, e->entry[i] / e->n_used, q8);
     if (n > 1) sg_team_barrier(team);
     const sg_acts *in = n > 1 ? &e->x : x;
-    const multiply first[2] = { { l->gate, l->gate_bias, in, e->gate_up, 2 * (size_t)e->n_ff },
-                                { l->up, l->up_bias, in, e->gate_up + e->n_ff, 2 * (size_t)e->n_ff } };
-    run_products(e, first, 2, n == 1, team);
-    sg_team_barrier(team);
-    activate(e, pairs, l->down->kernel->acts_q8, thread, threads);
-    sg_team_barrier(team);
-    const multiply second = { l->down, l->down_bias, &e->h, e->out, e->k };
-    run_products(e, &second, 1, false, team);
-    sg_team_barrier(team);
+    const sg_experts_turn t = { .e = e,
+                                .l = l,
+                                .first = { { l->gate, l->gate_bias, in, e->gate_up, 2 * (size_t)e->n_ff, SG_EXPERT_GATE },
+                                           { l->up, l->up_bias, in, e->gate_up + e->n_ff, 2 * (size_t)e->n_ff, SG_EXPERT_UP } },
+                                .second = { l->down, l->down_bias, &e->h, e->out, e->k, SG_EXPERT_DOWN },
+                                .shared_input = n == 1,
+                                .team = team,
+                                .thread = thread };
+    (l->home ? sg_experts_run_away : run_in_ram)(&t);
     sum_up(e, route, n, y, ldy, thread, threads);
 }

@@ -135,7 +135,7 @@ static const char *const op_names[] = {
     [SG_OP_EMBED] = "embed",         [SG_OP_NORM] = "norm",       [SG_OP_MATMUL] = "matmul",   [SG_OP_ROPE] = "rope",
     [SG_OP_LATENT] = "latent",       [SG_OP_HEADS] = "heads",     [SG_OP_ATTENTION] = "attention", [SG_OP_CONV] = "convolution",
     [SG_OP_DELTA] = "delta net",     [SG_OP_ACTIVATE] = "activate", [SG_OP_ROUTE] = "route",   [SG_OP_EXPERTS] = "experts",
-    [SG_OP_COMBINE] = "combine",     [SG_OP_AHEAD] = "look ahead", [SG_OP_FFN] = "feed-forward", [SG_OP_LOGITS] = "logits",
+    [SG_OP_COMBINE] = "combine",     [SG_OP_AHEAD] = "look ahead", [SG_OP_EXPECT] = "expect experts", [SG_OP_FFN] = "feed-forward", [SG_OP_LOGITS] = "logits",
 };
 
 static bool failed(const sg_exec *e) { return e->m.streaming && sg_stream_failure(e->m.streaming->stream, NULL) != SG_OK; }
@@ -156,6 +156,7 @@ static void step(const run *r, const sg_step *s, uint32_t thread, uint32_t threa
     case SG_OP_EXPERTS: sg_exec_experts(r, s, thread); break;
     case SG_OP_COMBINE: sg_exec_combine(r, s, thread, threads); break;
     case SG_OP_AHEAD: sg_exec_look_ahead(r, s, thread); break;
+    case SG_OP_EXPECT: sg_exec_expect(r, s, thread); break;
     case SG_OP_FFN: sg_exec_ffn(r, s, thread); break;
     case SG_OP_LOGITS: logits(r, thread, threads); break;
     }
@@ -188,7 +189,8 @@ sg_status sg_exec_run(sg_exec *e, sg_kv_cache *kv, sg_recurrent_state *state, co
     run r = { e, kv, state, tokens, n, pos, n_keep, cancel, SG_WAY_CLUSTERS, { false, false } };
     sg_streaming *st = e->m.streaming;
     if (n == 1 && e->m.weights->ffn && sg_ffn_by_neurons(&e->ffn)) r.way = SG_WAY_NEURONS;
-    if (st) sg_streaming_begin(st, r.way, n_keep > 0);
+    if (st) sg_streaming_begin(st, r.way, n == 1, n_keep > 0);
+    if (st) e->experts.trace = st->trace;
     const double begin = sg_trace_now();
     sg_team_run(e->team, walk, &r);
     e->f32[SG_BUF_LOGITS] = NULL;

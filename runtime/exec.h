@@ -64,7 +64,9 @@ typedef struct sg_exec {
     uint8_t *scratch;              /* [threads][scratch_bytes], packed rows of an item */
     size_t scratch_bytes;
     uint8_t *rows;                 /* rows of the embedding table on their way */
-    sg_acts ahead;                 /* of one token, input of SG_OP_AHEAD */
+    sg_acts ahead;                 /* of one token, input of SG_OP_AHEAD and SG_OP_EXPECT */
+    float *expect_scores, *expect_weight; /* [n_expert], [n_expert_used], of SG_OP_EXPECT */
+    uint32_t *expect_expert;       /* [n_expert_used] */
     const float *ahead_cut;
     sg_waited *waited;             /* [threads] */
 } sg_exec;

@@ -19,6 +19,9 @@ void sg_exec_activate(const sg_exec_turn *r, const sg_step *s, uint32_t thread, 
     }
 }
 
+static sg_ffn_route route(const sg_exec *e) { return (sg_ffn_route) { e->router.n_used, e->route_expert, e->route_weight }; }
+static sg_expert_home *home_of(const sg_exec *e, uint32_t layer) { return e->m.weights->experts ? e->m.weights->experts[layer] : NULL; }
+
 void sg_exec_route(const sg_exec_turn *r, const sg_step *s, uint32_t thread, uint32_t threads) {
     sg_exec *e = r->e;
     const sg_router *router = &e->router;
@@ -26,15 +29,39 @@ void sg_exec_route(const sg_exec_turn *r, const sg_step *s, uint32_t thread, uin
     for (uint32_t t = thread; t < r->n; t += threads)
         sg_route(router, &e->m.kernels->vec, sg_exec_row(e, SG_BUF_ROUTER, t), s->select_bias, e->route_expert + (size_t)t * router->n_used,
                  e->route_weight + (size_t)t * router->n_used, scratch);
+    sg_expert_home *home = home_of(e, s->layer);
+    if (!home) return;
+    sg_team_barrier(e->team);
+    const sg_ffn_route rt = route(e);
+    if (thread == 0) sg_experts_demand(&e->experts, home, &rt, r->n);
 }
 
-static sg_ffn_route route(const sg_exec *e) { return (sg_ffn_route) { e->router.n_used, e->route_expert, e->route_weight }; }
+/* What the next layer's router would say of this layer's stream. */
+void sg_exec_expect(const sg_exec_turn *r, const sg_step *s, uint32_t thread) {
+    sg_exec *e = r->e;
+    sg_expert_home *home = home_of(e, s->layer);
+    if (r->n != 1 || !sg_expert_looks_ahead(home->store, home)) return;
+    const sg_vec_fns *vec = &e->m.kernels->vec;
+    sg_acts a = e->ahead;
+    if (thread == 0) {
+        sg_exec_norm(e, (float *)(uintptr_t)a.x, sg_exec_row(e, SG_BUF_X, 0), s->norm, s->norm_bias, e->m.hp->n_embd);
+        if (s->w->m.kernel->acts_q8) vec->quantize_acts(&a, 0);
+    }
+    sg_team_barrier(e->team);
+    uint32_t lo, hi;
+    while (sg_team_take(e->team, sg_matrix_clusters(&s->w->m), 1, &lo, &hi)) sg_matrix_mul(&s->w->m, s->bias, &a, e->expect_scores, e->router.n_expert, lo, hi);
+    sg_team_barrier(e->team);
+    if (thread != 0) return;
+    sg_route(&e->router, vec, e->expect_scores, s->select_bias, e->expect_expert, e->expect_weight, e->route_scratch);
+    sg_expert_expect(home->store, home, e->expect_expert, e->router.n_used);
+}
 
 void sg_exec_experts(const sg_exec_turn *r, const sg_step *s, uint32_t thread) {
     sg_exec *e = r->e;
     const sg_weight *w = e->m.weights->layers[s->layer];
     const sg_experts_layer l = { &w[SG_L_GATE_EXPS].m, &w[SG_L_UP_EXPS].m, &w[SG_L_DOWN_EXPS].m,
-                                 w[SG_L_GATE_EXPS_BIAS].v, w[SG_L_UP_EXPS_BIAS].v, w[SG_L_DOWN_EXPS_BIAS].v };
+                                 w[SG_L_GATE_EXPS_BIAS].v, w[SG_L_UP_EXPS_BIAS].v, w[SG_L_DOWN_EXPS_BIAS].v,
+                                 home_of(e, s->layer) };
     const sg_ffn_route rt = route(e);
     sg_acts x = e->acts[s->in];
     x.n = r->n;

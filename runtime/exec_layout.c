@@ -26,7 +26,10 @@ static void lay_out_away(sg_exec *e, sg_carver *c) {
     const size_t row_room = sg_belt_room((size_t)sg_dtype_bytes(sg_dtype_get(table->kernel->type), table->k));
     uint8_t *rows = sg_carve(c, SG_ROWS_AT_ONCE * row_room + SG_STREAM_BLOCK, 1);
     if (rows) e->rows = (uint8_t *)(((uintptr_t)rows + SG_STREAM_BLOCK - 1) / SG_STREAM_BLOCK * SG_STREAM_BLOCK);
-    e->ffn.waited = e->waited;
+    e->expect_scores = sg_carve(c, e->m.hp->n_expert, sizeof *e->expect_scores);
+    e->expect_weight = sg_carve(c, e->m.hp->n_expert_used, sizeof *e->expect_weight);
+    e->expect_expert = sg_carve(c, e->m.hp->n_expert_used, sizeof *e->expect_expert);
+    e->ffn.waited = e->experts.waited = e->waited;
     e->ffn.store = &e->m.streaming->store;
     for (uint32_t i = 0; i < e->m.weights->n_units; i++) {
         if (e->m.weights->ffn[i].bundle.l.n_expert > 0) continue;
@@ -68,6 +71,19 @@ static void lay_out_heads(sg_exec *e, sg_carver *c) {
     }
 }
 
+/* Packed rows of an expert's matrix that are computed with at once. */
+static size_t expert_item_bytes(const sg_exec *e) {
+    static const sg_layer_slot slots[] = { SG_L_GATE_EXPS, SG_L_UP_EXPS, SG_L_DOWN_EXPS };
+    size_t most = 0;
+    for (uint32_t i = 0; i < 3 * e->m.hp->n_layer; i++) {
+        const sg_matrix *m = &e->m.weights->layers[i / 3][slots[i % 3]].m;
+        if (!m->kernel) continue;
+        const size_t bytes = sg_matrix_bytes(m->kernel, sg_experts_item_rows((size_t)sg_dtype_bytes(sg_dtype_get(m->kernel->type), m->k)), m->k);
+        if (bytes > most) most = bytes;
+    }
+    return (most + SG_CACHE_LINE - 1) / SG_CACHE_LINE * SG_CACHE_LINE;
+}
+
 static void lay_out_experts(sg_exec *e, sg_carver *c) {
     const sg_hparams *hp = e->m.hp;
     if (hp->n_expert == 0) return;
@@ -76,6 +92,7 @@ static void lay_out_experts(sg_exec *e, sg_carver *c) {
     e->route_scratch = sg_carve(c, sg_team_size(e->team), (hp->n_expert + hp->n_expert_group) * sizeof *e->route_scratch);
     for (uint32_t i = 0; i < e->m.plan->n_steps; i++)
         if (e->m.plan->steps[i].op == SG_OP_EXPERTS) {
+            if (e->m.streaming) e->experts.item_bytes = expert_item_bytes(e);
             sg_experts_lay_out(&e->experts, c);
             return;
         }
@@ -154,7 +171,7 @@ static sg_status begin(sg_exec *e, const sg_exec_model *m, const sg_exec_options
     e->router = (sg_router){ router_kind(hp->scores), hp->n_expert,      hp->n_expert_used, hp->n_expert_group, hp->n_expert_group_used,
                              hp->weights_norm,        hp->weights_scale };
     e->experts = (sg_experts){ .kernels = m->kernels, .act = sg_plan_act(hp->ffn_act), .precise = o->precise, .n_expert = hp->n_expert, .n_used = hp->n_expert_used,
-                               .n_batch = o->n_batch, .k = hp->n_embd, .n_ff = hp->n_ff_exp };
+                               .n_batch = o->n_batch, .k = hp->n_embd, .n_ff = hp->n_ff_exp, .n_threads = o->n_threads };
     e->ffn = (sg_ffn){ .kernels = m->kernels, .layers = m->weights->ffn, .act = sg_plan_act(hp->ffn_act), .policy = o->policy,
                        .n_unit = m->weights->n_units, .n_batch = o->n_batch, .n_threads = o->n_threads, .k = hp->n_embd,
                        .pred_residual = m->pred_residual, .precise = o->precise };

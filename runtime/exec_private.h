@@ -45,6 +45,7 @@ void sg_exec_route(const sg_exec_turn *r, const sg_step *s, uint32_t thread, uin
 void sg_exec_experts(const sg_exec_turn *r, const sg_step *s, uint32_t thread);
 void sg_exec_combine(const sg_exec_turn *r, const sg_step *s, uint32_t thread, uint32_t threads);
 void sg_exec_ffn(const sg_exec_turn *r, const sg_step *s, uint32_t thread);
+void sg_exec_expect(const sg_exec_turn *r, const sg_step *s, uint32_t thread);
 void sg_exec_look_ahead(const sg_exec_turn *r, const sg_step *s, uint32_t thread);
 
 /* The delta net of a layer. */

@@ -5,6 +5,7 @@
 #include "runtime/base/memavail.h"
 #include "runtime/model.h"
 #include "runtime/past.h"
+#include "runtime/streaming_private.h"
 #include "runtime/weights_private.h"
 
 #define DEFAULT_CTX 4096u
@@ -89,6 +90,7 @@ static void describe_need(const sg_model *m, const sg_loader *l, const sg_sessio
         case SG_LOAD_FIXED:
         case SG_LOAD_VECTOR: n->vectors += j->bytes; break;
         case SG_LOAD_PREDICTOR: n->predictors += j->bytes; break;
+        case SG_LOAD_EXPERTS:
         case SG_LOAD_BUNDLE: break;
         case SG_LOAD_EMBEDDING:
             if (!tied) n->embedding = j->bytes;
@@ -100,6 +102,16 @@ static void describe_need(const sg_model *m, const sg_loader *l, const sg_sessio
         const size_t row = (size_t)(j->info->n_bytes / j->info->ne[1]), item = row * sg_streaming_item_rows(&m->weights, row);
         if (item > n->largest_item) n->largest_item = (uint32_t)item;
     }
+    for (uint32_t i = 0; i < l->n_layer; i++) {
+        sg_expert_home h;
+        size_t land;
+        if (!sg_streaming_expert_home(&m->weights, l, i, &h, &land)) continue;
+        n->n_expert_layer++;
+        n->expert_slots += h.slot_bytes;
+        if (land > n->expert_land) n->expert_land = land;
+    }
+    n->n_expert = n->n_expert_layer > 0 ? m->desc.hp.n_expert : 0;
+    n->n_expert_used = m->desc.hp.n_expert_used;
     n->matrices = matrices;
     n->keep_predictors = o->lossy_predict != 0;
 }
@@ -111,7 +123,7 @@ static void mark(sg_loader *l, const sg_residency *r, bool tied) {
         const bool counts = j->part == SG_LOAD_MATRIX || (j->part == SG_LOAD_EMBEDDING && tied);
         if (counts) j->away = r->away[matrix++];
         else if (j->part == SG_LOAD_EMBEDDING) j->away = r->embedding_away;
-        else if (j->part == SG_LOAD_BUNDLE) j->away = true;
+        else if (j->part == SG_LOAD_BUNDLE || j->part == SG_LOAD_EXPERTS) j->away = true;
         else if (j->part == SG_LOAD_PREDICTOR) j->away = !r->predictors;
     }
 }
@@ -157,6 +169,8 @@ static void report(const sg_model *m, const sg_residency *r, uint64_t budget, bo
     if (!r->streams) return;
     sg_log_line(log, chosen ? SG_LOG_WARN : SG_LOG_INFO, "%.0f MiB of weights are read while computing, within %s of %.0f MiB",
                 MIB(r->away_bytes), chosen ? "the available memory" : "a budget", MIB(budget));
+    if (r->n_expert_reads > 0)
+        sg_log_line(log, SG_LOG_INFO, "of each layer %u of %u experts are in memory", r->n_expert_slots, m->desc.hp.n_expert);
     if (m->weights.n_units > 0)
         sg_log_line(log, SG_LOG_INFO, "of each layer %u gate parts and %u whole clusters of %u are in memory, and %u neurons", r->n_gates,
                     r->n_hot, m->weights.ffn[0].bundle.l.n_clusters, r->n_slots);
@@ -183,6 +197,10 @@ static sg_status load(sg_model *m, sg_loader *l, const sg_model_options *o, cons
     SG_TRY(sg_streaming_create(&m->weights.streaming, r, &m->weights, l, &m->desc, &wo, err));
     m->weights.streaming->store.no_cache = o->no_cache;
     m->weights.streaming->store.no_pipeline = o->no_pipeline;
+    if (m->weights.streaming->experts) {
+        m->weights.streaming->experts->no_cache = o->no_cache;
+        m->weights.streaming->experts->no_ahead = o->no_prefetch;
+    }
     return SG_OK;
 }
 

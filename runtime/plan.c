@@ -4,7 +4,7 @@
 
 #include <stdlib.h>
 
-#define STEPS_PER_LAYER 20
+#define STEPS_PER_LAYER 22
 #define STEPS_AROUND 4 /* embedding, final norm, logits, their scale */
 
 sg_neuron_act sg_plan_act(sg_ffn_act act) {
@@ -223,6 +223,23 @@ static void router(builder *b, sg_step *s, sg_step *maker) {
     product(b, s, maker, &b->w[SG_L_ROUTER], b->w[SG_L_ROUTER_BIAS].v, SG_BUF_ROUTER, 0);
 }
 
+/* The router of the next layer over the stream of this one. */
+static void expect(builder *b) {
+    const uint32_t l = b->l + 1;
+    if (!b->weights->experts || l == b->d->hp.n_layer || !b->weights->experts[l]) return;
+    const sg_weight *w = b->weights->layers[l];
+    if (w[SG_L_ROUTER].m.away) return;
+    sg_step *s = next(b, SG_OP_EXPECT);
+    s->layer = l;
+    if (!b->d->arch->router_before) {
+        s->norm = w[SG_L_FFN_NORM].v;
+        s->norm_bias = w[SG_L_FFN_NORM_BIAS].v;
+    }
+    s->w = &w[SG_L_ROUTER];
+    s->bias = w[SG_L_ROUTER_BIAS].v;
+    s->select_bias = w[SG_L_ROUTER_SELECT].v;
+}
+
 static void experts(builder *b) {
     const sg_weight *w = b->w, none = { 0 };
     const sg_hparams *hp = &b->d->hp;
@@ -234,7 +251,8 @@ static void experts(builder *b) {
     if (w[SG_L_UP_SHEXP].m.kernel)
         matrices(b, s, &w[SG_L_GATE_SHEXP], &w[SG_L_UP_SHEXP], &w[SG_L_DOWN_SHEXP], &none, (const float *[3]) { 0 }, SG_BUF_BRANCH2);
     if (s->n_products == 0) b->p->n_steps--; /* the router was asked before */
-    next(b, SG_OP_ROUTE)->select_bias = w[SG_L_ROUTER_SELECT].v;
+    if (!b->d->arch->router_before) next(b, SG_OP_ROUTE)->select_bias = w[SG_L_ROUTER_SELECT].v;
+    expect(b);
     if (shared_bundle) bundles(b, units.shared, false, SG_BUF_BRANCH2);
     if (units.main != SG_NO_UNIT) {
         bundles(b, units.main, true, SG_BUF_BRANCH);
@@ -292,6 +310,7 @@ static void layer(builder *b) {
         sg_step *s = next(b, SG_OP_MATMUL);
         router(b, s, &(sg_step) { .out = SG_BUF_X });
         b->input->quantise_x = w[SG_L_ROUTER].m.kernel->acts_q8;
+        next(b, SG_OP_ROUTE)->select_bias = w[SG_L_ROUTER_SELECT].v;
     }
     look_ahead(b);
     mixer(b, SG_BUF_BRANCH);

@@ -20,6 +20,7 @@ typedef enum sg_op {
     SG_OP_EXPERTS,  /* branch = sum over the chosen experts; matrices */
     SG_OP_COMBINE,  /* branch += branch2, times the sigmoid of the shared gate, if there is one */
     SG_OP_AHEAD,    /* a guess of the layer's feed-forward input: reads of the neurons that its predictor names are started */
+    SG_OP_EXPECT,   /* a guess of the layer's route, of one token: reads of the experts that its router names are started */
     SG_OP_FFN,      /* a feed-forward unit of neuron bundles */
     SG_OP_LOGITS,   /* scale and cap of the logits */
 } sg_op;
@@ -62,12 +63,13 @@ typedef struct sg_step {
     bool add, add_both; /* NORM: BRANCH; and BRANCH2 */
     bool gated;         /* ACTIVATE: there is a gate. COMBINE: likewise */
     bool last_only;     /* only tokens whose logits are kept */
-    const float *norm, *norm_bias; /* NORM, AHEAD; NULL: none */
+    const float *norm, *norm_bias; /* NORM, AHEAD, EXPECT; NULL: none */
     const float *post_norm;        /* NORM: of the branch that is added */
     const float *q_norm, *k_norm;  /* ROPE; LATENT: k_norm of the latent vector */
     bool norm_whole;               /* ROPE: of all heads together */
-    const float *select_bias;      /* ROUTE, or NULL */
-    const sg_weight *w;            /* HEADS */
+    const float *select_bias;      /* ROUTE, EXPECT; or NULL */
+    const sg_weight *w;            /* HEADS; EXPECT: the router */
+    const float *bias;             /* EXPECT: of the router */
     uint32_t head_in, head_out;    /* HEADS: values from one head to the next in `in` and `out` */
     uint32_t unit;                 /* FFN */
     bool routed;

@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 
+#include "neuron_engine/expert_store.h"
 #include "neuron_engine/ffn_home.h"
 
 #define MIB(x) ((double)(x) / (1 << 20))
@@ -12,6 +13,11 @@
 #define RING_GOOD ((uint64_t)48 << 20)
 /* Slots of a layer at least. */
 #define SLOTS_LEAST 32u
+/* Landing areas for experts: at least; so many times what a token needs of a layer is good (one is computed with, one comes). */
+#define READS_LEAST 2u
+#define READS_GOOD 2u
+/* Tables of an expert in a layer, of a slot, of a piece that is read. */
+#define EXPERT_TABLES 24u
 /* Lists of the stream and of items, stacks of its threads. */
 #define TABLES ((uint64_t)768 << 10)
 
@@ -79,6 +85,22 @@ static uint64_t place_neurons(const sg_residency_need *n, const shape *s, uint64
     return used - first + r->n_slots * slot_cost(n);
 }
 
+/* What a slot for an expert costs in all layers. */
+static uint64_t expert_slot_cost(const sg_residency_need *n) { return n->expert_slots + n->n_expert_layer * EXPERT_TABLES; }
+static uint64_t expert_read_cost(const sg_residency_need *n) {
+    return n->expert_land + (n->expert_land / SG_EXPERT_PIECE + 2 * SG_EXPERT_SLICES) * (sizeof(sg_fetch) + sizeof(sg_fetch *)) + sizeof(sg_expert_read);
+}
+
+/* More landing areas, and slots with what is left. */
+static uint64_t place_experts(const sg_residency_need *n, uint64_t room, sg_residency *r) {
+    if (n->n_expert_layer == 0) return 0;
+    const uint64_t good = least(READS_GOOD * n->n_expert_used, n->n_expert), more = good > READS_LEAST ? good - READS_LEAST : 0;
+    const uint64_t reads = least(more, room / 8 / expert_read_cost(n));
+    r->n_expert_reads = READS_LEAST + (uint32_t)reads;
+    r->n_expert_slots = (uint32_t)least(n->n_expert, (room - reads * expert_read_cost(n)) / expert_slot_cost(n));
+    return reads * expert_read_cost(n) + r->n_expert_slots * expert_slot_cost(n);
+}
+
 static sg_status refuse(const sg_residency_need *n, const sg_residency *r, sg_error *err) {
     return sg_fail(err, SG_E_NOMEM,
                    "a memory budget of %.1f MiB is too small: at least %.1f MiB are needed (KV cache %.1f, working buffers %.1f, what else must stay "
@@ -93,14 +115,16 @@ sg_status sg_residency_decide(const sg_residency_need *n, sg_residency *r, sg_er
     for (uint32_t i = 0; i < n->n_matrices; i++) matrices += n->matrices[i];
     for (uint32_t i = 0; i < n->n_layer; i++)
         bundles += (uint64_t)n->layouts[i].n_clusters * (n->layouts[i].cluster_bytes + n->layouts[i].per_cluster * sizeof(float));
-    const uint64_t fixed = n->outside + n->kv + n->buffers + n->vectors;
-    r->used = fixed + matrices + n->embedding + n->predictors + bundles;
+    const uint64_t fixed = n->outside + n->kv + n->buffers + n->vectors, experts = n->n_expert * n->expert_slots;
+    r->used = fixed + matrices + n->embedding + n->predictors + bundles + experts;
     const uint64_t item = most(sg_belt_room(n->largest_item), s.cluster ? sg_belt_room(s.cluster) : 0);
     r->ring = RING_ITEMS * item;
     r->n_fetches = n->by_neurons ? (uint32_t)least(32768, most(1024, s.neurons / 4)) : 2;
-    r->overhead = TABLES + sg_belt_overhead() + r->n_fetches * (sizeof(sg_fetch) + 16) + n->n_layer * (s.neurons * 5 + 4096);
+    r->overhead = TABLES + sg_belt_overhead() + r->n_fetches * (sizeof(sg_fetch) + 16) + n->n_layer * (s.neurons * 5 + 4096) +
+                  n->n_expert_layer * (n->n_expert * EXPERT_TABLES + sizeof(sg_expert_home));
     const uint64_t slots = n->by_neurons ? least(SLOTS_LEAST, s.neurons) * slot_cost(n) : 0, kept = n->keep_predictors ? n->predictors : 0;
-    const uint64_t parts = fixed + r->overhead + r->ring + slots + kept;
+    const uint64_t landing = n->n_expert_layer > 0 ? READS_LEAST * expert_read_cost(n) : 0;
+    const uint64_t parts = fixed + r->overhead + r->ring + slots + kept + landing;
     r->floor = parts;
     r->floor = least(r->floor, r->used); /* a small model may need less as a whole than in parts */
     if (r->used <= n->ram) return SG_OK;
@@ -118,16 +142,21 @@ sg_status sg_residency_decide(const sg_residency_need *n, sg_residency *r, sg_er
         r->ring = most(RING_ITEMS * item, RING_GOOD / 4);
         room -= r->ring;
     }
+    if (n->n_layer == 0 && matrices + RING_ITEMS * item <= room + r->ring) { /* nothing will need the belt */
+        room += r->ring - RING_ITEMS * item;
+        r->ring = RING_ITEMS * item;
+    }
     const uint64_t first = n->by_neurons ? most(slots, least(room / 2, (uint64_t)(FIRST_SLOTS * (double)s.neurons) * slot_cost(n))) : 0;
     const uint64_t stay = spread(n, room - first, r->away);
     uint64_t used = stay;
     if (n->n_layer > 0) used += n->by_neurons ? place_neurons(n, &s, room - stay, first, r) : place_clusters(n, &s, room - stay, r);
     if (!n->by_neurons) r->predictors = n->keep_predictors;
+    used += place_experts(n, room - used, r);
     const uint64_t piece = sg_belt_room(s.hot), away = s.clusters - r->n_hot;
     if (n->n_layer > 0 && away * sg_belt_room(s.cluster) + 2 * sg_belt_room(s.cluster) > r->ring)
         r->round = (uint32_t)(r->ring / piece - 1);
     r->used = n->ram - room + used;
-    r->away_bytes = matrices - stay + n->embedding + n->n_layer * ((s.clusters - r->n_gates) * s.gate_part + away * s.hot);
+    r->away_bytes = matrices - stay + n->embedding + (n->n_expert - r->n_expert_slots) * n->expert_slots + n->n_layer * ((s.clusters - r->n_gates) * s.gate_part + away * s.hot);
     return SG_OK;
 }
 

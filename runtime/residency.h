@@ -5,7 +5,7 @@
  * whichever part it is. A neuron's record costs a small read whenever the neuron fires and is not in RAM: on the drives measured, as much
  * as 30 KB read in sequence (docs/performance.md), so that a record of 4.6 KB is worth its room before a gate part is when the neuron
  * fires in more than 15 % of the tokens. Hence the order: vectors, the least that is needed at all, slots for the hottest 15 % of the neurons,
- * matrices, gate parts, predictors, then slots with the rest. */
+ * matrices, gate parts, predictors, then slots with the rest. Experts are used by few tokens each and come in large reads: they get slots last. */
 #ifndef SG_RUNTIME_RESIDENCY_H
 #define SG_RUNTIME_RESIDENCY_H
 
@@ -28,6 +28,10 @@ typedef struct sg_residency_need {
     const sg_bundle_layout *layouts; /* [n_layer] */
     size_t slot_bytes;
     bool by_neurons;      /* runs of one token leave neurons out */
+    /* experts (expert_store.h) */
+    uint32_t n_expert_layer, n_expert, n_expert_used; /* n_expert_layer 0: none */
+    uint64_t expert_slots; /* one slot in each layer */
+    uint64_t expert_land;  /* a landing area */
 } sg_residency_need;
 
 typedef struct sg_residency {
@@ -40,6 +44,8 @@ typedef struct sg_residency {
     uint32_t round;     /* see sg_ffn_home */
     size_t ring;        /* bytes of the belt's memory */
     uint32_t n_fetches; /* reads of neurons at a time */
+    uint32_t n_expert_slots; /* of each layer; all may be in RAM although other things are not */
+    uint32_t n_expert_reads; /* landing areas */
     uint64_t overhead;  /* tables */
     uint64_t floor;     /* the least budget */
     uint64_t used;      /* bytes of the budget */

@@ -327,6 +327,24 @@ static void set_percentiles(const sg_session *s, sg_stats *stats) {
     free(sorted);
 }
 
+static void add_experts(const sg_expert_finds *f, sg_expert_stats *sum) {
+    sum->in_ram += f->slots;
+    sum->ahead += f->ahead;
+    sum->late += f->late;
+    sum->missed += f->missed;
+    sum->guessed += f->guessed;
+    sum->right += f->right;
+    sum->expected += f->expected;
+    sum->unused += f->unused;
+}
+
+bool sg_session_get_expert_stats(const sg_session *s, uint32_t layer, sg_expert_stats *out) {
+    if (out) *out = (sg_expert_stats) { 0 };
+    if (!s || !out || !s->model->weights.experts || layer >= s->model->desc.hp.n_layer || !s->model->weights.experts[layer]) return false;
+    add_experts(&s->model->weights.experts[layer]->finds, out);
+    return true;
+}
+
 /* What was read and found while computing. */
 static void set_streaming(const sg_session *s, sg_stats *stats) {
     sg_streaming *st = s->model->weights.streaming;
@@ -347,6 +365,7 @@ static void set_streaming(const sg_session *s, sg_stats *stats) {
     stats->demand_reads = c.demand_reads - st->filled.demand_reads;
     stats->prefetch_bytes = c.prefetch_bytes;
     stats->prefetch_reads = c.prefetch_reads;
+    for (uint32_t i = 0; st->experts && i < st->experts->n_homes; i++) add_experts(&st->experts->homes[i].finds, &stats->experts);
 }
 
 sg_status sg_session_trace(sg_session *s, size_t events, sg_error *err) {

@@ -110,6 +110,7 @@ sg_status sg_streaming_create(sg_streaming **out, const sg_residency *r, sg_weig
     s->store.stream = s->stream;
     s->store.belt = s->belt;
     s->store.belt_memory = s->ring.data;
+    if (r->n_expert_reads > 0) SG_TRY(sg_streaming_make_experts(s, r, w, l, err));
     if (w->n_units == 0) return SG_OK;
     size_t slot = 0;
     for (uint32_t i = 0; i < w->n_units; i++) {
@@ -134,6 +135,7 @@ void sg_streaming_destroy(sg_streaming **streaming) {
     sg_trace_destroy(&s->trace);
     for (int i = 0; i < SG_WAYS; i++) free(s->items[i]);
     free(s->store.homes);
+    sg_streaming_drop_experts(s);
     sg_region_destroy(&s->ring);
     sg_region_destroy(&s->arenas);
     sg_region_destroy(&s->tables);
@@ -208,9 +210,10 @@ sg_status sg_streaming_program(sg_streaming *s, const sg_plan *p, const sg_weigh
 static void stop(sg_streaming *s) {
     sg_belt_stop(s->belt); /* drains the stream */
     if (s->store.homes) sg_ffn_store_recover(&s->store);
+    if (s->experts) sg_expert_recover(s->experts);
 }
 
-void sg_streaming_begin(sg_streaming *s, sg_way way, bool logits) {
+void sg_streaming_begin(sg_streaming *s, sg_way way, bool single, bool logits) {
     pthread_mutex_lock(&s->runs);
     /* A read ahead may have failed since the last run. That may be forgotten only when nothing is under way: a read that fails later would
      * leave a piece that is not there and no failure that says so. */
@@ -219,6 +222,9 @@ void sg_streaming_begin(sg_streaming *s, sg_way way, bool logits) {
         sg_stream_recover(s->stream);
     }
     if (s->store.homes) sg_ffn_store_begin(&s->store, way == SG_WAY_NEURONS);
+    if (s->experts) sg_expert_begin(s->experts, single);
+    s->single = single;
+    s->began = sg_trace_now();
     sg_belt_begin(s->belt, s->items[way], logits ? s->n_items[way] : s->n_before[way]);
 }
 
@@ -227,6 +233,7 @@ sg_status sg_streaming_end(sg_streaming *s, bool broken_off, sg_error *err) {
     if (status == SG_OK) status = sg_stream_check_files(s->stream, err);
     if (status != SG_OK || broken_off) stop(s);
     else sg_belt_end(s->belt);
+    if (s->experts && s->single) sg_expert_time(s->experts, sg_trace_now() - s->began);
     pthread_mutex_unlock(&s->runs);
     return status;
 }

@@ -14,11 +14,15 @@ typedef struct sg_streaming {
     sg_stream *stream;
     sg_belt *belt;
     sg_region ring, arenas, tables;
+    sg_expert_store *experts; /* owned; NULL: experts are all in RAM, or there are none */
+    sg_region slots, landing, expert_tables;
     sg_ffn_store store; /* homes NULL: no sparse layers */
     sg_belt_item *items[SG_WAYS];
     uint32_t n_items[SG_WAYS];    /* of a whole run */
     uint32_t n_before[SG_WAYS];   /* of a run that ends before the logits */
     pthread_mutex_t runs;         /* held during a run */
+    bool single;   /* the run that is under way is of one token, */
+    double began;  /* since then */
     sg_trace *trace;
     sg_stream_counts filled; /* reads before the first run */
 } sg_streaming;
@@ -33,8 +37,8 @@ uint32_t sg_streaming_item_rows(const sg_weights *w, size_t row_bytes);
 SG_NODISCARD sg_status sg_streaming_program(sg_streaming *s, const sg_plan *p, const sg_weights *w, sg_error *err);
 void sg_streaming_destroy(sg_streaming **s);
 
-/* A run begins (waits until no other one is under way) and ends: its failure, or that of a file that changed meanwhile. */
-void sg_streaming_begin(sg_streaming *s, sg_way way, bool logits);
+/* A run begins (waits until no other one is under way; single: of one token) and ends: its failure, or that of a file that changed meanwhile. */
+void sg_streaming_begin(sg_streaming *s, sg_way way, bool single, bool logits);
 SG_NODISCARD sg_status sg_streaming_end(sg_streaming *s, bool broken_off, sg_error *err);
 
 /* Begins, or ends (events 0), to keep what happens; writes what was kept. */

@@ -214,12 +214,15 @@ sg_status sg_weights_load(sg_weights *w, sg_loader *l, const sg_weights_options 
 }
 
 uint64_t sg_weights_bytes(const sg_weights *w) {
-    return w->region.size + (w->streaming ? w->streaming->ring.size + w->streaming->arenas.size + w->streaming->tables.size : 0);
+    const sg_streaming *s = w->streaming;
+    if (!s) return w->region.size;
+    return w->region.size + s->ring.size + s->arenas.size + s->tables.size + s->slots.size + s->landing.size + s->expert_tables.size;
 }
 
 void sg_weights_finish(sg_weights *w) {
     sg_streaming_destroy(&w->streaming);
     free(w->aways);
+    free(w->experts);
     free(w->layers);
     free(w->ffn);
     free(w->units);

@@ -3,6 +3,7 @@
 #define SG_RUNTIME_WEIGHTS_H
 
 #include "models/model.h"
+#include "neuron_engine/expert_store.h"
 #include "neuron_engine/ffn.h"
 #include "neuron_engine/matrix.h"
 #include "runtime/base/mem.h"
@@ -29,6 +30,7 @@ typedef struct sg_weights {
     sg_unit_of *units;               /* [n_layer], owned; with ffn */
     float *down_max;                 /* of all bundles, see there; owned */
     sg_weight (*predictors)[4];      /* [n_units], owned: a, b, scale and bias; NULL like ffn */
+    sg_expert_home **experts;        /* [n_layer], where experts are that are not all in RAM; owned, NULL: there are none. What they point to is not */
     sg_matrix_away *aways;           /* of the matrices that are not in RAM, owned */
     size_t item_bytes;               /* of rows of a matrix that come together when it is away */
     struct sg_streaming *streaming;  /* owned; NULL: everything is in RAM */

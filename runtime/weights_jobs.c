@@ -55,7 +55,9 @@ static sg_load_rows all_rows(const sg_tensor_info *info) {
 static sg_status add_tensor(sg_loader *l, const sg_tensor_rule *rule, const sg_tensor_info *info, bool per_layer, sg_weight *dst, sg_error *err) {
     if (rule->values) return add_values(l, SG_LOAD_VECTOR, info, dst, err);
     const bool table = !per_layer && rule->slot == SG_T_TOKEN_EMBD, fixed = info->ne[2] > 1 || (!per_layer && rule->slot == SG_T_POS_EMBD);
-    return add_matrices(l, table ? SG_LOAD_EMBEDDING : fixed ? SG_LOAD_FIXED : SG_LOAD_MATRIX, info, all_rows(info), dst, err);
+    const bool experts = per_layer && (rule->slot == SG_L_GATE_EXPS || rule->slot == SG_L_UP_EXPS || rule->slot == SG_L_DOWN_EXPS);
+    const sg_load_part part = experts ? SG_LOAD_EXPERTS : table ? SG_LOAD_EMBEDDING : fixed ? SG_LOAD_FIXED : SG_LOAD_MATRIX;
+    return add_matrices(l, part, info, all_rows(info), dst, err);
 }
 
 /* attn_kv_b: per head the rows of K, then those of V. K is turned, so that it brings queries to the latent vectors. */

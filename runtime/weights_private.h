@@ -4,8 +4,10 @@
 
 #include "runtime/weights.h"
 
-/* FIXED: matrices that always stay in RAM: those of experts and of heads, and learned positions. */
-typedef enum sg_load_part { SG_LOAD_VECTOR, SG_LOAD_MATRIX, SG_LOAD_EMBEDDING, SG_LOAD_PREDICTOR, SG_LOAD_BUNDLE, SG_LOAD_FIXED } sg_load_part;
+/* FIXED: matrices that always stay in RAM: those of heads, learned positions, bundles of experts. EXPERTS: matrices of experts. */
+typedef enum sg_load_part {
+    SG_LOAD_VECTOR, SG_LOAD_MATRIX, SG_LOAD_EMBEDDING, SG_LOAD_PREDICTOR, SG_LOAD_BUNDLE, SG_LOAD_FIXED, SG_LOAD_EXPERTS
+} sg_load_part;
 
 /* Rows of a tensor that become the matrices of a weight: `n` times `rows` rows, the first at row `from`, `apart` rows from one matrix to
  * the next. turn: matrix i is the transpose of them. */

@@ -225,6 +225,23 @@ static long peak_kib(void) {
 
 static double rate(uint64_t tokens, double seconds) { return seconds > 0.0 ? (double)tokens / seconds : 0.0; }
 
+/* Where experts were found, and of each layer how good look-ahead was. */
+static void print_experts(const cli_model *m, const sg_expert_stats *e) {
+    const double used = (double)(e->in_ram + e->ahead + e->late + e->missed), not_here = used - (double)e->in_ram;
+    if (used == 0) return;
+    fprintf(stderr, "experts  %.1f %% in memory, %.1f %% missing", 100 * (double)e->in_ram / used, 100 * not_here / used);
+    if (e->guessed > 0)
+        fprintf(stderr, ": of these look-ahead had %.1f %% there and %.1f %% on the way; %.1f %% of what it read was not needed",
+                not_here > 0 ? 100 * (double)e->ahead / not_here : 0, not_here > 0 ? 100 * (double)e->late / not_here : 0,
+                e->expected > 0 ? 100 * (double)e->unused / (double)e->expected : 0);
+    if (e->guessed > 0) fprintf(stderr, "\nahead    %.1f %% of the experts named right; by layer", 100 * (double)e->right / (double)e->guessed);
+    sg_expert_stats layer;
+    for (uint32_t l = 0; e->guessed > 0 && l < sg_model_get_info(m->model)->n_layer; l++)
+        if (sg_session_get_expert_stats(m->session, l, &layer) && layer.guessed > 0)
+            fprintf(stderr, " %.0f", 100 * (double)layer.right / (double)layer.guessed);
+    fputc('\n', stderr);
+}
+
 /* What was found and read, of a model that is not all in RAM. */
 static void print_streaming(const sg_stats *s, const sg_model_info *info) {
     const double mib = 1024.0 * 1024.0, tokens = (double)(s->decode_tokens ? s->decode_tokens : 1);
@@ -263,6 +280,7 @@ void cli_print_stats(const cli_model *m) {
     if (s.neurons > 0)
         fprintf(stderr, "neurons  gates %.1f %%, ups %.1f %% computed; active %.1f %%\n", 100.0 * (double)s.neuron_gates / (double)s.neurons,
                 100.0 * (double)s.neuron_ups / (double)s.neurons, 100.0 * (double)s.neurons_active / (double)s.neurons);
+    print_experts(m, &s.experts);
     print_streaming(&s, info);
     fprintf(stderr, "machine  %u threads, %s kernels\n", s.n_threads, info->kernel_tier);
 }

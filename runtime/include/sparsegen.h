@@ -251,6 +251,14 @@ SG_API SG_NODISCARD sg_status sg_session_restore(sg_session *session, const char
  * Async-signal-safe; the request is consumed by the call that it stops. */
 SG_API void sg_session_cancel(sg_session *session);
 
+/* Experts of a model that is not all in RAM, since it was opened, all sessions together. An expert that several tokens of a batch use counts once:
+ * it was in RAM; or was there, or on its way, thanks to look-ahead; or had to be read. */
+typedef struct sg_expert_stats {
+    uint64_t in_ram, ahead, late, missed;
+    uint64_t guessed, right;   /* named by look-ahead, and those of them that were used; of the tokens for which it looked ahead */
+    uint64_t expected, unused; /* reads that look-ahead started, and those that nobody needed */
+} sg_expert_stats;
+
 typedef struct sg_stats {
     uint64_t prompt_tokens, decode_tokens; /* fed in batches of two and more / one by one */
     double prompt_seconds, decode_seconds; /* wall time spent evaluating them */
@@ -264,8 +272,12 @@ typedef struct sg_stats {
     uint64_t demand_bytes, demand_reads, prefetch_bytes, prefetch_reads; /* read while computing */
     double wait_seconds; /* of this session's threads, waiting for reads, summed over the threads */
     double token_p50, token_p90, token_p99; /* seconds of the tokens that were fed one by one */
+    struct sg_expert_stats experts; /* of all layers */
 } sg_stats;
 SG_API sg_stats sg_session_get_stats(const sg_session *session);
+
+/* Of one layer. False, and all zero: it has no experts that are read while computing. */
+SG_API bool sg_session_get_expert_stats(const sg_session *session, uint32_t layer, sg_expert_stats *out);
 
 /* Writes the experts that every token from now on uses, with their weights, to PATH: a row per token, layer and expert, as
  * scripts/cache_replay.py reads it. NULL: ends the log, and says whether all of it could be written. SG_E_UNSUPPORTED for models without

@@ -1,0 +1,145 @@
+/* Experts that are not all in RAM: which are kept, which are on their way, what a layer does about those that it needs.
+ *
+ * An expert lies in the file in up to three slices (gate, up, down; of neuron bundles one). Of every layer some experts are in RAM in
+ * slots, in the form in which they are computed with; a cache decides which (neuron_cache.h, its places being experts). A read brings an
+ * expert in the file's form, in pieces, into a landing area; whoever computes with a piece moves it into the expert's slot on the way, if
+ * it got one. Landing areas are shared by all layers.
+ *
+ * One layer at a time: sg_expert_demand starts the reads of what is missing, in the order of use; the experts in slots are the first
+ * group, those that are read follow, group by group, as landing areas allow (half of them being computed with, half being filled).
+ * sg_expert_expect starts reads for a layer that comes later: behind all demands, into areas that are free, and given up when they were wrong.
+ *
+ * Everything here is called by one thread of a team at a time (the first), except sg_expert_get. */
+#ifndef SG_NE_EXPERT_STORE_H
+#define SG_NE_EXPERT_STORE_H
+
+#include "io/stream.h"
+#include "neuron_engine/neuron_cache.h"
+
+enum { SG_EXPERT_GATE, SG_EXPERT_UP, SG_EXPERT_DOWN, SG_EXPERT_SLICES };
+/* Bytes of a piece: large enough for the drive, small enough that work begins early. */
+#define SG_EXPERT_PIECE ((size_t)256 << 10)
+
+/* A slice of every expert of a layer. */
+typedef struct sg_expert_slice {
+    uint64_t offset, apart; /* of expert 0 in the file, and from one to the next */
+    size_t bytes;           /* 0: there is none */
+    size_t packed;          /* in a slot */
+    uint32_t file;
+    size_t slot_at, land_at; /* in a slot, 64-byte aligned; in a landing area, aligned to SG_STREAM_BLOCK. From sg_expert_home_init */
+} sg_expert_slice;
+
+/* Where the experts were found that tokens or batches used, since the beginning. */
+typedef struct sg_expert_finds {
+    uint64_t slots;        /* in RAM */
+    uint64_t ahead, late;  /* read because they were expected: there, still on the way */
+    uint64_t missed;       /* read on demand */
+    uint64_t kept;         /* of those that were read: got a slot */
+    uint64_t guessed, right; /* look-ahead: experts that were named, and those of them that were used */
+    uint64_t expected, unused; /* look-ahead: reads that were started, and those nobody needed */
+} sg_expert_finds;
+
+/* The experts of one layer. */
+typedef struct sg_expert_home {
+    struct sg_expert_store *store;
+    sg_expert_slice slice[SG_EXPERT_SLICES];
+    uint32_t n_expert;
+    uint8_t *arena;        /* slots, 64-byte aligned */
+    size_t slot_bytes;
+    sg_neuron_cache cache; /* n_slots of n_expert places */
+    uint8_t *resident;     /* [n_expert], 1: in a slot */
+    uint8_t *guess;        /* [n_expert], 1: named by look-ahead for the run `guessed` */
+    uint32_t guessed;
+    float misses;          /* of a token lately */
+    float trust;           /* share of what look-ahead named, and was not in a slot, that was needed lately */
+    sg_expert_finds finds;
+} sg_expert_home;
+
+/* A landing area and what is in it. */
+typedef struct sg_expert_read {
+    sg_expert_home *home;  /* NULL: free */
+    uint32_t expert, slot; /* slot: that it is moved into, or SG_SLOT_NONE */
+    uint32_t due;          /* expected: the run in which it is needed */
+    bool wanted;           /* the layer that is being computed needs it */
+    uint8_t *memory;       /* 4096-byte aligned */
+    sg_fetch *piece;       /* [n_pieces of the store] */
+    uint32_t first[SG_EXPERT_SLICES + 1]; /* pieces of each slice */
+} sg_expert_read;
+
+/* What the layers of a model share. */
+typedef struct sg_expert_store {
+    sg_stream *stream;
+    sg_expert_home *homes; /* [n_homes] */
+    uint32_t n_homes, n_expert; /* most of a layer */
+    sg_expert_read *reads; /* [n_reads] */
+    uint32_t n_reads, n_pieces;
+    size_t land_bytes;     /* of an area */
+    bool no_ahead;         /* nothing is read because it is expected */
+    bool no_cache;         /* every run begins with empty slots */
+    struct {
+        uint32_t tokens;   /* single ones so far */
+        bool trial, on;
+        double seconds[2]; /* of the trial's tokens, without and with */
+    } ahead;
+    uint32_t run;          /* tokens or batches so far, from 1 */
+    sg_fetch **list;       /* [n_pieces] */
+    /* the layer that is being computed */
+    sg_expert_home *home;
+    uint32_t n_tokens;
+    uint32_t *expert;      /* [n_expert] in the order of work: those in slots, then those that are read */
+    uint32_t *slot;        /* [n_expert] of each, or SG_SLOT_NONE */
+    sg_expert_read **read; /* [n_expert] of each, NULL: in a slot, or not started */
+    const uint32_t *count; /* [n_expert of the layer] uses by tokens, NULL: one each */
+    uint32_t n, n_here;    /* all, those in slots */
+    uint32_t started;      /* position of the next that has to be read */
+    uint32_t lo, hi;       /* the present group */
+    bool more;             /* there was one */
+} sg_expert_store;
+
+/* Sizes of slots and landing from the slices; bytes of a slot in home->slot_bytes, of a landing area as returned. */
+size_t sg_expert_home_init(sg_expert_home *h);
+/* Tables, from n_homes, homes[].n_expert and cache.n_slots, n_reads, land_bytes (which sets n_pieces); a measuring carver first. Then
+ * sg_expert_store_clear, after the memory of slots and areas was set. */
+void sg_expert_store_lay_out(sg_expert_store *s, sg_carver *c);
+void sg_expert_store_clear(sg_expert_store *s);
+
+/* A run begins; single: of one token. */
+void sg_expert_begin(sg_expert_store *s, bool single);
+/* After a failed or broken run, nothing being under way any more: what was not finished is forgotten. */
+void sg_expert_recover(sg_expert_store *s);
+
+/* The layer needs experts hit[n], ascending; count[expert]: by how many of n_tokens each, NULL: one. Starts reads. */
+void sg_expert_demand(sg_expert_store *s, sg_expert_home *h, const uint32_t *hit, uint32_t n, const uint32_t *count, uint32_t n_tokens);
+/* The next group of those that are read: positions lo .. hi - 1; false: there is none. Empty when areas have to become free first. */
+bool sg_expert_group(sg_expert_store *s);
+/* Positions lo .. hi - 1 were computed with: their areas are free, further reads are started. */
+void sg_expert_done(sg_expert_store *s, uint32_t lo, uint32_t hi);
+/* All positions are done. */
+void sg_expert_end(sg_expert_store *s);
+
+/* Bytes from .. to - 1 of a slice of the expert at a position that is read, there as they lie in the file; waits. NULL: reading failed, and the run
+ * will end with an error. Any thread; *waited grows by the seconds of waiting. */
+const uint8_t *sg_expert_get(sg_expert_store *s, uint32_t position, int slice, size_t from, size_t to, double *waited);
+
+/* Whether to look ahead for a layer: not where almost everything is in slots, since asking the router costs time, too; not where too few of the
+ * experts that it names, and that would be read, are needed (a probe now and then looks whether that is still so); and not while it makes tokens
+ * slower: of every SG_EXPERT_PERIOD tokens the first SG_EXPERT_TRIAL run with and without it in turns of SG_EXPERT_TURN, the rest as it was
+ * faster. */
+#define SG_EXPERT_PERIOD 512u
+#define SG_EXPERT_TRIAL 64u
+#define SG_EXPERT_TURN 8u
+#define SG_EXPERT_PROBE 32u
+#define SG_EXPERT_TRUE 0.4f
+#define SG_EXPERT_FEW 0.05f /* missing experts of a token in a layer */
+bool sg_expert_looks_ahead(const sg_expert_store *s, const sg_expert_home *h);
+/* A run of a single token took so long. */
+void sg_expert_time(sg_expert_store *s, double seconds);
+/* Look-ahead: the layer will probably need experts named[n] in this run. Starts reads of those that are nowhere, if anything may be. */
+void sg_expert_expect(sg_expert_store *s, sg_expert_home *h, const uint32_t *named, uint32_t n);
+
+/* Where a slice of the expert in a slot lies. */
+static inline uint8_t *sg_expert_in_slot(const sg_expert_home *h, uint32_t slot, int slice) {
+    return h->arena + slot * h->slot_bytes + h->slice[slice].slot_at;
+}
+
+#endif
