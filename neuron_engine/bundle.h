@@ -69,14 +69,16 @@ typedef struct sg_cluster_place {
     uint32_t up_stride, down_stride;
 } sg_cluster_place;
 
+/* The place of a cluster of an expert, or of a dense bundle, that lies at `base` as a whole. */
+static inline sg_cluster_place sg_bundle_place_at(const sg_bundle_layout *l, const uint8_t *base, uint32_t cluster) {
+    const size_t at = cluster * l->cluster_bytes;
+    return (sg_cluster_place) { base + at, base, (uint32_t)(at + l->ups_at), (uint32_t)(at + l->downs_at), (uint32_t)l->up_stride, (uint32_t)l->down_stride };
+}
 /* The place of a cluster of a bundle that is in RAM as a whole. The clusters of an expert have one base, so that all experts together may be
  * larger than 4 GiB. */
 static inline sg_cluster_place sg_bundle_place(const sg_bundle *b, uint32_t cluster) {
     const uint32_t in_expert = b->l.n_expert ? cluster % b->l.per_expert : cluster;
-    const uint8_t *base = b->data + (cluster - in_expert) * b->l.cluster_bytes;
-    const size_t at = in_expert * b->l.cluster_bytes;
-    return (sg_cluster_place) { base + at, base, (uint32_t)(at + b->l.ups_at), (uint32_t)(at + b->l.downs_at),
-                                (uint32_t)b->l.up_stride, (uint32_t)b->l.down_stride };
+    return sg_bundle_place_at(&b->l, b->data + (cluster - in_expert) * b->l.cluster_bytes, in_expert);
 }
 
 #endif

@@ -36,6 +36,8 @@ void sg_expert_store_lay_out(sg_expert_store *s, sg_carver *c) {
         sg_neuron_cache_lay_out(&h->cache, c);
         h->resident = sg_carve(c, h->n_expert, 1);
         h->guess = sg_carve(c, h->n_expert, 1);
+        h->slot_memory = h->in_place ? sg_carve(c, h->cache.n_slots, sizeof *h->slot_memory) : NULL;
+        h->at = h->in_place ? sg_carve(c, h->n_expert, sizeof *h->at) : NULL;
     }
     s->reads = sg_carve(c, s->n_reads, sizeof *s->reads);
     sg_fetch *pieces = sg_carve(c, (size_t)s->n_reads * s->n_pieces, sizeof *pieces);
@@ -43,6 +45,7 @@ void sg_expert_store_lay_out(sg_expert_store *s, sg_carver *c) {
     s->list = sg_carve(c, s->n_pieces, sizeof *s->list);
     s->expert = sg_carve(c, s->n_expert, sizeof *s->expert);
     s->slot = sg_carve(c, s->n_expert, sizeof *s->slot);
+    s->index = sg_carve(c, s->n_expert, sizeof *s->index);
     s->read = sg_carve(c, s->n_expert, sizeof *s->read);
 }
 
@@ -53,6 +56,7 @@ void sg_expert_store_clear(sg_expert_store *s) {
         sg_neuron_cache_clear(&h->cache);
         memset(h->resident, 0, h->n_expert);
         h->trust = 1;
+        for (uint32_t slot = 0; h->in_place && slot < h->cache.n_slots; slot++) h->slot_memory[slot] = h->arena + slot * h->slot_bytes;
     }
     s->home = NULL;
 }
@@ -134,11 +138,12 @@ static sg_expert_read *free_area(const sg_expert_store *s, bool for_demand) {
     return best;
 }
 
-/* For a demand, when nothing that is wanted will make room: waits until something that is not wanted is there. */
+/* For a demand: waits until something that is not wanted is there; NULL: everything is. */
 static sg_expert_read *wait_for_area(const sg_expert_store *s) {
-    for (uint32_t i = 0; i < s->n_reads; i++)
-        if (s->reads[i].wanted) return NULL;
-    sg_expert_read *r = &s->reads[0];
+    uint32_t which = 0;
+    while (which < s->n_reads && s->reads[which].wanted) which++;
+    if (which == s->n_reads) return NULL;
+    sg_expert_read *r = &s->reads[which];
     const uint32_t n = r->first[SG_EXPERT_SLICES];
     sg_stream_cancel(s->stream, r->piece, n);
     for (uint32_t i = 0; i < n; i++) sg_stream_wait(s->stream, &r->piece[i]);
@@ -191,16 +196,24 @@ static void place(sg_expert_store *s, uint32_t p) {
     h->finds.kept++;
 }
 
+static void note_place(const sg_expert_store *s, const sg_expert_read *r) {
+    if (r->home->in_place) r->home->at[r->expert] = r->memory + r->home->slice[0].offset % sg_stream_align(s->stream);
+}
+
 /* Reads for as many positions as there are areas. */
 static void start_some(sg_expert_store *s) {
     sg_expert_home *h = s->home;
     for (; s->started < s->n; s->started++) {
-        if (s->read[s->started]) continue;
+        if (s->read[s->started]) {
+            note_place(s, s->read[s->started]);
+            continue;
+        }
         sg_expert_read *r = free_area(s, true);
         if (!r) r = wait_for_area(s);
         if (!r) return;
         start(s, r, h, s->expert[s->started], false);
         s->read[s->started] = r;
+        note_place(s, r);
     }
 }
 
@@ -238,7 +251,9 @@ void sg_expert_demand(sg_expert_store *s, sg_expert_home *h, const uint32_t *hit
         if (slot == SG_SLOT_NONE) continue;
         sg_neuron_cache_use(&h->cache, slot, s->run);
         s->expert[s->n_here] = hit[i];
+        s->index[s->n_here] = i;
         s->slot[s->n_here] = slot;
+        if (h->in_place) h->at[hit[i]] = h->slot_memory[slot] + h->slice[0].offset % sg_stream_align(s->stream);
         s->read[s->n_here++] = NULL;
     }
     h->finds.slots += s->n_here;
@@ -253,6 +268,7 @@ void sg_expert_demand(sg_expert_store *s, sg_expert_home *h, const uint32_t *hit
                 claim(s, r);
             } else h->finds.missed++;
             s->expert[s->n_here + missing] = hit[i];
+            s->index[s->n_here + missing] = i;
             s->read[s->n_here + missing++] = r;
         }
     give_up(s);
@@ -273,11 +289,26 @@ bool sg_expert_group(sg_expert_store *s) {
     return true;
 }
 
+uint32_t sg_expert_together(const sg_expert_store *s, const sg_expert_home *h, const uint32_t *hit, uint32_t n) {
+    uint32_t missing = 0, i = 0;
+    for (; i < n; i++) {
+        missing += sg_neuron_cache_find(&h->cache, hit[i]) == SG_SLOT_NONE;
+        if (missing > s->n_reads) break;
+    }
+    return i;
+}
+
 void sg_expert_done(sg_expert_store *s, uint32_t lo, uint32_t hi) {
     for (uint32_t p = lo; p < hi; p++) {
-        if (!s->read[p]) continue;
-        s->read[p]->home = NULL;
-        s->read[p]->wanted = false;
+        sg_expert_read *r = s->read[p];
+        if (!r) continue;
+        if (s->home->in_place && s->slot[p] != SG_SLOT_NONE) {
+            uint8_t *free_memory = s->home->slot_memory[s->slot[p]];
+            s->home->slot_memory[s->slot[p]] = r->memory;
+            r->memory = free_memory;
+        }
+        r->home = NULL;
+        r->wanted = false;
         s->read[p] = NULL;
     }
     start_some(s);

@@ -5,6 +5,8 @@
  * expert in the file's form, in pieces, into a landing area; whoever computes with a piece moves it into the expert's slot on the way, if
  * it got one. Landing areas are shared by all layers.
  *
+ * Neuron bundles need no other form (in_place): there a landing area becomes the expert's slot, and the memory of the slot a landing area.
+ *
  * One layer at a time: sg_expert_demand starts the reads of what is missing, in the order of use; the experts in slots are the first
  * group, those that are read follow, group by group, as landing areas allow (half of them being computed with, half being filled).
  * sg_expert_expect starts reads for a layer that comes later: behind all demands, into areas that are free, and given up when they were wrong.
@@ -44,10 +46,13 @@ typedef struct sg_expert_home {
     struct sg_expert_store *store;
     sg_expert_slice slice[SG_EXPERT_SLICES];
     uint32_t n_expert;
-    uint8_t *arena;        /* slots, 64-byte aligned */
-    size_t slot_bytes;
+    bool in_place;         /* slots hold what the file holds; one slice, whose offsets are multiples of SG_STREAM_BLOCK apart */
+    uint8_t *arena;        /* slots, 64-byte aligned; in place: aligned to SG_STREAM_BLOCK, and used up, see slot_memory */
+    size_t slot_bytes;     /* in place: that of a landing area */
     sg_neuron_cache cache; /* n_slots of n_expert places */
     uint8_t *resident;     /* [n_expert], 1: in a slot */
+    uint8_t **slot_memory; /* [n_slots], in place */
+    const uint8_t **at;    /* [n_expert], in place: where an expert is, or is being read to; NULL: nowhere */
     uint8_t *guess;        /* [n_expert], 1: named by look-ahead for the run `guessed` */
     uint32_t guessed;
     float misses;          /* of a token lately */
@@ -88,6 +93,7 @@ typedef struct sg_expert_store {
     uint32_t n_tokens;
     uint32_t *expert;      /* [n_expert] in the order of work: those in slots, then those that are read */
     uint32_t *slot;        /* [n_expert] of each, or SG_SLOT_NONE */
+    uint32_t *index;       /* [n_expert] of each, its place in hit[] */
     sg_expert_read **read; /* [n_expert] of each, NULL: in a slot, or not started */
     const uint32_t *count; /* [n_expert of the layer] uses by tokens, NULL: one each */
     uint32_t n, n_here;    /* all, those in slots */
@@ -112,6 +118,9 @@ void sg_expert_recover(sg_expert_store *s);
 void sg_expert_demand(sg_expert_store *s, sg_expert_home *h, const uint32_t *hit, uint32_t n, const uint32_t *count, uint32_t n_tokens);
 /* The next group of those that are read: positions lo .. hi - 1; false: there is none. Empty when areas have to become free first. */
 bool sg_expert_group(sg_expert_store *s);
+/* How many of hit[n], from the first on, can be in RAM at the same time, at least one: for layers that need them together, which then have
+ * only one group. */
+uint32_t sg_expert_together(const sg_expert_store *s, const sg_expert_home *h, const uint32_t *hit, uint32_t n);
 /* Positions lo .. hi - 1 were computed with: their areas are free, further reads are started. */
 void sg_expert_done(sg_expert_store *s, uint32_t lo, uint32_t hi);
 /* All positions are done. */

@@ -32,6 +32,8 @@ static void lay_out_experts(sg_ffn *f, sg_carver *c, uint32_t n_expert, uint32_t
     f->entry_of = sg_carve(c, (size_t)n_expert + 1, sizeof *f->entry_of);
     f->hit = sg_carve(c, n_expert, sizeof *f->hit);
     f->n_hit = sg_carve(c, 1, sizeof *f->n_hit);
+    f->hit_lo = sg_carve(c, 1, sizeof *f->hit_lo);
+    f->hit_hi = sg_carve(c, 1, sizeof *f->hit_hi);
     f->tile.n_groups = f->x.n_groups;
     if (quantised) sg_lane_acts_lay_out(&f->tile, c, n, f->precise);
     if (floats) f->tile.x = sg_carve(c, n * f->k, sizeof(float));
@@ -163,6 +165,10 @@ void sg_ffn_run(sg_ffn *f, uint32_t unit, const sg_acts *x, const float *residua
         (by_neurons ? sg_ffn_run_neurons : sg_ffn_run_clusters)(f, &k, x, seen, residual, y, ldy, team);
         return;
     }
+    if (l->experts) {
+        sg_ffn_run_away(f, &k, seen, y, ldy, team);
+        return;
+    }
     if (b->n_expert > 0 && x->n > 1) sg_ffn_run_experts(f, &k, team);
     else run_clusters(f, &k, seen, team);
     sg_ffn_observe(f, &k, x, residual, team);
@@ -192,7 +198,7 @@ void sg_ffn_measure(sg_ffn *f) {
     for (uint32_t i = 0; i < f->n_unit && i < 4; i++) {
         const sg_bundle *b = &f->layers[i].bundle;
         const uint32_t n = b->l.per_cluster, half = b->l.n_clusters / 2 < 64 ? b->l.n_clusters / 2 : 64;
-        if (!b->l.gated || half == 0 || f->layers[i].home) return;
+        if (!b->l.gated || half == 0 || !b->data) return;
         for (uint32_t r = 0; r < n / 2; r++) rows[r] = 2 * r;
         const double t0 = now();
         for (uint32_t c = 0; c < half; c++) b->up->dot(y, ups(b, c), b->l.up_stride, rows, n / 2, &acts, 0);

@@ -24,6 +24,7 @@
 
 #include "neuron_engine/acts.h"
 #include "neuron_engine/bundle.h"
+#include "neuron_engine/expert_store.h"
 #include "neuron_engine/observe.h"
 #include "neuron_engine/predictor.h"
 #include "runtime/base/mem.h"
@@ -60,8 +61,8 @@ typedef struct sg_ffn_layer {
     const float *gate_bias;  /* [n_neurons], or [n_expert][n_neurons], by place; gated units */
     const float *up_bias;    /* the same; of an ungated unit what is added before the activation */
     const float *down_bias;  /* [k] or [n_expert][k] */
-    struct sg_ffn_home *home; /* where its parts lie when not all are in RAM (ffn_home.h), not owned; NULL: bundle.data has all.
-                               * Experts have none */
+    struct sg_ffn_home *home; /* where its parts lie when not all are in RAM (ffn_home.h), not owned; NULL: bundle.data has all */
+    sg_expert_home *experts;  /* of experts the same (expert_store.h) */
 } sg_ffn_layer;
 
 /* Whether the members agree and are in the range of 32-bit numbers and sums: up to 4 GiB of a dense unit or an expert, 2^20 neurons of a
@@ -135,6 +136,7 @@ typedef struct sg_ffn {
     uint32_t *entries;   /* [n_batch][most n_used] */
     uint32_t *entry_of;  /* [most n_expert + 1], where those of an expert begin */
     uint32_t *hit, *n_hit; /* [most n_expert] experts that somebody uses, and how many */
+    uint32_t *hit_lo, *hit_hi; /* of those, the ones that are in memory at the moment */
     sg_lane_acts tile;   /* [n_threads][SG_FFN_TILE] tokens side by side; x only when some expert's rows are floats */
     /* for layers with a home (ffn_home.h); by neurons only one token is computed, and lists are as in at[] and h[] */
     const struct sg_ffn_store *store; /* set by the owner, NULL: every layer is in RAM */
@@ -166,6 +168,10 @@ void sg_ffn_measure(sg_ffn *f);
 void sg_ffn_run(sg_ffn *f, uint32_t unit, const sg_acts *x, const float *residual, const sg_ffn_route *route, float *y, size_t ldy,
                 sg_team *team, uint32_t thread);
 
+/* Units whose experts are not all in RAM: which of them the route needs is known; starts reads. By one thread, before sg_ffn_run with the same
+ * route; a barrier in between. */
+void sg_ffn_demand(sg_ffn *f, uint32_t unit, const sg_ffn_route *route, uint32_t n);
+
 /* Counts over all units and threads so far. Between runs. */
 sg_ffn_count sg_ffn_total(const sg_ffn *f);
 
@@ -193,8 +199,12 @@ static inline uint32_t sg_ffn_cluster(const sg_ffn_task *k, uint32_t t, uint32_t
     const sg_bundle_layout *l = &k->l->bundle.l;
     return l->n_expert ? k->route->expert[sg_ffn_entry(k, t, v)] * l->per_expert + v % l->per_expert : v;
 }
+static inline sg_cluster_place sg_ffn_place_of(const sg_ffn_layer *l, uint32_t cluster) {
+    if (!l->experts) return sg_bundle_place(&l->bundle, cluster);
+    return sg_bundle_place_at(&l->bundle.l, l->experts->at[cluster / l->bundle.l.per_expert], cluster % l->bundle.l.per_expert);
+}
 static inline sg_cluster_place sg_ffn_place(const sg_ffn *f, const sg_ffn_task *k, uint32_t t, uint32_t v) {
-    return k->l->home ? f->places[v] : sg_bundle_place(&k->l->bundle, sg_ffn_cluster(k, t, v));
+    return k->l->home ? f->places[v] : sg_ffn_place_of(k->l, sg_ffn_cluster(k, t, v));
 }
 /* A cluster's part of a bias by neurons, or NULL. */
 static inline const float *sg_ffn_bias(const sg_bundle_layout *l, const float *bias, uint32_t cluster) {
@@ -235,6 +245,12 @@ void sg_ffn_finish_found(sg_ffn *f, const sg_ffn_task *k, uint32_t c);
 /* Several tokens in a unit with experts: all up to h; the index of who uses which expert is there from the first barrier on. Ends with a
  * barrier. */
 void sg_ffn_run_experts(sg_ffn *f, const sg_ffn_task *k, sg_team *team);
+/* The same for cluster c of an expert; with_gates, with_ups: which half. */
+void sg_ffn_visit(sg_ffn *f, const sg_ffn_task *k, uint32_t expert, uint32_t c, bool with_gates, bool with_ups);
+/* Experts that are not all in RAM (ffn_experts_away.c); as sg_ffn_run, called by it. */
+void sg_ffn_run_away(sg_ffn *f, const sg_ffn_task *k, const sg_acts *seen, float *y, size_t ldy, sg_team *team);
+/* Down sums of experts hit_lo .. hit_hi of those that are hit, in ascending order with barriers in between. */
+void sg_ffn_down_experts(sg_ffn *f, const sg_ffn_task *k, float *y, size_t ldy, sg_team *team);
 /* The predictor's first half for all tokens, by every thread. Returns what the second half reads besides f->z. */
 const sg_acts *sg_ffn_project(sg_ffn *f, const sg_ffn_layer *l, const sg_acts *x, const float *residual, sg_team *team, uint32_t thread);
 /* Lets the observer look, if there is one; by every thread, gates and h being there. Not at experts. */

@@ -151,6 +151,39 @@ static void down_floats(sg_ffn *f, const sg_ffn_task *k, uint32_t c0, uint32_t c
     }
 }
 
+/* The same of experts that are in memory at the moment. */
+static void down_floats_experts(sg_ffn *f, const sg_ffn_task *k, float *y, size_t ldy, sg_team *team) {
+    const sg_bundle *b = &k->l->bundle;
+    const uint32_t slices = (b->l.k + SLICE - 1) / SLICE, per = b->l.per_expert, first = f->hit[*f->hit_lo], last = f->hit[*f->hit_hi - 1];
+    uint32_t lo, hi;
+    while (sg_team_take(team, slices * k->n, 1, &lo, &hi)) {
+        for (; lo < hi; lo++) {
+            const uint32_t t = lo / slices, i0 = lo % slices * SLICE, i1 = i0 + SLICE < b->l.k ? i0 + SLICE : b->l.k;
+            float *out = y + t * ldy;
+            if (*f->hit_lo == 0) memset(out + i0, 0, (i1 - i0) * sizeof *out);
+            for (uint32_t c = 0; c < k->n_clusters; c++) {
+                const uint32_t expert = sg_ffn_cluster(k, t, c) / per, m = f->live[(size_t)t * f->ld_cluster + c];
+                const size_t from = (size_t)t * f->ld + c * b->l.per_cluster;
+                if (m > 0 && expert >= first && expert <= last)
+                    b->down->down_float(out, sg_ffn_place(f, k, t, c).base, 1, f->at + from, f->h + from, m, i0, i1);
+            }
+            if (*f->hit_hi == *f->n_hit) add_bias(k, t, out, i0, i1);
+        }
+    }
+}
+
+void sg_ffn_down_experts(sg_ffn *f, const sg_ffn_task *k, float *y, size_t ldy, sg_team *team) {
+    const sg_bundle *b = &k->l->bundle;
+    const uint32_t group = 1 + (uint32_t)(GROUP_BYTES / (b->l.per_cluster * b->l.down_row));
+    uint32_t lo, hi;
+    if (!b->down->quantised) {
+        down_floats_experts(f, k, y, ldy, team);
+        return;
+    }
+    while (sg_team_take(team, k->n, TOKENS_LEAST, &lo, &hi))
+        for (uint32_t i = *f->hit_lo; i < *f->hit_hi; i++) down_expert(f, k, f->hit[i], lo, hi, group);
+}
+
 void sg_ffn_down_begin(sg_ffn *f, const sg_ffn_task *k, sg_team *team) {
     if (!k->l->bundle.down->quantised) return;
     if (k->n == 1) {

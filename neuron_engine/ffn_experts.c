@@ -40,7 +40,7 @@ static void gates(sg_ffn *f, const sg_ffn_task *k, const sg_ffn_some *some, uint
     const sg_bundle *b = &k->l->bundle;
     const uint32_t cluster = expert * b->l.per_expert + c, n = sg_bundle_neurons(&b->l, cluster);
     float *all = f->up + (size_t)k->thread * f->n_batch * SG_CLUSTER_MAX; /* not needed yet */
-    sg_lane_dot_tokens(b->gate, all, SG_CLUSTER_MAX, sg_bundle_place(b, cluster).gates, b->l.gate_row, n, &some->acts);
+    sg_lane_dot_tokens(b->gate, all, SG_CLUSTER_MAX, sg_ffn_place_of(k->l, cluster).gates, b->l.gate_row, n, &some->acts);
     for (uint32_t i = 0; i < some->n; i++) {
         uint32_t v, t = sg_ffn_some_at(k, some, i, c, &v);
         float *g = f->gate + (size_t)t * f->ld + v * b->l.per_cluster;
@@ -51,24 +51,26 @@ static void gates(sg_ffn *f, const sg_ffn_task *k, const sg_ffn_some *some, uint
     sg_ffn_counts(f, k)->gates += (uint64_t)n * some->n;
 }
 
-/* All clusters that somebody uses, for all who do; with_gates, with_ups: which half. */
+void sg_ffn_visit(sg_ffn *f, const sg_ffn_task *k, uint32_t expert, uint32_t c, bool with_gates, bool with_ups) {
+    const uint32_t end = f->entry_of[expert + 1];
+    for (uint32_t from = f->entry_of[expert]; from < end; from += SG_FFN_TILE) {
+        sg_ffn_some some = { .entry = f->entries + from, .n = end - from < SG_FFN_TILE ? end - from : SG_FFN_TILE };
+        gather(f, k, &some);
+        if (with_gates) gates(f, k, &some, expert, c);
+        for (uint32_t i = 0; with_ups && i < some.n; i++) {
+            uint32_t v, t = sg_ffn_some_at(k, &some, i, c, &v);
+            sg_ffn_choose(f, k, t, v);
+        }
+        if (with_ups) sg_ffn_ups_of(f, k, &some, c);
+    }
+}
+
+/* All clusters that somebody uses, for all who do. */
 static void visit(sg_ffn *f, const sg_ffn_task *k, bool with_gates, bool with_ups, sg_team *team) {
     const uint32_t per = k->l->bundle.l.per_expert;
     uint32_t lo, hi;
     while (sg_team_take(team, *f->n_hit * per, 1, &lo, &hi))
-        for (; lo < hi; lo++) {
-            const uint32_t expert = f->hit[lo / per], c = lo % per, end = f->entry_of[expert + 1];
-            for (uint32_t from = f->entry_of[expert]; from < end; from += SG_FFN_TILE) {
-                sg_ffn_some some = { .entry = f->entries + from, .n = end - from < SG_FFN_TILE ? end - from : SG_FFN_TILE };
-                gather(f, k, &some);
-                if (with_gates) gates(f, k, &some, expert, c);
-                for (uint32_t i = 0; with_ups && i < some.n; i++) {
-                    uint32_t v, t = sg_ffn_some_at(k, &some, i, c, &v);
-                    sg_ffn_choose(f, k, t, v);
-                }
-                if (with_ups) sg_ffn_ups_of(f, k, &some, c);
-            }
-        }
+        for (; lo < hi; lo++) sg_ffn_visit(f, k, f->hit[lo / per], lo % per, with_gates, with_ups);
     sg_team_barrier(team);
 }
 

@@ -33,7 +33,9 @@ void sg_exec_route(const sg_exec_turn *r, const sg_step *s, uint32_t thread, uin
     if (!home) return;
     sg_team_barrier(e->team);
     const sg_ffn_route rt = route(e);
-    if (thread == 0) sg_experts_demand(&e->experts, home, &rt, r->n);
+    if (thread != 0) return;
+    if (home->in_place) sg_ffn_demand(&e->ffn, e->m.weights->units[s->layer].main, &rt, r->n);
+    else sg_experts_demand(&e->experts, home, &rt, r->n);
 }
 
 /* What the next layer's router would say of this layer's stream. */

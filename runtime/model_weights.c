@@ -108,8 +108,10 @@ static void describe_need(const sg_model *m, const sg_loader *l, const sg_sessio
         if (!sg_streaming_expert_home(&m->weights, l, i, &h, &land)) continue;
         n->n_expert_layer++;
         n->expert_slots += h.slot_bytes;
+        n->experts_together = n->experts_together || h.in_place;
         if (land > n->expert_land) n->expert_land = land;
     }
+    if (n->experts_together) n->expert_slots = n->n_expert_layer * n->expert_land;
     n->n_expert = n->n_expert_layer > 0 ? m->desc.hp.n_expert : 0;
     n->n_expert_used = m->desc.hp.n_expert_used;
     n->matrices = matrices;
@@ -171,7 +173,7 @@ static void report(const sg_model *m, const sg_residency *r, uint64_t budget, bo
                 MIB(r->away_bytes), chosen ? "the available memory" : "a budget", MIB(budget));
     if (r->n_expert_reads > 0)
         sg_log_line(log, SG_LOG_INFO, "of each layer %u of %u experts are in memory", r->n_expert_slots, m->desc.hp.n_expert);
-    if (m->weights.n_units > 0)
+    if (r->n_gates + r->n_slots > 0)
         sg_log_line(log, SG_LOG_INFO, "of each layer %u gate parts and %u whole clusters of %u are in memory, and %u neurons", r->n_gates,
                     r->n_hot, m->weights.ffn[0].bundle.l.n_clusters, r->n_slots);
 }

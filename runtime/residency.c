@@ -91,12 +91,15 @@ static uint64_t expert_read_cost(const sg_residency_need *n) {
     return n->expert_land + (n->expert_land / SG_EXPERT_PIECE + 2 * SG_EXPERT_SLICES) * (sizeof(sg_fetch) + sizeof(sg_fetch *)) + sizeof(sg_expert_read);
 }
 
+static uint64_t reads_least(const sg_residency_need *n) { return n->experts_together && n->n_expert_used > READS_LEAST ? n->n_expert_used : READS_LEAST; }
+
 /* More landing areas, and slots with what is left. */
 static uint64_t place_experts(const sg_residency_need *n, uint64_t room, sg_residency *r) {
     if (n->n_expert_layer == 0) return 0;
-    const uint64_t good = least(READS_GOOD * n->n_expert_used, n->n_expert), more = good > READS_LEAST ? good - READS_LEAST : 0;
+    const uint64_t at_least = reads_least(n), wish = n->experts_together ? n->n_expert : READS_GOOD * n->n_expert_used;
+    const uint64_t good = least(wish, n->n_expert), more = good > at_least ? good - at_least : 0;
     const uint64_t reads = least(more, room / 8 / expert_read_cost(n));
-    r->n_expert_reads = READS_LEAST + (uint32_t)reads;
+    r->n_expert_reads = (uint32_t)(at_least + reads);
     r->n_expert_slots = (uint32_t)least(n->n_expert, (room - reads * expert_read_cost(n)) / expert_slot_cost(n));
     return reads * expert_read_cost(n) + r->n_expert_slots * expert_slot_cost(n);
 }
@@ -123,7 +126,7 @@ sg_status sg_residency_decide(const sg_residency_need *n, sg_residency *r, sg_er
     r->overhead = TABLES + sg_belt_overhead() + r->n_fetches * (sizeof(sg_fetch) + 16) + n->n_layer * (s.neurons * 5 + 4096) +
                   n->n_expert_layer * (n->n_expert * EXPERT_TABLES + sizeof(sg_expert_home));
     const uint64_t slots = n->by_neurons ? least(SLOTS_LEAST, s.neurons) * slot_cost(n) : 0, kept = n->keep_predictors ? n->predictors : 0;
-    const uint64_t landing = n->n_expert_layer > 0 ? READS_LEAST * expert_read_cost(n) : 0;
+    const uint64_t landing = n->n_expert_layer > 0 ? reads_least(n) * expert_read_cost(n) : 0;
     const uint64_t parts = fixed + r->overhead + r->ring + slots + kept + landing;
     r->floor = parts;
     r->floor = least(r->floor, r->used); /* a small model may need less as a whole than in parts */

@@ -32,6 +32,7 @@ typedef struct sg_residency_need {
     uint32_t n_expert_layer, n_expert, n_expert_used; /* n_expert_layer 0: none */
     uint64_t expert_slots; /* one slot in each layer */
     uint64_t expert_land;  /* a landing area */
+    bool experts_together; /* those that a token uses of a layer have to be in RAM at the same time */
 } sg_residency_need;
 
 typedef struct sg_residency {

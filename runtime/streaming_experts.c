@@ -11,10 +11,27 @@ static const sg_load_job *job_of(const sg_loader *l, const sg_weight *w) {
     return NULL;
 }
 
+static bool bundle_home(const sg_weights *w, const sg_loader *l, uint32_t unit, sg_expert_home *h) {
+    const sg_bundle_layout *lay = &w->ffn[unit].bundle.l;
+    const size_t bytes = lay->per_expert * lay->cluster_bytes;
+    for (size_t i = 0; i < l->n_jobs && h->n_expert == 0; i++) {
+        const sg_load_job *j = &l->jobs[i];
+        if (j->part != SG_LOAD_EXPERTS || j->raw != &w->ffn[unit].bundle.data) continue;
+        *h = (sg_expert_home) { .n_expert = lay->n_expert, .in_place = true };
+        h->slice[0] = (sg_expert_slice) { .offset = j->info->offset, .apart = bytes, .bytes = bytes, .file = j->info->file };
+    }
+    return h->n_expert > 0;
+}
+
 bool sg_streaming_expert_home(const sg_weights *w, const sg_loader *l, uint32_t layer, sg_expert_home *h, size_t *land_bytes) {
     static const sg_layer_slot slots[SG_EXPERT_SLICES] = { [SG_EXPERT_GATE] = SG_L_GATE_EXPS, [SG_EXPERT_UP] = SG_L_UP_EXPS,
                                                            [SG_EXPERT_DOWN] = SG_L_DOWN_EXPS };
     *h = (sg_expert_home) { 0 };
+    if (w->n_units > 0 && w->units[layer].main != SG_NO_UNIT && bundle_home(w, l, w->units[layer].main, h)) {
+        *land_bytes = sg_expert_home_init(h);
+        h->slot_bytes = *land_bytes;
+        return true;
+    }
     for (int i = 0; i < SG_EXPERT_SLICES; i++) {
         const sg_weight *weight = &w->layers[layer][slots[i]];
         const sg_load_job *j = weight->m.kernel ? job_of(l, weight) : NULL;
@@ -32,6 +49,7 @@ bool sg_streaming_expert_home(const sg_weights *w, const sg_loader *l, uint32_t 
 static size_t lay_out_slots(sg_expert_store *x, uint8_t *base) {
     size_t used = 0;
     for (uint32_t i = 0; i < x->n_homes; i++) {
+        used = (used + SG_STREAM_BLOCK - 1) / SG_STREAM_BLOCK * SG_STREAM_BLOCK;
         if (base) x->homes[i].arena = base + used;
         used += x->homes[i].cache.n_slots * x->homes[i].slot_bytes;
     }
@@ -72,8 +90,11 @@ sg_status sg_streaming_make_experts(sg_streaming *s, const sg_residency *r, sg_w
         home.cache.n_slots = r->n_expert_slots < home.n_expert ? r->n_expert_slots : home.n_expert;
         if (land > x->land_bytes) x->land_bytes = land;
         w->experts[i] = &x->homes[x->n_homes];
+        if (home.in_place) w->ffn[w->units[i].main].experts = w->experts[i];
         x->homes[x->n_homes++] = home;
     }
+    for (uint32_t i = 0; i < x->n_homes; i++)
+        if (x->homes[i].in_place) x->homes[i].slot_bytes = x->land_bytes; /* memory of slots and areas changes places */
     SG_TRY(make_tables(s, x, err));
     SG_TRY(make_memory(s, x, err));
     sg_expert_store_clear(x);

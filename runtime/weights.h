@@ -47,7 +47,7 @@ typedef struct sg_weights_options {
 
 /* The description of a unit's bundles. */
 const sg_bundle_desc *sg_unit_bundle(const sg_weights *w, const sg_model_desc *d, uint32_t unit);
-/* Units that need not be in RAM: all but routed experts. */
+/* Units that have a home for their neurons when they are not in RAM: all but routed experts. */
 static inline bool sg_unit_streams(const sg_weights *w, uint32_t unit) { return w->ffn[unit].bundle.l.n_expert == 0; }
 
 /* Reads and packs every tensor that is not marked as away. w was begun by sg_loader_init (weights_private.h) and is the caller's to

@@ -102,7 +102,7 @@ static sg_status bundle(sg_loader *l, const sg_model_desc *d, uint32_t layer, bo
     out->bundle.up = l->kernels->neuron[lay->up_type];
     out->bundle.down = l->kernels->neuron[lay->down_type];
     out->fat_threshold = d->ffn_threshold ? d->ffn_threshold[layer] : 0;
-    add_raw(l, lay->n_expert ? SG_LOAD_FIXED : SG_LOAD_BUNDLE, b->clusters, &out->bundle.data);
+    add_raw(l, lay->n_expert ? SG_LOAD_EXPERTS : SG_LOAD_BUNDLE, b->clusters, &out->bundle.data);
     return SG_OK;
 }
 
