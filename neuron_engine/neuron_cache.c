@@ -43,7 +43,7 @@ static uint32_t coldest(sg_neuron_cache *c, uint32_t run) {
 }
 
 /* The coldest of all that may go, of equals the one used longest ago, then the first. An empty one before any other. */
-static uint32_t coldest_of_all(const sg_neuron_cache *c, uint32_t run) {
+uint32_t sg_neuron_cache_coldest(const sg_neuron_cache *c, uint32_t run) {
     uint32_t best = SG_SLOT_NONE, heat = 256;
     for (uint32_t slot = 0; slot < c->n_slots; slot++) {
         if (!may_go(c, slot, run)) continue;
@@ -57,7 +57,7 @@ static uint32_t coldest_of_all(const sg_neuron_cache *c, uint32_t run) {
 }
 
 uint32_t sg_neuron_cache_take(sg_neuron_cache *c, uint32_t place, uint32_t run, bool sure) {
-    const uint32_t slot = c->free_from < c->n_slots ? c->free_from++ : c->exact ? coldest_of_all(c, run) : coldest(c, run);
+    const uint32_t slot = c->free_from < c->n_slots ? c->free_from++ : c->exact ? sg_neuron_cache_coldest(c, run) : coldest(c, run);
     if (slot == SG_SLOT_NONE) {
         if (c->exact && sure) sg_neuron_cache_warm(c, place);
         return SG_SLOT_NONE;

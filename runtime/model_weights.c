@@ -11,6 +11,9 @@
 #define DEFAULT_CTX 4096u
 #define DEFAULT_BATCH 128u
 #define DEFAULT_COPIES 2u
+/* Batches where experts are read while computing, if their buffers take no more than this part of the budget. */
+#define EXPERT_BATCH 512u
+#define EXPERT_BATCH_PART 16u
 /* Without a budget from the caller: what is left to others, a part of what is available and at least so much. */
 #define RESERVE_PART 16u
 #define RESERVE_LEAST ((uint64_t)64 << 20)
@@ -66,9 +69,17 @@ static sg_status session_need(const sg_model *m, const sg_session_options *o, bo
     return SG_OK;
 }
 
-/* Smaller defaults where the budget is small; what the caller asked for stays. */
-static sg_status shrink(sg_model *m, const sg_session_options *o, uint64_t ram, const sg_log *log, sg_error *err) {
+/* Smaller defaults where the budget is small; what the caller asked for stays. Where experts come from the file, a prompt is read in larger batches:
+ * each reads almost every expert once. */
+static sg_status shrink(sg_model *m, const sg_session_options *o, uint64_t ram, bool experts, const sg_log *log, sg_error *err) {
     uint64_t kv, buffers;
+    if (experts && !o->n_batch) {
+        m->n_batch = EXPERT_BATCH;
+        for (; m->n_batch > DEFAULT_BATCH; m->n_batch /= 2) {
+            SG_TRY(session_need(m, o, true, &kv, &buffers, err));
+            if (buffers <= ram / EXPERT_BATCH_PART) break;
+        }
+    }
     for (;;) {
         SG_TRY(session_need(m, o, true, &kv, &buffers, err));
         if (kv + buffers <= ram / SESSION_PART) break;
@@ -156,7 +167,7 @@ static sg_status decide(sg_model *m, sg_loader *l, const sg_session_options *so,
         if (s == SG_OK) s = sg_residency_decide(&need, r, err);
         if (r->streams) {
             sg_residency_finish(r);
-            s = shrink(m, so, budget, log, err);
+            s = shrink(m, so, budget, need.n_expert_layer > 0, log, err);
             if (s == SG_OK) s = session_need(m, so, true, &need.kv, &need.buffers, err);
             if (s == SG_OK) s = sg_residency_decide(&need, r, err);
         }

@@ -1,0 +1,52 @@
+/* Experts that will probably be needed. */
+#include <string.h>
+
+#include "neuron_engine/expert_store_private.h"
+
+/* How fast home->trust follows. */
+#define TRUST_KEEP 0.96875f
+
+/* With and without look-ahead in turns for some tokens, then as it was faster. */
+void sg_expert_judge_ahead(sg_expert_store *s) {
+    const uint32_t at = s->ahead.tokens++ % SG_EXPERT_PERIOD;
+    if (at == 0) memset(s->ahead.seconds, 0, sizeof s->ahead.seconds);
+    s->ahead.trial = at < SG_EXPERT_TRIAL;
+    if (s->ahead.trial) s->ahead.on = at / SG_EXPERT_TURN % 2 == 0;
+    else if (at == SG_EXPERT_TRIAL) s->ahead.on = s->ahead.seconds[1] <= s->ahead.seconds[0];
+}
+
+void sg_expert_time(sg_expert_store *s, double seconds) {
+    if (s->ahead.trial) s->ahead.seconds[s->ahead.on] += seconds;
+}
+
+/* How many of the experts that were named and not in slots are needed. */
+void sg_expert_judge_guess(sg_expert_store *s, const uint32_t *hit, uint32_t n) {
+    sg_expert_home *h = s->home;
+    uint32_t named = 0, right = 0;
+    if (h->guessed != s->run) return;
+    for (uint32_t e = 0; e < h->n_expert; e++) named += h->guess[e] && sg_neuron_cache_find(&h->cache, e) == SG_SLOT_NONE;
+    for (uint32_t i = 0; i < n; i++) {
+        h->finds.right += h->guess[hit[i]];
+        right += h->guess[hit[i]] && sg_neuron_cache_find(&h->cache, hit[i]) == SG_SLOT_NONE;
+    }
+    for (uint32_t i = 0; i < named; i++) h->trust = h->trust * TRUST_KEEP + (i < right ? 1 - TRUST_KEEP : 0);
+}
+
+bool sg_expert_looks_ahead(const sg_expert_store *s, const sg_expert_home *h) {
+    const bool trusted = h->trust > SG_EXPERT_TRUE || s->run % SG_EXPERT_PROBE == 0;
+    return !s->no_ahead && s->ahead.on && h->misses > SG_EXPERT_FEW && trusted;
+}
+
+void sg_expert_expect(sg_expert_store *s, sg_expert_home *h, const uint32_t *named, uint32_t n) {
+    memset(h->guess, 0, h->n_expert);
+    h->guessed = s->run;
+    h->finds.guessed += n;
+    for (uint32_t i = 0; i < n; i++) {
+        h->guess[named[i]] = 1;
+        if (sg_neuron_cache_find(&h->cache, named[i]) != SG_SLOT_NONE || sg_expert_find(s, h, named[i])) continue;
+        sg_expert_read *r = s->started < s->n ? NULL : sg_expert_free_area(s, false);
+        if (!r) continue;
+        sg_expert_start(s, r, h, named[i], true);
+        h->finds.expected++;
+    }
+}
