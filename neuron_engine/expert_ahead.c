@@ -34,19 +34,32 @@ void sg_expert_judge_guess(sg_expert_store *s, const uint32_t *hit, uint32_t n) 
 
 bool sg_expert_looks_ahead(const sg_expert_store *s, const sg_expert_home *h) {
     const bool trusted = h->trust > SG_EXPERT_TRUE || s->run % SG_EXPERT_PROBE == 0;
-    return !s->no_ahead && s->ahead.on && h->misses > SG_EXPERT_FEW && trusted;
+    return !s->no_ahead && (s->ahead.on || !s->single) && h->misses > SG_EXPERT_FEW && trusted;
+}
+
+void sg_expert_start_named(sg_expert_store *s) {
+    sg_expert_home *h = s->next;
+    if (!h || s->started < s->n) return;
+    for (; s->named_at < s->n_named; s->named_at++) {
+        const uint32_t expert = s->named[s->named_at];
+        if (sg_neuron_cache_find(&h->cache, expert) != SG_SLOT_NONE || sg_expert_find(s, h, expert)) continue;
+        sg_expert_read *r = sg_expert_free_area(s, false);
+        if (!r) return;
+        sg_expert_start(s, r, h, expert, true);
+        h->finds.expected++;
+    }
 }
 
 void sg_expert_expect(sg_expert_store *s, sg_expert_home *h, const uint32_t *named, uint32_t n) {
     memset(h->guess, 0, h->n_expert);
     h->guessed = s->run;
     h->finds.guessed += n;
+    s->next = h;
+    s->n_named = n;
+    s->named_at = 0;
     for (uint32_t i = 0; i < n; i++) {
         h->guess[named[i]] = 1;
-        if (sg_neuron_cache_find(&h->cache, named[i]) != SG_SLOT_NONE || sg_expert_find(s, h, named[i])) continue;
-        sg_expert_read *r = s->started < s->n ? NULL : sg_expert_free_area(s, false);
-        if (!r) continue;
-        sg_expert_start(s, r, h, named[i], true);
-        h->finds.expected++;
+        s->named[i] = named[i];
     }
+    sg_expert_start_named(s);
 }

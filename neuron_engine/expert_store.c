@@ -44,6 +44,7 @@ void sg_expert_store_lay_out(sg_expert_store *s, sg_carver *c) {
     s->expert = sg_carve(c, s->n_expert, sizeof *s->expert);
     s->slot = sg_carve(c, s->n_expert, sizeof *s->slot);
     s->index = sg_carve(c, s->n_expert, sizeof *s->index);
+    s->named = sg_carve(c, s->n_expert, sizeof *s->named);
     s->read = sg_carve(c, s->n_expert, sizeof *s->read);
 }
 
@@ -53,7 +54,7 @@ void sg_expert_store_clear(sg_expert_store *s) {
         h->store = s;
         sg_neuron_cache_clear(&h->cache);
         memset(h->resident, 0, h->n_expert);
-        h->trust = 1;
+        h->trust = h->misses = 1;
         for (uint32_t slot = 0; h->in_place && slot < h->cache.n_slots; slot++) h->slot_memory[slot] = h->arena + slot * h->slot_bytes;
     }
     s->home = NULL;

@@ -86,6 +86,7 @@ typedef struct sg_expert_store {
         bool trial, on;
         double seconds[2]; /* of the trial's tokens, without and with */
     } ahead;
+    bool single;           /* the run is of one token */
     uint32_t run;          /* tokens or batches so far, from 1 */
     sg_fetch **list;       /* [n_pieces] */
     /* the layer that is being computed */
@@ -95,6 +96,8 @@ typedef struct sg_expert_store {
     uint32_t *slot;        /* [n_expert] of each, or SG_SLOT_NONE */
     uint32_t *index;       /* [n_expert] of each, its place in hit[] */
     sg_expert_read **read; /* [n_expert] of each, NULL: in a slot, or not started */
+    sg_expert_home *next;  /* look-ahead: named for this one, in the order of the reads; NULL: nothing */
+    uint32_t *named, n_named, named_at; /* [n_expert], all, those that were looked at */
     const uint32_t *count; /* [n_expert of the layer] uses by tokens, NULL: one each */
     uint32_t n, n_here;    /* all, those in slots */
     uint32_t started;      /* position of the next that has to be read */
@@ -132,7 +135,7 @@ const uint8_t *sg_expert_get(sg_expert_store *s, uint32_t position, int slice, s
 
 /* Whether to look ahead for a layer: not where almost everything is in slots, since asking the router costs time, too; not where too few of the
  * experts that it names, and that would be read, are needed (a probe now and then looks whether that is still so); and not while it makes tokens
- * slower: of every SG_EXPERT_PERIOD tokens the first SG_EXPERT_TRIAL run with and without it in turns of SG_EXPERT_TURN, the rest as it was
+ * slower: of every SG_EXPERT_PERIOD single tokens the first SG_EXPERT_TRIAL run with and without it in turns of SG_EXPERT_TURN, the rest as it was
  * faster. */
 #define SG_EXPERT_PERIOD 512u
 #define SG_EXPERT_TRIAL 64u
@@ -143,7 +146,8 @@ const uint8_t *sg_expert_get(sg_expert_store *s, uint32_t position, int slice, s
 bool sg_expert_looks_ahead(const sg_expert_store *s, const sg_expert_home *h);
 /* A run of a single token took so long. */
 void sg_expert_time(sg_expert_store *s, double seconds);
-/* Look-ahead: the layer will probably need experts named[n] in this run. Starts reads of those that are nowhere, if anything may be. */
+/* Look-ahead: the layer will probably need experts named[n] in this run, the surest first. Starts reads of those that are nowhere, now and as areas
+ * become free. */
 void sg_expert_expect(sg_expert_store *s, sg_expert_home *h, const uint32_t *named, uint32_t n);
 
 /* Where a slice of the expert in a slot lies. */

@@ -38,6 +38,9 @@ typedef struct sg_exec_options {
     const float *ahead_cut; /* [n_layer], scores above which a neuron is read before it is known to be needed; NULL: none is */
 } sg_exec_options;
 
+/* Of a batch so many tokens are asked for what experts the next layer will need. */
+#define SG_EXPECT_TOKENS 16u
+
 typedef struct sg_exec {
     sg_exec_model m;
     sg_attention *att;             /* [n_layer], owned */
@@ -64,9 +67,9 @@ typedef struct sg_exec {
     uint8_t *scratch;              /* [threads][scratch_bytes], packed rows of an item */
     size_t scratch_bytes;
     uint8_t *rows;                 /* rows of the embedding table on their way */
-    sg_acts ahead;                 /* of one token, input of SG_OP_AHEAD and SG_OP_EXPECT */
-    float *expect_scores, *expect_weight; /* [n_expert], [n_expert_used], of SG_OP_EXPECT */
-    uint32_t *expect_expert;       /* [n_expert_used] */
+    sg_acts ahead;                 /* [SG_EXPECT_TOKENS], input of SG_OP_EXPECT, and of SG_OP_AHEAD, of one token */
+    float *expect_scores, *expect_weight; /* [SG_EXPECT_TOKENS][n_expert], [n_expert_used], of SG_OP_EXPECT */
+    uint32_t *expect_expert, *expect_uses; /* [n_expert] in the order of their uses, and how many */
     const float *ahead_cut;
     sg_waited *waited;             /* [threads] */
 } sg_exec;

@@ -1,6 +1,8 @@
 /* Steps of feed-forward blocks. */
 #include "runtime/exec_private.h"
 
+#include <string.h>
+
 #include "neuron_engine/act.h"
 
 /* By pieces of tokens, which fit the 8-bit blocks. */
@@ -38,24 +40,39 @@ void sg_exec_route(const sg_exec_turn *r, const sg_step *s, uint32_t thread, uin
     else sg_experts_demand(&e->experts, home, &rt, r->n);
 }
 
-/* What the next layer's router would say of this layer's stream. */
+/* The experts that the routes of n tokens name, those that most of them name first; from scores. Returns how many. */
+static uint32_t name_experts(sg_exec *e, const sg_step *s, uint32_t n) {
+    const uint32_t n_expert = e->router.n_expert, n_used = e->router.n_used;
+    uint32_t *named = e->expect_expert, *route = named + n_expert, *uses = e->expect_uses, found = 0;
+    memset(uses, 0, n_expert * sizeof *uses);
+    for (uint32_t t = 0; t < n; t++) {
+        sg_route(&e->router, &e->m.kernels->vec, e->expect_scores + (size_t)t * n_expert, s->select_bias, route, e->expect_weight, e->route_scratch);
+        for (uint32_t i = 0; i < n_used; i++) uses[route[i]]++;
+    }
+    for (uint32_t level = n; level > 0; level--)
+        for (uint32_t i = 0; i < n_expert; i++)
+            if (uses[i] == level) named[found++] = i;
+    return found;
+}
+
+/* What the next layer's router would say of this layer's stream, for some tokens of a batch. */
 void sg_exec_expect(const sg_exec_turn *r, const sg_step *s, uint32_t thread) {
     sg_exec *e = r->e;
     sg_expert_home *home = home_of(e, s->layer);
-    if (r->n != 1 || !sg_expert_looks_ahead(home->store, home)) return;
-    const sg_vec_fns *vec = &e->m.kernels->vec;
+    if (!sg_expert_looks_ahead(home->store, home)) return;
+    const uint32_t n = r->n < SG_EXPECT_TOKENS ? r->n : SG_EXPECT_TOKENS, threads = sg_team_size(e->team);
     sg_acts a = e->ahead;
-    if (thread == 0) {
-        sg_exec_norm(e, (float *)(uintptr_t)a.x, sg_exec_row(e, SG_BUF_X, 0), s->norm, s->norm_bias, e->m.hp->n_embd);
-        if (s->w->m.kernel->acts_q8) vec->quantize_acts(&a, 0);
+    a.n = n;
+    for (uint32_t t = thread; t < n; t += threads) {
+        const uint32_t from = (uint32_t)((uint64_t)t * r->n / n);
+        sg_exec_norm(e, sg_exec_acts_row(&a, t), sg_exec_row(e, SG_BUF_X, from), s->norm, s->norm_bias, e->m.hp->n_embd);
+        if (s->w->m.kernel->acts_q8) e->m.kernels->vec.quantize_acts(&a, t);
     }
     sg_team_barrier(e->team);
     uint32_t lo, hi;
     while (sg_team_take(e->team, sg_matrix_clusters(&s->w->m), 1, &lo, &hi)) sg_matrix_mul(&s->w->m, s->bias, &a, e->expect_scores, e->router.n_expert, lo, hi);
     sg_team_barrier(e->team);
-    if (thread != 0) return;
-    sg_route(&e->router, vec, e->expect_scores, s->select_bias, e->expect_expert, e->expect_weight, e->route_scratch);
-    sg_expert_expect(home->store, home, e->expect_expert, e->router.n_used);
+    if (thread == 0) sg_expert_expect(home->store, home, e->expect_expert, name_experts(e, s, n));
 }
 
 void sg_exec_experts(const sg_exec_turn *r, const sg_step *s, uint32_t thread) {

@@ -20,15 +20,17 @@ static void lay_out_away(sg_exec *e, sg_carver *c) {
         }
     e->scratch = sg_carve(c, threads, e->scratch_bytes);
     e->waited = sg_carve(c, threads, sizeof *e->waited);
-    float *x = sg_carve(c, k, sizeof *x);
-    sg_acts_lay_out(&e->ahead, c, 1, k, false, false);
+    const uint32_t guesses = e->m.hp->n_expert > 0 && e->n_batch > 1 ? SG_EXPECT_TOKENS : 1;
+    float *x = sg_carve(c, (size_t)guesses * k, sizeof *x);
+    sg_acts_lay_out(&e->ahead, c, guesses, k, false, false);
     e->ahead.x = x;
     const size_t row_room = sg_belt_room((size_t)sg_dtype_bytes(sg_dtype_get(table->kernel->type), table->k));
     uint8_t *rows = sg_carve(c, SG_ROWS_AT_ONCE * row_room + SG_STREAM_BLOCK, 1);
     if (rows) e->rows = (uint8_t *)(((uintptr_t)rows + SG_STREAM_BLOCK - 1) / SG_STREAM_BLOCK * SG_STREAM_BLOCK);
-    e->expect_scores = sg_carve(c, e->m.hp->n_expert, sizeof *e->expect_scores);
+    e->expect_scores = sg_carve(c, (size_t)guesses * e->m.hp->n_expert, sizeof *e->expect_scores);
     e->expect_weight = sg_carve(c, e->m.hp->n_expert_used, sizeof *e->expect_weight);
-    e->expect_expert = sg_carve(c, e->m.hp->n_expert_used, sizeof *e->expect_expert);
+    e->expect_expert = sg_carve(c, e->m.hp->n_expert + e->m.hp->n_expert_used, sizeof *e->expect_expert);
+    e->expect_uses = sg_carve(c, e->m.hp->n_expert, sizeof *e->expect_uses);
     e->ffn.waited = e->experts.waited = e->waited;
     e->ffn.store = &e->m.streaming->store;
     for (uint32_t i = 0; i < e->m.weights->n_units; i++) {
