@@ -19,7 +19,7 @@ void sg_neuron_cache_clear(sg_neuron_cache *c) {
 }
 
 void sg_neuron_cache_begin(sg_neuron_cache *c) {
-    if (++c->runs < SG_HEAT_TOKENS) return;
+    if (++c->runs < (c->halve_after > 0 ? c->halve_after : SG_HEAT_TOKENS)) return;
     c->runs = 0;
     for (uint32_t i = 0; i < c->n_places; i++) c->heat[i] /= 2;
 }
@@ -42,9 +42,26 @@ static uint32_t coldest(sg_neuron_cache *c, uint32_t run) {
     return best;
 }
 
+/* The coldest of all that may go, of equals the one used longest ago, then the first. An empty one before any other. */
+static uint32_t coldest_of_all(const sg_neuron_cache *c, uint32_t run) {
+    uint32_t best = SG_SLOT_NONE, heat = 256;
+    for (uint32_t slot = 0; slot < c->n_slots; slot++) {
+        if (!may_go(c, slot, run)) continue;
+        if (c->place_of[slot] == SG_SLOT_NONE) return slot;
+        const uint32_t h = c->heat[c->place_of[slot]];
+        if (h > heat || (h == heat && c->used[slot] >= c->used[best])) continue;
+        heat = h;
+        best = slot;
+    }
+    return best;
+}
+
 uint32_t sg_neuron_cache_take(sg_neuron_cache *c, uint32_t place, uint32_t run, bool sure) {
-    const uint32_t slot = c->free_from < c->n_slots ? c->free_from++ : coldest(c, run);
-    if (slot == SG_SLOT_NONE) return SG_SLOT_NONE;
+    const uint32_t slot = c->free_from < c->n_slots ? c->free_from++ : c->exact ? coldest_of_all(c, run) : coldest(c, run);
+    if (slot == SG_SLOT_NONE) {
+        if (c->exact && sure) sg_neuron_cache_warm(c, place);
+        return SG_SLOT_NONE;
+    }
     const uint32_t old = c->place_of[slot];
     if (old != SG_SLOT_NONE) c->slot_of[old] = SG_SLOT_NONE;
     c->slot_of[place] = slot;

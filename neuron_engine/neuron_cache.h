@@ -4,6 +4,9 @@
  * SG_HEAT_TOKENS tokens; a new neuron takes the slot of the coldest among the next SG_HEAT_LOOK slots behind a hand that goes round.
  * Compared with other rules in docs/cache.md. What was used in the present run, and what is being read, never goes.
  *
+ * Of experts there are few, large, and needed in bursts: for them the owner sets `exact` and `halve_after`. Then the coldest of all slots
+ * gives way, of equals the one whose last use is longest ago, and heat is kept by uses that found no slot, too.
+ *
  * Not thread-safe: the owner has a lock. */
 #ifndef SG_NE_NEURON_CACHE_H
 #define SG_NE_NEURON_CACHE_H
@@ -14,6 +17,7 @@
 #define SG_HEAT_TOKENS 32u
 #define SG_HEAT_LOOK 8u
 #define SG_HEAT_USE 16u /* added by a use */
+#define SG_HEAT_TOKENS_EXPERTS 8u /* instead of SG_HEAT_TOKENS, where places are experts */
 
 typedef struct sg_neuron_cache {
     uint32_t n_slots, n_places;
@@ -24,6 +28,8 @@ typedef struct sg_neuron_cache {
     uint16_t *flight;   /* [n_slots], number of the read that fills it, or 0: it is there */
     uint32_t hand, free_from; /* slots from free_from on were never used */
     uint32_t runs;            /* since the last halving */
+    uint32_t halve_after;     /* runs; 0: SG_HEAT_TOKENS. This and the next are set by the owner before the first use */
+    bool exact;
 } sg_neuron_cache;
 
 /* The arrays from a carver, sizes from n_slots and n_places; sg_neuron_cache_clear before the first use. */
@@ -35,14 +41,19 @@ void sg_neuron_cache_begin(sg_neuron_cache *c);
 
 /* The slot of a neuron, or SG_SLOT_NONE. */
 static inline uint32_t sg_neuron_cache_find(const sg_neuron_cache *c, uint32_t place) { return c->slot_of[place]; }
-/* The neuron in this slot is used in this run: it stays until the next. */
-static inline void sg_neuron_cache_use(sg_neuron_cache *c, uint32_t slot, uint32_t run) {
-    uint8_t *heat = &c->heat[c->place_of[slot]];
-    c->used[slot] = run;
+/* A neuron is used: it is hotter. */
+static inline void sg_neuron_cache_warm(sg_neuron_cache *c, uint32_t place) {
+    uint8_t *heat = &c->heat[place];
     *heat = *heat > 255 - SG_HEAT_USE ? 255 : (uint8_t)(*heat + SG_HEAT_USE);
 }
+/* The neuron in this slot is used in this run: it stays until the next. */
+static inline void sg_neuron_cache_use(sg_neuron_cache *c, uint32_t slot, uint32_t run) {
+    c->used[slot] = run;
+    sg_neuron_cache_warm(c, c->place_of[slot]);
+}
 /* A slot for a neuron that has none, whose former holder is forgotten. Either way it stays until the next run.
- * `sure`: it is used in this one, else only expected to be, which makes it no hotter. SG_SLOT_NONE: all are in use. */
+ * `sure`: it is used in this one, else only expected to be, which makes it no hotter. SG_SLOT_NONE: all are in use (exact: it is hotter
+ * all the same, so this is called once for a use). */
 uint32_t sg_neuron_cache_take(sg_neuron_cache *c, uint32_t place, uint32_t run, bool sure);
 /* The neuron in this slot is not there after all. */
 void sg_neuron_cache_forget(sg_neuron_cache *c, uint32_t slot);

@@ -57,6 +57,7 @@ START_TEST(in_use_never_goes) {
     ck_assert_uint_eq(sg_neuron_cache_take(&c, 50, 1, true), SG_SLOT_NONE);
     ck_assert_uint_eq(sg_neuron_cache_take(&c, 50, 1, false), SG_SLOT_NONE);
     ck_assert_uint_eq(sg_neuron_cache_find(&c, 50), SG_SLOT_NONE);
+    ck_assert_uint_eq(c.heat[50], 0);
     check(&c);
     /* the next run: all but one are used again, and that one is the hottest */
     for (uint32_t i = 0; i < 20; i++)
@@ -139,6 +140,71 @@ START_TEST(hot_ones_stay) {
 }
 END_TEST
 
+/* The coldest of all, wherever the hand is; of equals the one used longest ago, then the first. */
+START_TEST(exact_finds_the_coldest) {
+    enum { SLOTS = 3 * SG_HEAT_LOOK };
+    sg_neuron_cache c = make(SLOTS, 200);
+    c.exact = true;
+    fill(&c, 1);
+    for (uint32_t i = 0; i < SLOTS; i++) {
+        c.heat[i] = (uint8_t)(40 + i * 7 % 5); /* many equals */
+        c.used[i] = 2 + i * 5 % 3; /* of which some are of one age */
+    }
+    for (uint32_t n = 0; n < SLOTS; n++) {
+        uint32_t want = SG_SLOT_NONE;
+        for (uint32_t i = 0; i < SLOTS; i++) {
+            if (c.used[i] == 20) continue;
+            if (want == SG_SLOT_NONE || c.heat[i] < c.heat[want] || (c.heat[i] == c.heat[want] && c.used[i] < c.used[want])) want = i;
+        }
+        must(sg_neuron_cache_take(&c, 100 + n, 20, true) == want, "not slot %u", want);
+        check(&c);
+    }
+    ck_assert_uint_eq(c.heat[199], 0);
+    ck_assert_uint_eq(sg_neuron_cache_take(&c, 199, 20, false), SG_SLOT_NONE);
+    ck_assert_uint_eq(c.heat[199], 0);
+    ck_assert_uint_eq(sg_neuron_cache_take(&c, 199, 20, true), SG_SLOT_NONE); /* used without a slot: warmer, too */
+    ck_assert_uint_eq(c.heat[199], SG_HEAT_USE);
+    ck_assert_uint_eq(c.hand, 0);
+    drop(&c);
+}
+END_TEST
+
+/* What must stay does, and an empty slot goes before a cold one. */
+START_TEST(exact_keeps_what_must_stay) {
+    sg_neuron_cache c = make(12, 100);
+    c.exact = true;
+    fill(&c, 1);
+    for (uint32_t i = 0; i < 12; i++) c.heat[i] = (uint8_t)(i == 9 ? 255 : i);
+    for (uint32_t i = 0; i < 12; i++)
+        if (i != 9 && i != 4) c.flight[i] = 1;
+    c.used[4] = 2;
+    ck_assert_uint_eq(sg_neuron_cache_take(&c, 50, 2, true), 9);
+    ck_assert_uint_eq(sg_neuron_cache_take(&c, 51, 2, true), SG_SLOT_NONE);
+    c.flight[0] = 0;
+    c.used[0] = 0; /* as cold and as long ago as can be */
+    c.heat[0] = 0;
+    sg_neuron_cache_forget(&c, 6);
+    ck_assert_uint_eq(sg_neuron_cache_take(&c, 52, 2, true), 6);
+    ck_assert_uint_eq(sg_neuron_cache_take(&c, 53, 2, true), 0);
+    check(&c);
+    drop(&c);
+}
+END_TEST
+
+START_TEST(halved_when_the_owner_says) {
+    sg_neuron_cache c = make(2, 4);
+    c.halve_after = SG_HEAT_TOKENS_EXPERTS;
+    c.heat[3] = 101;
+    for (uint32_t n = 1; n < SG_HEAT_TOKENS_EXPERTS; n++) sg_neuron_cache_begin(&c);
+    ck_assert_uint_eq(c.heat[3], 101);
+    sg_neuron_cache_begin(&c);
+    ck_assert_uint_eq(c.heat[3], 50);
+    for (uint32_t n = 0; n < SG_HEAT_TOKENS_EXPERTS; n++) sg_neuron_cache_begin(&c);
+    ck_assert_uint_eq(c.heat[3], 25);
+    drop(&c);
+}
+END_TEST
+
 START_TEST(heat_is_halved) {
     sg_neuron_cache c = make(4, 300);
     for (uint32_t i = 0; i < 4; i++) ck_assert_uint_eq(sg_neuron_cache_take(&c, i, 1, false), i);
@@ -213,8 +279,10 @@ static uint32_t take(sg_neuron_cache *c, uint32_t place, uint32_t run, bool sure
 
 START_TEST(random_operations) {
     static const uint32_t shapes[][2] = { { 1, 5 }, { 7, 7 }, { 8, 64 }, { 40, 200 }, { 40, 41 }, { 200, 100 } };
-    const uint32_t n_slots = shapes[_i][0], n_places = shapes[_i][1];
+    const uint32_t n_slots = shapes[_i / 2][0], n_places = shapes[_i / 2][1];
     sg_neuron_cache c = make(n_slots, n_places);
+    c.exact = _i % 2;
+    if (c.exact) c.halve_after = SG_HEAT_TOKENS_EXPERTS;
     uint64_t seed = 42 + (uint64_t)_i;
     uint32_t run = 1, refused = 0, evictions = 0;
     for (int step = 0; step < 40000; step++) {
@@ -288,10 +356,13 @@ int main(void) {
     tcase_add_test(tc, in_flight_never_goes);
     tcase_add_test(tc, cold_ones_go_first);
     tcase_add_test(tc, hot_ones_stay);
+    tcase_add_test(tc, exact_finds_the_coldest);
+    tcase_add_test(tc, exact_keeps_what_must_stay);
+    tcase_add_test(tc, halved_when_the_owner_says);
     tcase_add_test(tc, heat_is_halved);
     tcase_add_test(tc, what_is_forgotten);
     tcase_add_test(tc, no_slots);
-    tcase_add_loop_test(tc, random_operations, 0, 6);
+    tcase_add_loop_test(tc, random_operations, 0, 12);
     suite_add_tcase(s, tc);
     SRunner *sr = srunner_create(s);
     srunner_run_all(sr, CK_ENV);
