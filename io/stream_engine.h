@@ -16,8 +16,9 @@
 /* Neighbours are read together up to this many bytes and fetches. */
 #define SG_STREAM_MERGE (256u << 10)
 #define SG_STREAM_PARTS 16u
-/* Of reads ahead no more bytes than these are under way: enough to keep a drive busy, and no more, since a demand waits behind them. */
-#define SG_STREAM_AHEAD (8u << 20)
+/* No more bytes than these are under way, unless it is one read: enough to keep a drive busy. More would come no sooner, and in a later order:
+ * what is needed first should arrive first, and a demand should not wait behind reads ahead. */
+#define SG_STREAM_FLYING (4u << 20)
 /* Looks of a thread that waits for a ring, before it sleeps. */
 #define SG_STREAM_LOOKS 1000
 

@@ -29,7 +29,7 @@ bool sg_stream_take(sg_stream *s, sg_stream_read *r, uint32_t skip) {
     const bool prefetch = !s->queue[0].head;
     sg_fetch_list *const q = &s->queue[prefetch];
     sg_fetch *f = q->head;
-    if (!f || (prefetch && (s->flying[1] >= s->most_prefetches || s->flying_bytes[1] >= SG_STREAM_AHEAD))) return false;
+    if (!f || s->flying_bytes[0] + s->flying_bytes[1] >= SG_STREAM_FLYING || (prefetch && s->flying[1] >= s->most_prefetches)) return false;
     while (skip-- && f->next) f = f->next;
 
     const uint64_t mask = s->align - 1;

@@ -48,6 +48,7 @@ void sg_experts_in_ram(const sg_experts_turn *t, const sg_experts_product *m, ui
             sg_matrix_mul(&w, m[which].bias ? m[which].bias + (size_t)expert[p] * w.rows : NULL, &a, m[which].y + first * m[which].ldy, m[which].ldy,
                           c, end);
             lo += end - c;
+            if (slot) sg_stream_poll(t->l->home->store->stream); /* so that the drive is not idle meanwhile */
         }
 }
 

@@ -51,6 +51,7 @@ static void multiply(const sg_experts_turn *t, const sg_experts_product *m, uint
     const uint32_t expert = t->l->home->store->expert[p], first = t->e->start[expert], rows = sg_experts_item_rows(row_bytes(m->w));
     const uint32_t row0 = item * rows, n = m->w->rows - row0 < rows ? m->w->rows - row0 : rows;
     const sg_matrix w = { .kernel = m->w->kernel, .data = rows_of(t, m, p, row0, n), .rows = n, .k = m->w->k };
+    sg_stream_poll(t->l->home->store->stream);
     if (!w.data) return; /* the run ends with an error, see sg_stream_failure */
     const sg_acts a = sg_experts_input(t, m, expert);
     sg_matrix_mul(&w, m->bias ? m->bias + (size_t)expert * m->w->rows + row0 : NULL, &a, m->y + first * m->ldy + row0, m->ldy, 0, sg_matrix_clusters(&w));

@@ -42,7 +42,6 @@ static uint32_t coldest(sg_neuron_cache *c, uint32_t run) {
     return best;
 }
 
-/* The coldest of all that may go, of equals the one used longest ago, then the first. An empty one before any other. */
 uint32_t sg_neuron_cache_coldest(const sg_neuron_cache *c, uint32_t run) {
     uint32_t best = SG_SLOT_NONE, heat = 256;
     for (uint32_t slot = 0; slot < c->n_slots; slot++) {

@@ -55,7 +55,8 @@ static inline void sg_neuron_cache_use(sg_neuron_cache *c, uint32_t slot, uint32
  * `sure`: it is used in this one, else only expected to be, which makes it no hotter. SG_SLOT_NONE: all are in use (exact: it is hotter
  * all the same, so this is called once for a use). */
 uint32_t sg_neuron_cache_take(sg_neuron_cache *c, uint32_t place, uint32_t run, bool sure);
-/* The slot that an exact cache would give away, or SG_SLOT_NONE. */
+/* The slot that an exact cache would give away: the coldest that may go, of equals the one used longest ago, then the first; an empty one before
+ * any other. SG_SLOT_NONE: all are in use. */
 uint32_t sg_neuron_cache_coldest(const sg_neuron_cache *c, uint32_t run);
 /* The neuron in this slot is not there after all. */
 void sg_neuron_cache_forget(sg_neuron_cache *c, uint32_t slot);

@@ -1,4 +1,4 @@
-/* Which experts the tokens of a session used, written as a table that scripts/cache_replay.py reads. */
+/* Which experts the tokens of a session used, written as a table that scripts/replay_cache.py reads. */
 #ifndef SG_RUNTIME_ROUTE_LOG_H
 #define SG_RUNTIME_ROUTE_LOG_H
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Cache policies for cache_replay.py, written to be compared, not to be fast in C. Needs numpy.
+"""Cache policies for replay_cache.py, written to be compared, not to be fast in C. Needs numpy.
 
 A cache has `slots` places for some of `units` units. touch(token, ids, following) is one layer of one token: the set `ids`, without
 doubles, is needed at once. It returns how many of them were there. Of the set none is evicted on behalf of another: it is pinned
@@ -246,6 +246,66 @@ class Hand(Clock):
                 missed = missed[len(ready):]
             else:
                 self.low = int(self.count[there][loose].min()) + self.slack
+
+
+class Slots(Cache):
+    """What neuron_engine/neuron_cache.c does, use for use: heat of every unit, 16 more for a use, 255 at most, halved every `every`
+    runs; a unit that is missed takes the slot of the coldest of the next `look` that may go behind a hand. look 0 (`exact` there): of
+    all that may go the coldest, of equals that used longest ago, then the first; heat grows without a slot, too. What is used in
+    this run may not go. Missed units come in ascending order; hottest_first: by falling heat."""
+    USE, MOST = 16, 255
+
+    def __init__(self, units, slots, every=32, look=8, hottest_first=False):
+        super().__init__(units, slots)
+        self.every, self.look, self.hottest_first, self.runs, self.token = every, look, hottest_first, 0, -1
+        self.heat, self.last = np.zeros(units, np.int64), np.full(units, -1)
+        self.slot, self.hand = np.zeros(slots, np.int64), 0
+
+    def warm(self, ids):
+        self.heat[ids] = np.minimum(self.heat[ids] + self.USE, self.MOST)
+
+    def note(self, token, ids, following, here):
+        if token != self.token:  # with one cache for all layers a run begins at the first
+            self.token, self.runs = token, self.runs + 1
+            if self.runs == self.every:
+                self.runs = 0
+                self.heat //= 2
+        self.last[ids[here]] = token
+        self.warm(ids[here])
+
+    def place(self, missed):
+        if self.hottest_first:
+            missed = missed[np.argsort(-self.heat[missed], kind="stable")]
+        first = self.used
+        rest = self.fill(missed)
+        self.slot[first:self.used] = missed[:self.used - first]
+        at = self.coldest(len(rest)) if self.look == 0 else self.behind_hand(len(rest))
+        new = rest[:len(at)]
+        self.put(new, self.slot[at])
+        self.slot[at] = new
+        self.last[missed] = self.token
+        self.warm(missed if self.look == 0 else missed[:len(missed) - len(rest) + len(at)])
+
+    def coldest(self, n):
+        there = self.slot[:self.used]
+        loose = np.flatnonzero(~self.pinned[there])
+        return loose[np.lexsort((self.last[there[loose]], self.heat[there[loose]]))[:n]]
+
+    def behind_hand(self, n):
+        heat, loose, taken = self.heat[self.slot].tolist(), (~self.pinned[self.slot]).tolist(), []
+        for _ in range(n):
+            seen = good = 0
+            best, least = None, self.MOST + 1
+            while seen < self.slots and good < self.look:
+                at, self.hand, seen = self.hand, (self.hand + 1) % self.slots, seen + 1
+                good += loose[at]
+                if loose[at] and heat[at] < least:
+                    best, least = at, heat[at]
+            if best is None:
+                break
+            loose[best] = False  # what comes into it is used in this run
+            taken.append(best)
+        return np.array(taken, np.int64)
 
 
 class S3Fifo(Cache):

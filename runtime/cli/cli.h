@@ -89,7 +89,7 @@ extern const char *const cli_kv_choices[], *const cli_io_choices[], *const cli_c
     { "no-cache", 0, CLI_FLAG, &(m)->no_cache, NULL, "read neurons again for every token (to measure what the cache brings)" }, \
     { "no-pipeline", 0, CLI_FLAG, &(m)->no_pipeline, NULL, "do not compute while a layer's neurons are read (to measure the same)" }, \
     { "trace", 0, CLI_STR, &(m)->trace, "FILE", "write reads, waits and steps as a Chrome trace (with a model larger than --ram)" }, \
-    { "route-log", 0, CLI_STR, &(m)->route_log, "FILE", "write which experts each token uses (for scripts/cache_replay.py)" }, \
+    { "route-log", 0, CLI_STR, &(m)->route_log, "FILE", "write which experts each token uses (for scripts/replay_cache.py)" }, \
     { "pin", 0, CLI_FLAG, &(m)->pin, NULL, "ask for each thread to stay on a core of its own" },                         \
     { "batch", 'b', CLI_INT, &(m)->batch, "N", "prompt tokens evaluated together (default 128)", 0, 65536 },           \
     { "kv", 0, CLI_CHOICE, &(m)->kv, "TYPE", "type of the KV cache: f16 (default), f32, q8_0", 0, 0, cli_kv_choices }, \

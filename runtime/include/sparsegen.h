@@ -280,7 +280,7 @@ SG_API sg_stats sg_session_get_stats(const sg_session *session);
 SG_API bool sg_session_get_expert_stats(const sg_session *session, uint32_t layer, sg_expert_stats *out);
 
 /* Writes the experts that every token from now on uses, with their weights, to PATH: a row per token, layer and expert, as
- * scripts/cache_replay.py reads it. NULL: ends the log, and says whether all of it could be written. SG_E_UNSUPPORTED for models without
+ * scripts/replay_cache.py reads it. NULL: ends the log, and says whether all of it could be written. SG_E_UNSUPPORTED for models without
  * experts. */
 SG_API SG_NODISCARD sg_status sg_session_log_routes(sg_session *session, const char *path, sg_error *err);
 

@@ -247,6 +247,42 @@ START_TEST(what_is_forgotten) {
 }
 END_TEST
 
+/* The replays of scripts/replay_cache.py do the same, use for use: tests/scripts/test_replay_cache.py has the same sets and sums. */
+START_TEST(as_replayed) {
+    static const struct {
+        uint32_t n_slots;
+        bool exact;
+        uint32_t hits, sum;
+    } cases[] = { { 20, false, 1589, 2970208076u }, { 20, true, 1615, 2617773166u }, { 3, false, 341, 3735969173u }, { 3, true, 341, 3189681766u } };
+    sg_neuron_cache c = make(cases[_i].n_slots, 64);
+    c.exact = cases[_i].exact;
+    c.halve_after = c.exact ? SG_HEAT_TOKENS_EXPERTS : 0;
+    uint64_t seed = 7;
+    uint32_t hits = 0, sum = 0;
+    for (uint32_t run = 1; run <= 500; run++) {
+        bool set[64] = { false };
+        sg_neuron_cache_begin(&c);
+        for (uint32_t i = 0; i < 6; i++) { /* low ones more often; all shift with time */
+            const uint64_t a = rnd(&seed) % 64, b = rnd(&seed) % 64;
+            set[(a * b / 64 + run / 100 * 10) % 64] = true;
+        }
+        for (uint32_t place = 0; place < 64; place++) {
+            const uint32_t slot = sg_neuron_cache_find(&c, place);
+            if (!set[place] || slot == SG_SLOT_NONE) continue;
+            sg_neuron_cache_use(&c, slot, run);
+            set[place] = false;
+            hits++;
+        }
+        for (uint32_t place = 0; place < 64; place++)
+            if (set[place]) (void)sg_neuron_cache_take(&c, place, run, true);
+        for (uint32_t place = 0; place < 64; place++) sum = sum * 31 + c.heat[place] + (sg_neuron_cache_find(&c, place) != SG_SLOT_NONE);
+    }
+    ck_assert_uint_eq(hits, cases[_i].hits);
+    ck_assert_uint_eq(sum, cases[_i].sum);
+    drop(&c);
+}
+END_TEST
+
 START_TEST(no_slots) {
     sg_neuron_cache c = make(0, 40);
     sg_neuron_cache_begin(&c);
@@ -361,6 +397,7 @@ int main(void) {
     tcase_add_test(tc, halved_when_the_owner_says);
     tcase_add_test(tc, heat_is_halved);
     tcase_add_test(tc, what_is_forgotten);
+    tcase_add_loop_test(tc, as_replayed, 0, 4);
     tcase_add_test(tc, no_slots);
     tcase_add_loop_test(tc, random_operations, 0, 12);
     suite_add_tcase(s, tc);
