@@ -142,6 +142,7 @@ sg_expert_read *sg_expert_wait_for_area(const sg_expert_store *s) {
     const uint32_t n = r->first[SG_EXPERT_SLICES];
     sg_stream_cancel(s->stream, r->piece, n);
     for (uint32_t i = 0; i < n; i++) sg_stream_wait(s->stream, &r->piece[i]);
+    r->home->finds.unused++;
     return r;
 }
 

@@ -58,20 +58,45 @@ static void note_place(const sg_expert_store *s, const sg_expert_read *r) {
     if (r->home->in_place) r->home->at[r->expert] = r->memory + r->home->slice[0].offset % sg_stream_align(s->stream);
 }
 
+/* What is at position `from` goes in front of `to`. */
+static void move(sg_expert_store *s, uint32_t from, uint32_t to) {
+    const uint32_t expert = s->expert[from], index = s->index[from];
+    sg_expert_read *const read = s->read[from];
+    for (; from > to; from--) {
+        s->expert[from] = s->expert[from - 1];
+        s->index[from] = s->index[from - 1];
+        s->read[from] = s->read[from - 1];
+    }
+    s->expert[to] = expert;
+    s->index[to] = index;
+    s->read[to] = read;
+}
+
+/* There is no area for what is next: what was expected, and has one, goes first. All areas could be taken by such that come later. */
+static bool bring_forward(sg_expert_store *s) {
+    for (uint32_t p = s->started; p < s->n; p++) {
+        if (!s->read[p]) continue;
+        move(s, p, s->started);
+        return true;
+    }
+    return false;
+}
+
 /* Reads for as many positions as there are areas. */
 static void start_some(sg_expert_store *s) {
     sg_expert_home *h = s->home;
     for (; s->started < s->n; s->started++) {
-        if (s->read[s->started]) {
-            note_place(s, s->read[s->started]);
-            continue;
+        sg_expert_read *r = NULL;
+        if (!s->read[s->started]) {
+            r = sg_expert_free_area(s, true);
+            if (!r) r = sg_expert_wait_for_area(s);
+            if (!r && !bring_forward(s)) return;
         }
-        sg_expert_read *r = sg_expert_free_area(s, true);
-        if (!r) r = sg_expert_wait_for_area(s);
-        if (!r) return;
-        sg_expert_start(s, r, h, s->expert[s->started], false);
-        s->read[s->started] = r;
-        note_place(s, r);
+        if (r) {
+            sg_expert_start(s, r, h, s->expert[s->started], false);
+            s->read[s->started] = r;
+        }
+        note_place(s, s->read[s->started]);
     }
 }
 
@@ -86,17 +111,9 @@ static void give_up(sg_expert_store *s) {
 /* Positions lo .. hi - 1, those that most tokens use first: they get the slots. */
 static void sort_by_uses(sg_expert_store *s, uint32_t lo, uint32_t hi) {
     for (uint32_t i = lo + 1; i < hi; i++) {
-        const uint32_t expert = s->expert[i], index = s->index[i];
-        sg_expert_read *const read = s->read[i];
         uint32_t k = i;
-        for (; k > lo && uses(s, s->expert[k - 1]) < uses(s, expert); k--) {
-            s->expert[k] = s->expert[k - 1];
-            s->index[k] = s->index[k - 1];
-            s->read[k] = s->read[k - 1];
-        }
-        s->expert[k] = expert;
-        s->index[k] = index;
-        s->read[k] = read;
+        while (k > lo && uses(s, s->expert[k - 1]) < uses(s, s->expert[i])) k--;
+        move(s, i, k);
     }
 }
 
