@@ -6,13 +6,15 @@
 /* How fast home->trust follows. */
 #define TRUST_KEEP 0.96875f
 
-/* With and without look-ahead in turns for some tokens, then as it was faster. */
+/* With and without look-ahead in turns for some tokens, then as it was faster. The turns go to and fro, so that a cache that fills, or a text that
+ * changes, favours neither. */
 void sg_expert_judge_ahead(sg_expert_store *s) {
-    const uint32_t at = s->ahead.tokens++ % SG_EXPERT_PERIOD;
-    if (at == 0) memset(s->ahead.seconds, 0, sizeof s->ahead.seconds);
-    s->ahead.trial = at < SG_EXPERT_TRIAL;
-    if (s->ahead.trial) s->ahead.on = at / SG_EXPERT_TURN % 2 == 0;
-    else if (at == SG_EXPERT_TRIAL) s->ahead.on = s->ahead.seconds[1] <= s->ahead.seconds[0];
+    const uint32_t at = s->ahead.tokens++ % SG_EXPERT_PERIOD, in_trial = at - SG_EXPERT_FIRST;
+    if (s->ahead.tokens == 1) s->ahead.on = true;
+    if (at == SG_EXPERT_FIRST) memset(s->ahead.seconds, 0, sizeof s->ahead.seconds);
+    s->ahead.trial = at >= SG_EXPERT_FIRST && in_trial < SG_EXPERT_TRIAL;
+    if (s->ahead.trial) s->ahead.on = in_trial / SG_EXPERT_TURN % 4 == 0 || in_trial / SG_EXPERT_TURN % 4 == 3;
+    else if (in_trial == SG_EXPERT_TRIAL) s->ahead.on = s->ahead.seconds[1] <= s->ahead.seconds[0];
 }
 
 void sg_expert_time(sg_expert_store *s, double seconds) {

@@ -135,9 +135,10 @@ const uint8_t *sg_expert_get(sg_expert_store *s, uint32_t position, int slice, s
 
 /* Whether to look ahead for a layer: not where almost everything is in slots, since asking the router costs time, too; not where too few of the
  * experts that it names, and that would be read, are needed (a probe now and then looks whether that is still so); and not while it makes tokens
- * slower: of every SG_EXPERT_PERIOD single tokens the first SG_EXPERT_TRIAL run with and without it in turns of SG_EXPERT_TURN, the rest as it was
- * faster. */
+ * slower: of every SG_EXPERT_PERIOD single tokens SG_EXPERT_TRIAL, from SG_EXPERT_FIRST on, run with and without it in turns of SG_EXPERT_TURN, those
+ * behind them as it was faster. */
 #define SG_EXPERT_PERIOD 512u
+#define SG_EXPERT_FIRST 64u
 #define SG_EXPERT_TRIAL 64u
 #define SG_EXPERT_TURN 8u
 #define SG_EXPERT_PROBE 32u

@@ -1,4 +1,6 @@
 /* Experts of the layer that is being computed: what is demanded, in which groups, what gets a slot. */
+#include <string.h>
+
 #include "neuron_engine/expert_store_private.h"
 
 /* How fast home->misses follows. */
@@ -12,7 +14,9 @@ void sg_expert_begin(sg_expert_store *s, bool single) {
     s->ahead.trial = s->ahead.trial && single;
     for (uint32_t i = 0; i < s->n_homes; i++) {
         sg_neuron_cache_begin(&s->homes[i].cache);
-        if (s->no_cache) sg_neuron_cache_clear(&s->homes[i].cache);
+        if (!s->no_cache) continue;
+        sg_neuron_cache_clear(&s->homes[i].cache);
+        memset(s->homes[i].resident, 0, s->homes[i].n_expert);
     }
 }
 
