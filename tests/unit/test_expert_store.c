@@ -53,7 +53,7 @@ START_TEST(any_part) {
     uint64_t seed = 1234567 + (uint64_t)_i;
     shelf_layer(h, 2, 0, bytes, 32, false);
     open_with(h, _i, 1, 1);
-    for (int k = 0; k < 100; k++) {
+    for (int k = 0; k < 24; k++) {
         sg_expert_begin(&h->s, true);
         sg_expert_demand(&h->s, &h->home[0], hit, 1, NULL, 1);
         ck_assert(sg_expert_group(&h->s));
@@ -242,7 +242,7 @@ static void anything(int i, const plan *p, int rounds) {
 }
 
 START_TEST(any_work) {
-    for (const plan *p = plans; p < plans + PLANS; p++) anything(_i, p, 60);
+    for (const plan *p = plans; p < plans + PLANS; p++) anything(_i, p, 25);
 }
 END_TEST
 
