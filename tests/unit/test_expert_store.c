@@ -296,7 +296,9 @@ START_TEST(trial) {
         for (uint32_t i = 0; i < 2 * SG_EXPERT_PERIOD; i++) {
             sg_expert_begin(&h->s, true);
             const bool ahead = sg_expert_looks_ahead(&h->s, &h->home[0]);
-            if (i % SG_EXPERT_PERIOD < SG_EXPERT_TRIAL) with += ahead;
+            const uint32_t at = i % SG_EXPERT_PERIOD;
+            if (i < SG_EXPERT_FIRST) ck_assert(ahead);
+            else if (at >= SG_EXPERT_FIRST && at < SG_EXPERT_FIRST + SG_EXPERT_TRIAL) with += ahead;
             else ck_assert_int_eq(ahead, faster);
             sg_expert_time(&h->s, ahead ? 2 : faster ? 3 : 1);
             if (i % 5 == 0) { /* batches in between change nothing, and go ahead always */
