@@ -21,6 +21,10 @@ void sg_expert_begin(sg_expert_store *s, bool single) {
     }
 }
 
+static void note_residents(sg_expert_home *h) {
+    for (uint32_t i = 0; i < h->n_expert; i++) h->resident[i] = sg_neuron_cache_find(&h->cache, i) != SG_SLOT_NONE;
+}
+
 void sg_expert_recover(sg_expert_store *s) {
     for (uint32_t i = 0; i < s->n_reads; i++) {
         s->reads[i].home = NULL;
@@ -30,6 +34,7 @@ void sg_expert_recover(sg_expert_store *s) {
         sg_expert_home *h = &s->homes[i];
         for (uint32_t slot = 0; slot < h->cache.n_slots; slot++)
             if (h->cache.flight[slot]) sg_neuron_cache_forget(&h->cache, slot);
+        note_residents(h);
     }
     s->home = NULL;
     sg_expert_forget_named(s, NULL);
@@ -210,5 +215,5 @@ void sg_expert_end(sg_expert_store *s) {
     sg_expert_done(s, s->n_here, s->n);
     for (uint32_t p = s->n_here; good && p < s->n; p++)
         if (s->slot[p] != SG_SLOT_NONE) h->cache.flight[s->slot[p]] = 0;
-    for (uint32_t i = 0; i < h->n_expert; i++) h->resident[i] = sg_neuron_cache_find(&h->cache, i) != SG_SLOT_NONE;
+    note_residents(h);
 }
