@@ -44,7 +44,7 @@ void sg_expert_store_lay_out(sg_expert_store *s, sg_carver *c) {
     s->expert = sg_carve(c, s->n_expert, sizeof *s->expert);
     s->slot = sg_carve(c, s->n_expert, sizeof *s->slot);
     s->index = sg_carve(c, s->n_expert, sizeof *s->index);
-    s->named = sg_carve(c, s->n_expert, sizeof *s->named);
+    for (uint32_t i = 0; i < SG_EXPERT_DEPTH; i++) s->named[i].expert = sg_carve(c, s->n_expert, sizeof *s->named[i].expert);
     s->read = sg_carve(c, s->n_expert, sizeof *s->read);
 }
 

@@ -9,7 +9,8 @@
 void sg_expert_begin(sg_expert_store *s, bool single) {
     s->run++;
     s->single = single;
-    s->home = s->next = NULL;
+    s->home = NULL;
+    sg_expert_forget_named(s, NULL);
     if (single) sg_expert_judge_ahead(s);
     s->ahead.trial = s->ahead.trial && single;
     for (uint32_t i = 0; i < s->n_homes; i++) {
@@ -35,7 +36,8 @@ void sg_expert_recover(sg_expert_store *s) {
             if (h->cache.flight[slot]) sg_neuron_cache_forget(&h->cache, slot);
         note_residents(h);
     }
-    s->home = s->next = NULL;
+    s->home = NULL;
+    sg_expert_forget_named(s, NULL);
 }
 
 static uint32_t uses(const sg_expert_store *s, uint32_t expert) { return s->count ? s->count[expert + 1] - s->count[expert] : 1; }
@@ -129,7 +131,7 @@ static void sort_by_uses(sg_expert_store *s, uint32_t lo, uint32_t hi) {
 void sg_expert_demand(sg_expert_store *s, sg_expert_home *h, const uint32_t *hit, uint32_t n, const uint32_t *count, uint32_t n_tokens) {
     uint32_t missing = 0;
     s->home = h;
-    s->next = NULL;
+    sg_expert_forget_named(s, h);
     s->n = n;
     s->n_here = 0;
     s->count = count;

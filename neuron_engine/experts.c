@@ -20,8 +20,8 @@ void sg_experts_lay_out(sg_experts *e, sg_carver *c) {
 
 /* Numbers the pairs; by one thread. */
 static void sort_pairs(sg_experts *e, const sg_ffn_route *route, uint32_t pairs) {
-    e->n = sg_route_index(route->expert, pairs, e->n_expert, e->start, e->entry, e->used);
-    for (uint32_t i = 0; i < pairs; i++) e->pair_of[e->entry[i]] = i;
+    e->n = sg_route_index(route->expert, route->lossy ? route->weight : NULL, pairs, e->n_expert, e->start, e->entry, e->used);
+    for (uint32_t i = 0; i < e->start[e->n_expert]; i++) e->pair_of[e->entry[i]] = i;
 }
 
 void sg_experts_demand(sg_experts *e, sg_expert_home *home, const sg_ffn_route *route, uint32_t n) {
@@ -85,20 +85,21 @@ static void sum_up(const sg_experts *e, const sg_ffn_route *route, uint32_t n, f
         memset(out, 0, e->k * sizeof *out);
         for (uint32_t s = 0; s < e->n_used; s++) {
             const size_t i = (size_t)t * e->n_used + s;
-            e->kernels->vec.axpy(out, e->out + (size_t)e->pair_of[i] * e->k, e->k, route->weight[i]);
+            if (!sg_route_skips(route, i))
+                e->kernels->vec.axpy(out, e->out + (size_t)e->pair_of[i] * e->k, e->k, route->weight[i]);
         }
     }
 }
 
 void sg_experts_run(sg_experts *e, const sg_experts_layer *l, const sg_ffn_route *route, const sg_acts *x, float *y, size_t ldy, sg_team *team,
                     uint32_t thread) {
-    const uint32_t n = x->n, pairs = n * e->n_used, threads = sg_team_size(team);
+    const uint32_t n = x->n, threads = sg_team_size(team);
     const bool q8 = l->gate->kernel->acts_q8 || l->up->kernel->acts_q8;
     if (!l->home) {
-        if (thread == 0) sort_pairs(e, route, pairs);
+        if (thread == 0) sort_pairs(e, route, n * e->n_used);
         sg_team_barrier(team);
     }
-    for (uint32_t i = thread; n > 1 && i < pairs; i += threads) sg_acts_copy(&e->x, i, x, e->entry[i] / e->n_used, q8);
+    for (uint32_t i = thread; n > 1 && i < e->start[e->n_expert]; i += threads) sg_acts_copy(&e->x, i, x, e->entry[i] / e->n_used, q8);
     if (n > 1) sg_team_barrier(team);
     const sg_acts *in = n > 1 ? &e->x : x;
     const sg_experts_turn t = { .e = e,

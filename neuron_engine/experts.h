@@ -3,7 +3,7 @@
  *
  * A pair is a token and one of its experts. Pairs are ordered by expert, and by token within one, so that every expert is read once and
  * multiplied with all of its tokens: y[t] is summed over the token's experts in ascending order, y = fmaf(weight, out, y) from +0, whatever
- * else is in the batch.
+ * else is in the batch. What a lossy route leaves out has no pair.
  *
  * Experts that are not all in RAM (expert_store.h) are computed with group by group: those in slots while the others are being read, then
  * those that were read, each piece as it arrives; nothing of the above changes, so the bits are the same. */

@@ -23,10 +23,14 @@ static void lay_out_away(sg_ffn *f, sg_carver *c) {
     if (pass) f->pass = (uint8_t *)(((uintptr_t)pass + SG_STREAM_BLOCK - 1) / SG_STREAM_BLOCK * SG_STREAM_BLOCK);
 }
 
-/* For several tokens in units with experts, of which the largest has so many; quantised, floats: types of their gate and up rows. */
+/* For units with experts, of which the largest has so many; quantised, floats: types of their gate and up rows. */
 static void lay_out_experts(sg_ffn *f, sg_carver *c, uint32_t n_expert, uint32_t n_used, bool quantised, bool floats) {
     f->tile = (sg_lane_acts) { 0 };
-    if (n_expert == 0 || f->n_batch == 1) return;
+    if (n_expert == 0) return;
+    f->one = sg_carve(c, 1, sizeof *f->one);
+    f->one_expert = sg_carve(c, n_used, sizeof *f->one_expert);
+    f->one_weight = sg_carve(c, n_used, sizeof *f->one_weight);
+    if (f->n_batch == 1) return;
     const size_t n = (size_t)f->n_threads * SG_FFN_TILE;
     f->entries = sg_carve(c, (size_t)f->n_batch * n_used, sizeof *f->entries);
     f->entry_of = sg_carve(c, (size_t)n_expert + 1, sizeof *f->entry_of);
@@ -157,6 +161,11 @@ void sg_ffn_run(sg_ffn *f, uint32_t unit, const sg_acts *x, const float *residua
                 sg_team *team, uint32_t thread) {
     const sg_ffn_layer *l = &f->layers[unit];
     const sg_bundle_layout *b = &l->bundle.l;
+    if (b->n_expert > 0 && x->n == 1 && route->lossy) {
+        if (thread == 0) sg_ffn_close_ranks(f, route);
+        sg_team_barrier(team);
+        route = f->one;
+    }
     const sg_ffn_task k = { l, route, unit, thread, x->n, b->n_expert ? route->n_used * b->per_expert : b->n_clusters };
     const sg_acts *seen = x;
     if (f->policy.predict && l->predictor.kind != SG_PRED_NONE) seen = sg_ffn_project(f, l, x, residual, team, thread);

@@ -75,7 +75,11 @@ typedef struct sg_ffn_route {
     uint32_t n_used;
     const uint32_t *expert;
     const float *weight;
+    bool lossy; /* experts were dropped: what has weight 0 is not computed, nor read. Of every token at least one has another weight */
 } sg_ffn_route;
+
+/* Whether place t * n_used + i of a route, expert i of token t, is left out. */
+static inline bool sg_route_skips(const sg_ffn_route *r, size_t entry) { return r->lossy && r->weight[entry] == 0; }
 
 /* What a session leaves out. All zero: nothing that the activation does not make zero. */
 typedef struct sg_ffn_policy {
@@ -138,6 +142,9 @@ typedef struct sg_ffn {
     uint32_t *hit, *n_hit; /* [most n_expert] experts that somebody uses, and how many */
     uint32_t *hit_lo, *hit_hi; /* of those, the ones that are in memory at the moment */
     sg_lane_acts tile;   /* [n_threads][SG_FFN_TILE] tokens side by side; x only when some expert's rows are floats */
+    sg_ffn_route *one;   /* for one token in units with experts: a lossy route without what it leaves out */
+    uint32_t *one_expert; /* [most n_used] of it */
+    float *one_weight;
     /* for layers with a home (ffn_home.h); by neurons only one token is computed, and lists are as in at[] and h[] */
     const struct sg_ffn_store *store; /* set by the owner, NULL: every layer is in RAM */
     size_t slot_bytes;   /* the most of a layer; set by the owner */
@@ -242,6 +249,10 @@ void sg_ffn_ups_of(sg_ffn *f, const sg_ffn_task *k, const sg_ffn_some *some, uin
 /* sg_ffn_run_neurons: h, peak and mass of a cluster whose u, row_max and down_at are there. at[] becomes bytes to the down rows; where
  * that is SG_AWAY, down_at[] becomes the neuron's place. */
 void sg_ffn_finish_found(sg_ffn *f, const sg_ffn_task *k, uint32_t c);
+/* f->one from the route of one token; by one thread. */
+void sg_ffn_close_ranks(sg_ffn *f, const sg_ffn_route *route);
+/* Several tokens: no neuron of what the route leaves out is live; by every thread, each its part. */
+void sg_ffn_clear_skipped(sg_ffn *f, const sg_ffn_task *k, uint32_t threads);
 /* Several tokens in a unit with experts: all up to h; the index of who uses which expert is there from the first barrier on. Ends with a
  * barrier. */
 void sg_ffn_run_experts(sg_ffn *f, const sg_ffn_task *k, sg_team *team);

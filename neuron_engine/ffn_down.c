@@ -71,6 +71,7 @@ static void add_bias(const sg_ffn_task *k, uint32_t t, float *restrict y, uint32
     const uint32_t n_used = k->l->bundle.l.n_expert ? k->route->n_used : 1, end = i1 < k->l->bundle.l.k ? i1 : k->l->bundle.l.k;
     if (!k->l->down_bias) return;
     for (size_t s = (size_t)t * n_used; s < ((size_t)t + 1) * n_used; s++) {
+        if (k->route && sg_route_skips(k->route, s)) continue;
         const float weight = k->route ? k->route->weight[s] : 1;
         const float *bias = k->l->down_bias + (k->l->bundle.l.n_expert ? (size_t)k->route->expert[s] * k->l->bundle.l.k : 0);
         for (uint32_t i = i0; i < end; i++) y[i] += weight * bias[i];

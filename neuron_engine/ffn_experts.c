@@ -74,10 +74,33 @@ static void visit(sg_ffn *f, const sg_ffn_task *k, bool with_gates, bool with_up
     sg_team_barrier(team);
 }
 
+void sg_ffn_close_ranks(sg_ffn *f, const sg_ffn_route *route) {
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < route->n_used; i++) {
+        if (sg_route_skips(route, i)) continue;
+        f->one_expert[n] = route->expert[i];
+        f->one_weight[n++] = route->weight[i];
+    }
+    *f->one = (sg_ffn_route) { n, f->one_expert, f->one_weight, false };
+}
+
+void sg_ffn_clear_skipped(sg_ffn *f, const sg_ffn_task *k, uint32_t threads) {
+    const uint32_t n_used = k->route->n_used, per = k->l->bundle.l.per_expert;
+    for (uint32_t i = k->thread; k->route->lossy && i < k->n * n_used; i += threads) {
+        if (!sg_route_skips(k->route, i)) continue;
+        for (size_t at = (size_t)(i / n_used) * f->ld_cluster + i % n_used * per, end = at + per; at < end; at++) {
+            f->live[at] = 0;
+            f->peak[at] = f->mass[at] = 0;
+        }
+    }
+}
+
 void sg_ffn_run_experts(sg_ffn *f, const sg_ffn_task *k, sg_team *team) {
     const bool top_k = f->policy.top_k > 0; /* needs all gates before the first up product */
     if (k->thread == 0)
-        *f->n_hit = sg_route_index(k->route->expert, k->n * k->route->n_used, k->l->bundle.l.n_expert, f->entry_of, f->entries, f->hit);
+        *f->n_hit = sg_route_index(k->route->expert, k->route->lossy ? k->route->weight : NULL, k->n * k->route->n_used, k->l->bundle.l.n_expert,
+                                   f->entry_of, f->entries, f->hit);
+    sg_ffn_clear_skipped(f, k, sg_team_size(team));
     sg_team_barrier(team);
     if (top_k) {
         visit(f, k, true, false, team);

@@ -22,10 +22,12 @@ static void demand_range(sg_ffn *f, sg_expert_home *home, uint32_t lo, uint32_t 
 void sg_ffn_demand(sg_ffn *f, uint32_t unit, const sg_ffn_route *route, uint32_t n) {
     const sg_ffn_layer *l = &f->layers[unit];
     if (n == 1) {
-        sg_expert_demand(l->experts->store, l->experts, route->expert, route->n_used, NULL, 1);
+        sg_ffn_close_ranks(f, route);
+        sg_expert_demand(l->experts->store, l->experts, f->one_expert, f->one->n_used, NULL, 1);
         return;
     }
-    *f->n_hit = sg_route_index(route->expert, n * route->n_used, l->bundle.l.n_expert, f->entry_of, f->entries, f->hit);
+    *f->n_hit = sg_route_index(route->expert, route->lossy ? route->weight : NULL, n * route->n_used, l->bundle.l.n_expert, f->entry_of, f->entries,
+                               f->hit);
     demand_range(f, l->experts, 0, n);
 }
 
@@ -124,6 +126,7 @@ static bool next_range(sg_ffn *f, const sg_ffn_task *k, bool again, sg_team *tea
 static void run_ranges(sg_ffn *f, const sg_ffn_task *k, const sg_acts *seen, float *y, size_t ldy, sg_team *team) {
     const bool together = *f->hit_hi == *f->n_hit;
     bool more = true;
+    sg_ffn_clear_skipped(f, k, sg_team_size(team));
     for (; more; more = next_range(f, k, false, team)) visit_range(f, k, seen, team);
     sg_ffn_down_begin(f, k, team);
     if (together) {

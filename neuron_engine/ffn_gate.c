@@ -96,6 +96,7 @@ static uint32_t magnitudes(const sg_ffn *f, const sg_ffn_task *k, uint32_t t, ui
     const sg_bundle_layout *l = &k->l->bundle.l;
     uint32_t m = 0;
     for (uint32_t v = 0; v < k->n_clusters; v++) {
+        if (k->route && k->route->lossy && sg_route_skips(k->route, sg_ffn_entry(k, t, v))) continue;
         const uint32_t n = sg_bundle_neurons(l, sg_ffn_cluster(k, t, v));
         float a[SG_CLUSTER_MAX];
         sg_neuron_activate(f->kernels, f->act, k->l->fat_threshold, f->gate + (size_t)t * f->ld + v * l->per_cluster, a, n);

@@ -35,6 +35,8 @@ typedef struct sg_exec_options {
     uint32_t n_threads, n_batch, n_ctx;
     bool precise;         /* activations in 16 bits (neuron_engine/acts.h) */
     sg_ffn_policy policy; /* of layers made of neuron bundles; its arrays must outlive the executor */
+    uint32_t n_experts;   /* of a token; 0: as many as the model says, which is the most */
+    float route_drop, route_prefer; /* as in sg_route_policy */
     const float *ahead_cut; /* [n_layer], scores above which a neuron is read before it is known to be needed; NULL: none is */
 } sg_exec_options;
 
@@ -59,6 +61,13 @@ typedef struct sg_exec {
     sg_router router;
     uint32_t *route_expert;        /* [n_batch][n_expert_used] */
     float *route_weight, *route_scratch;
+    float route_drop, route_prefer;
+    sg_route_range *route_range;   /* [n_layer], of the tokens so far */
+    double *route_spread;          /* [n_batch] */
+    /* Which experts of a layer are in memory, [n_expert]; asked at the beginning of the layer, by every thread, and must stay until all threads have
+     * routed. NULL: all. The function: set by the owner; NULL: those that the layer's home has in slots, all where there is no home. */
+    const uint8_t *(*resident)(void *user, uint32_t layer);
+    void *resident_user;
     void (*on_route)(void *user, uint32_t layer, const sg_ffn_route *route); /* set by the owner, NULL: nobody looks on */
     void *on_route_user;
     sg_experts experts;            /* when they are matrices */

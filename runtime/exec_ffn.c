@@ -21,16 +21,45 @@ void sg_exec_activate(const sg_exec_turn *r, const sg_step *s, uint32_t thread, 
     }
 }
 
-static sg_ffn_route route(const sg_exec *e) { return (sg_ffn_route) { e->router.n_used, e->route_expert, e->route_weight }; }
+static sg_ffn_route route(const sg_exec *e) { return (sg_ffn_route) { e->router.n_used, e->route_expert, e->route_weight, e->route_drop > 0 }; }
 static sg_expert_home *home_of(const sg_exec *e, uint32_t layer) { return e->m.weights->experts ? e->m.weights->experts[layer] : NULL; }
+
+/* What the session gives up of a layer's routes. */
+static sg_route_policy route_policy(const sg_exec *e, uint32_t layer) {
+    if (e->route_drop == 0 && e->route_prefer == 0) return (sg_route_policy) { 0 };
+    const sg_expert_home *home = home_of(e, layer);
+    return (sg_route_policy) { .resident = e->resident ? e->resident(e->resident_user, layer) : home ? home->resident : NULL,
+                               .drop = e->route_drop,
+                               .prefer = e->route_prefer,
+                               .range = sg_route_range_mean(&e->route_range[layer]) };
+}
+
+static void route_tokens(const sg_exec_turn *r, const sg_step *s, uint32_t thread, uint32_t threads) {
+    sg_exec *e = r->e;
+    const sg_router *router = &e->router;
+    const sg_vec_fns *vec = &e->m.kernels->vec;
+    float *scratch = e->route_scratch + thread * sg_route_scratch(router);
+    const bool ranges = e->route_prefer > 0;
+    sg_route_policy policy = route_policy(e, s->layer);
+    sg_route_range range = e->route_range[s->layer]; /* as it is when the token's turn comes, whichever thread has it */
+    for (uint32_t t = thread; ranges && t < r->n; t += threads)
+        e->route_spread[t] = sg_route_spread(router, vec, sg_exec_row(e, SG_BUF_ROUTER, t), s->select_bias, scratch);
+    if (ranges) sg_team_barrier(e->team);
+    for (uint32_t t = 0; t < r->n; t++) {
+        if (ranges) sg_route_range_add(&range, e->route_spread[t]);
+        if (t % threads != thread) continue;
+        policy.range = sg_route_range_mean(&range);
+        sg_route(router, vec, sg_exec_row(e, SG_BUF_ROUTER, t), s->select_bias, &policy, e->route_expert + (size_t)t * router->n_used,
+                 e->route_weight + (size_t)t * router->n_used, scratch);
+    }
+    if (!ranges) return;
+    sg_team_barrier(e->team);
+    if (thread == 0) e->route_range[s->layer] = range;
+}
 
 void sg_exec_route(const sg_exec_turn *r, const sg_step *s, uint32_t thread, uint32_t threads) {
     sg_exec *e = r->e;
-    const sg_router *router = &e->router;
-    float *scratch = e->route_scratch + (size_t)thread * (router->n_expert + router->n_group);
-    for (uint32_t t = thread; t < r->n; t += threads)
-        sg_route(router, &e->m.kernels->vec, sg_exec_row(e, SG_BUF_ROUTER, t), s->select_bias, e->route_expert + (size_t)t * router->n_used,
-                 e->route_weight + (size_t)t * router->n_used, scratch);
+    route_tokens(r, s, thread, threads);
     sg_expert_home *home = home_of(e, s->layer);
     if (!home) return;
     sg_team_barrier(e->team);
@@ -40,14 +69,17 @@ void sg_exec_route(const sg_exec_turn *r, const sg_step *s, uint32_t thread, uin
     else sg_experts_demand(&e->experts, home, &rt, r->n);
 }
 
-/* The experts that the routes of n tokens name, those that most of them name first; from scores. Returns how many. */
+/* The experts that the routes of n tokens name, those that most of them name first; from scores. Returns how many. What the session gives up is not
+ * read. */
 static uint32_t name_experts(sg_exec *e, const sg_step *s, uint32_t n) {
     const uint32_t n_expert = e->router.n_expert, n_used = e->router.n_used;
-    uint32_t *named = e->expect_expert, *route = named + n_expert, *uses = e->expect_uses, found = 0;
+    uint32_t *named = e->expect_expert, *expert = named + n_expert, *uses = e->expect_uses, found = 0;
+    const sg_route_policy policy = route_policy(e, s->layer);
+    const sg_ffn_route rt = { n_used, expert, e->expect_weight, e->route_drop > 0 };
     memset(uses, 0, n_expert * sizeof *uses);
     for (uint32_t t = 0; t < n; t++) {
-        sg_route(&e->router, &e->m.kernels->vec, e->expect_scores + (size_t)t * n_expert, s->select_bias, route, e->expect_weight, e->route_scratch);
-        for (uint32_t i = 0; i < n_used; i++) uses[route[i]]++;
+        sg_route(&e->router, &e->m.kernels->vec, e->expect_scores + (size_t)t * n_expert, s->select_bias, &policy, expert, e->expect_weight, e->route_scratch);
+        for (uint32_t i = 0; i < n_used; i++) uses[expert[i]] += !sg_route_skips(&rt, i);
     }
     for (uint32_t level = n; level > 0; level--)
         for (uint32_t i = 0; i < n_expert; i++)
@@ -59,7 +91,8 @@ static uint32_t name_experts(sg_exec *e, const sg_step *s, uint32_t n) {
 void sg_exec_expect(const sg_exec_turn *r, const sg_step *s, uint32_t thread) {
     sg_exec *e = r->e;
     sg_expert_home *home = home_of(e, s->layer);
-    if (!sg_expert_looks_ahead(home->store, home)) return;
+    /* further ahead only a single token, and only where the drive would have nothing to do. Thread 0 changes neither here before a barrier */
+    if (!sg_expert_looks_ahead(home->store, home) || (s->n > 1 && (r->n > 1 || !sg_expert_idle(home->store)))) return;
     const uint32_t n = r->n < SG_EXPECT_TOKENS ? r->n : SG_EXPECT_TOKENS, threads = sg_team_size(e->team);
     sg_acts a = e->ahead;
     a.n = n;

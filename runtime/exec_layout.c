@@ -91,7 +91,9 @@ static void lay_out_experts(sg_exec *e, sg_carver *c) {
     if (hp->n_expert == 0) return;
     e->route_expert = sg_carve(c, (size_t)e->n_batch * hp->n_expert_used, sizeof *e->route_expert);
     e->route_weight = sg_carve(c, (size_t)e->n_batch * hp->n_expert_used, sizeof *e->route_weight);
-    e->route_scratch = sg_carve(c, sg_team_size(e->team), (hp->n_expert + hp->n_expert_group) * sizeof *e->route_scratch);
+    e->route_scratch = sg_carve(c, sg_team_size(e->team), sg_route_scratch(&e->router) * sizeof *e->route_scratch);
+    e->route_range = sg_carve(c, hp->n_layer, sizeof *e->route_range);
+    e->route_spread = sg_carve(c, e->n_batch, sizeof *e->route_spread);
     for (uint32_t i = 0; i < e->m.plan->n_steps; i++)
         if (e->m.plan->steps[i].op == SG_OP_EXPERTS) {
             if (e->m.streaming) e->experts.item_bytes = expert_item_bytes(e);
@@ -163,16 +165,17 @@ static sg_router_kind router_kind(sg_router_scores scores) {
 
 static sg_status begin(sg_exec *e, const sg_exec_model *m, const sg_exec_options *o, sg_error *err) {
     const sg_hparams *hp = m->hp;
-    *e = (sg_exec){ .m = *m, .n_batch = o->n_batch, .n_ctx = o->n_ctx, .ahead_cut = o->ahead_cut, .precise = o->precise };
+    *e = (sg_exec){ .m = *m, .n_batch = o->n_batch, .n_ctx = o->n_ctx, .ahead_cut = o->ahead_cut, .precise = o->precise,
+                    .route_drop = o->route_drop, .route_prefer = o->route_prefer };
     const bool is_long = o->n_ctx > hp->rope.n_ctx_orig && m->ropes[SG_ROPES_LONG].n_rot > 0;
     e->rope[0] = &m->ropes[is_long ? SG_ROPES_LONG : SG_ROPES_MAIN];
     e->rope[1] = &m->ropes[SG_ROPES_WINDOW];
     e->att = malloc((hp->n_layer + 1) * sizeof *e->att);
     if (!e->att) return sg_fail(err, SG_E_NOMEM, "out of memory");
     sg_exec_attention_layers(m, e->att);
-    e->router = (sg_router){ router_kind(hp->scores), hp->n_expert,      hp->n_expert_used, hp->n_expert_group, hp->n_expert_group_used,
-                             hp->weights_norm,        hp->weights_scale };
-    e->experts = (sg_experts){ .kernels = m->kernels, .act = sg_plan_act(hp->ffn_act), .precise = o->precise, .n_expert = hp->n_expert, .n_used = hp->n_expert_used,
+    const uint32_t n_used = o->n_experts > 0 ? o->n_experts : hp->n_expert_used;
+    e->router = (sg_router){ router_kind(hp->scores), hp->n_expert, n_used, hp->n_expert_group, hp->n_expert_group_used, hp->weights_norm, hp->weights_scale };
+    e->experts = (sg_experts){ .kernels = m->kernels, .act = sg_plan_act(hp->ffn_act), .precise = o->precise, .n_expert = hp->n_expert, .n_used = n_used,
                                .n_batch = o->n_batch, .k = hp->n_embd, .n_ff = hp->n_ff_exp, .n_threads = o->n_threads };
     e->ffn = (sg_ffn){ .kernels = m->kernels, .layers = m->weights->ffn, .act = sg_plan_act(hp->ffn_act), .policy = o->policy,
                        .n_unit = m->weights->n_units, .n_batch = o->n_batch, .n_threads = o->n_threads, .k = hp->n_embd,

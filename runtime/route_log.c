@@ -51,6 +51,7 @@ void sg_route_log_add(sg_route_log *log, uint32_t layer, const sg_ffn_route *rou
         for (uint32_t s = 0; s < route->n_used; s++) {
             const size_t i = (size_t)t * route->n_used + s;
             const uint32_t e = route->expert[i];
+            if (sg_route_skips(route, i)) continue;
             sg_str_printf(&log->rows, "%u,%d,%" PRIu64 ",%u,%u,%u,%.6f,%d,%" PRIu64 "\n", log->turn, log->prompt ? 0 : 1, log->step + t, layer, s, e,
                           (double)route->weight[i], kept ? kept[e] : 1, log->expert_bytes[layer]);
         }

@@ -129,6 +129,7 @@ typedef struct setup {
     uint32_t n_used;        /* of the route, which there is when `weight` is set: of all tokens of x */
     const uint32_t *expert;
     const float *weight;
+    bool lossy;             /* what has weight 0 is left out */
     sg_ffn_count count;    /* out */
 } setup;
 
@@ -166,7 +167,7 @@ static inline void ffn_work(void *arg, uint32_t thread) {
         const size_t ldy = x->k + SPARE;
         const float *residual = j->s->residual ? j->s->residual + (size_t)at * x->k : some.x;
         const size_t first = (size_t)at * j->s->n_used;
-        const sg_ffn_route route = { j->s->n_used, j->s->expert ? j->s->expert + first : NULL, j->s->weight ? j->s->weight + first : NULL };
+        const sg_ffn_route route = { j->s->n_used, j->s->expert ? j->s->expert + first : NULL, j->s->weight ? j->s->weight + first : NULL, j->s->lossy };
         sg_ffn_run(&j->f, 0, &some, residual, j->s->weight ? &route : NULL, j->y + at * ldy, ldy, j->team, thread);
         sg_team_barrier(j->team);
     }

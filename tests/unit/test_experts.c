@@ -38,6 +38,7 @@ typedef struct problem {
     float gate_bias[EXPERTS * FF], up_bias[EXPERTS * FF], down_bias[EXPERTS * K];
     float x[TOKENS * K], weight[TOKENS * USED];
     uint32_t expert[TOKENS * USED];
+    bool lossy;
 } problem;
 
 static problem *create(sg_dtype type) {
@@ -107,11 +108,14 @@ static void run(const problem *p, sg_neuron_act act, uint32_t batch, uint32_t th
     sg_team *team;
     ck_assert_int_eq(sg_team_create(threads, &team, NULL), SG_OK);
     for (uint32_t t = 0; t < TOKENS; t += batch) {
-        job j = { &e, &l, { USED, p->expert + t * USED, p->weight + t * USED }, x, y + t * K, team };
+        job j = { &e, &l, { USED, p->expert + t * USED, p->weight + t * USED, p->lossy }, x, y + t * K, team };
         j.x.n = TOKENS - t < batch ? TOKENS - t : batch;
         j.x.x = p->x + t * K;
         for (uint32_t i = 0; i < j.x.n; i++) sg_acts_quantise(&kernels.vec, &j.x, i);
         sg_team_run(team, work, &j);
+        uint32_t pairs = 0;
+        for (uint32_t i = 0; i < j.x.n * USED; i++) pairs += !sg_route_skips(&j.route, i);
+        ck_assert_uint_eq(e.start[EXPERTS], pairs);
     }
     sg_team_destroy(&team);
     free(memory);
@@ -191,6 +195,36 @@ START_TEST(bits) {
 }
 END_TEST
 
+/* What a lossy route leaves out has no pair, and adds nothing. A route that is not lossy computes with weights that are 0. */
+START_TEST(left_out) {
+    problem *p = create(types[_i]);
+    const uint32_t away = EXPERTS - 1;
+    float want[TOKENS * K], y[TOKENS * K];
+    bool uses[TOKENS] = { false };
+    int n = 0;
+    for (int i = 0; i < TOKENS * USED; i++) { /* one expert, and some pairs of others, but for the first of each token */
+        if (i % USED == 0 || (p->expert[i] != away && i % 5 != 1)) continue;
+        p->weight[i] = i % 2 ? 0 : -0.0f;
+        uses[i / USED] = uses[i / USED] || p->expert[i] == away;
+        n += p->expert[i] == away;
+    }
+    ck_assert_int_gt(n, 0);
+    run(p, SG_ACT_SILU, 1, 1, false, want); /* adds zero times finite values */
+    for (int i = 0; i < K; i++) p->down_bias[away * K + (uint32_t)i] = NAN;
+    static const uint32_t ways[][2] = { { 1, 1 }, { TOKENS, 1 }, { TOKENS, 3 }, { 4, 2 }, { 1, 3 } };
+    for (size_t w = 0; w < sizeof ways / sizeof *ways; w++) {
+        p->lossy = true;
+        run(p, SG_ACT_SILU, ways[w][0], ways[w][1], w % 2, y);
+        if (w % 2 == 0) ck_assert_msg(memcmp(y, want, sizeof y) == 0, "batch %u, %u threads: other bits", ways[w][0], ways[w][1]);
+        for (int i = 0; i < TOKENS * K; i++) ck_assert(!isnan(y[i]));
+        p->lossy = false;
+        run(p, SG_ACT_SILU, ways[w][0], ways[w][1], false, y);
+        for (int t = 0; t < TOKENS; t++) ck_assert(isnan(y[t * K]) == uses[t]);
+    }
+    destroy(p);
+}
+END_TEST
+
 int main(void) {
     sg_kernels_init(&kernels, sg_cpu_detect());
     srand(11);
@@ -199,6 +233,7 @@ int main(void) {
     tcase_set_timeout(t, 0);
     tcase_add_loop_test(t, values, 0, sizeof types / sizeof *types);
     tcase_add_loop_test(t, bits, 0, sizeof types / sizeof *types);
+    tcase_add_loop_test(t, left_out, 0, sizeof types / sizeof *types);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
     srunner_set_fork_status(r, CK_NOFORK); /* OpenMP teams do not survive a fork */

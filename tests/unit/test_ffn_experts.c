@@ -175,6 +175,54 @@ START_TEST(bits_do_not_depend_on_the_way) {
 }
 END_TEST
 
+/* What a lossy route leaves out is as if it was not in the route, in everything: sums, biases, policies, counts; also where a token has one expert left,
+ * and an expert no token. A route that is not lossy computes with weights that are 0. */
+START_TEST(left_out_is_not_there) {
+    static const float some[TOKENS * USED] = { 0.7f, 0.3f, 0, 1.9f, -0.4f, -0.0f, 1, 1, 0, 0.5f, 0.9f, 0, 3, 0 };
+    net m = expert_net(_i);
+    biases b = biases_make(&m.shape);
+    sg_acts x = acts_make(TOKENS, K, 1);
+    for (uint32_t j = 0; j < K; j++) b.down[4 * K + j] = NAN; /* of the expert that nobody uses */
+    for (int act = 0; act < N_ACTS; act++) {
+        setup s = routed((sg_neuron_act)act);
+        const float cut = 0.4f;
+        uint64_t neurons = 0;
+        if (act % 2 == 0) use_biases(&s, &b, m.shape.gated);
+        s.policy.top_k = act % 4 == 1 ? 50 : 0;
+        s.policy.cut = act % 4 == 2 ? &cut : NULL;
+        s.weight = some;
+        s.lossy = true;
+        same_every_way(&m, &s, &x, act);
+        s.policy.mode = SG_FFN_AUTO;
+        float *y = ffn_run(&m, &s, &x);
+        const sg_ffn_count count = s.count;
+        for (uint32_t t = 0; t < TOKENS; t++) {
+            const uint32_t first = t * USED, left = (some[first] != 0) + (some[first + 1] != 0), at = some[first] != 0 ? first : first + 1;
+            const sg_acts one = sg_acts_rows(&x, t, 1);
+            setup alone = s;
+            alone.n_used = left;
+            alone.expert = expert + at;
+            alone.weight = some + at;
+            alone.lossy = false;
+            float *want = ffn_run(&m, &alone, &one);
+            same_bits(want, y + (size_t)t * (K + SPARE), 1, "without what was left out", act * 100 + (int)t);
+            neurons += alone.count.neurons;
+            free(want);
+        }
+        ck_assert_uint_eq(count.neurons, neurons);
+        ck_assert_uint_eq(count.gates, neurons);
+        free(y);
+        s.lossy = false;
+        y = ffn_run(&m, &s, &x);
+        if (act % 2 == 0) ck_assert(isnan(y[5 * (size_t)(K + SPARE)])); /* 0 * NAN */
+        free(y);
+    }
+    acts_free(&x);
+    biases_free(&b);
+    net_free(&m);
+}
+END_TEST
+
 /* More tokens of one expert than are gathered at a time. */
 START_TEST(many_tokens) {
     enum { MANY = 3 * SG_FFN_TILE + 5 };
@@ -373,6 +421,7 @@ int main(void) {
     tcase_add_loop_test(tc, dense_with_biases_and_factors, 0, CASES);
     tcase_add_loop_test(tc, floats_are_as_defined, 0, 4);
     tcase_add_loop_test(tc, bits_do_not_depend_on_the_way, 0, CASES);
+    tcase_add_loop_test(tc, left_out_is_not_there, 0, CASES);
     tcase_add_loop_test(tc, many_tokens, 0, CASES);
     tcase_add_loop_test(tc, split_rows_give_the_same, 0, CASES);
     tcase_add_loop_test(tc, experts_are_their_neurons, 0, CASES);
