@@ -35,7 +35,7 @@ START_TEST(every_byte) {
         const size_t bytes[] = { sizes[i], i % 5 == 4 ? 0 : sizes[(i + 3) % SIZES], sizes[(i + 7) % SIZES] };
         shelf_layer(h, 3, 1, bytes, residues[i % RESIDUES], false);
     }
-    for (uint32_t i = 0; i < SIZES; i++) shelf_layer(h, 3, 1, &sizes[i], residues[(i + 1) % RESIDUES], true);
+    for (uint32_t i = 0; i < SIZES; i++) shelf_layer(h, 3, 1, (const size_t[SG_EXPERT_SLICES]) { sizes[i] }, residues[(i + 1) % RESIDUES], true);
     open_with(h, _i, 2, 1);
     for (int round = 0; round < 2; round++) {
         sg_expert_begin(&h->s, true);
@@ -201,7 +201,7 @@ static void anything(int i, const plan *p, int rounds) {
     shelf *h = create();
     static const size_t bytes[LAYERS][SG_EXPERT_SLICES] = { { 6000, 6000, 12345 }, { 12288, 1, 4096 }, { 33, 40000, 511 } };
     uint64_t seed = 99 + (uint64_t)(p - plans) * 7 + (uint64_t)i, used = 0;
-    for (uint32_t k = 0; k < LAYERS; k++) shelf_layer(h, p->n_expert, p->n_slots, bytes[k], residues[k + p->n_reads], p->in_place);
+    for (uint32_t k = 0; k < LAYERS; k++) shelf_layer(h, p->n_expert, p->n_slots, bytes[k], residues[(k + p->n_reads) % RESIDUES], p->in_place);
     open_with(h, i, p->n_reads, p->n_threads);
     for (int round = 0; round < rounds; round++) {
         const uint32_t n_tokens = round % 3 ? 1 + (uint32_t)(rnd(&seed) % 40) : 1;
