@@ -70,6 +70,22 @@ static sg_status set_policy(sg_session *s, const sg_session_options *o, sg_ffn_p
     return SG_OK;
 }
 
+/* What is given up of the routes of experts. */
+static sg_status set_routes(const sg_session *s, const sg_session_options *o, sg_exec_options *eo, sg_error *err) {
+    const sg_hparams *hp = &s->model->desc.hp;
+    if (o->n_experts == 0 && o->lossy_drop == 0 && o->lossy_cache_route == 0) return SG_OK;
+    if (hp->n_expert == 0) return sg_fail(err, SG_E_UNSUPPORTED, "the model has no experts: there is nothing to choose fewer or others of");
+    if (o->n_experts > hp->n_expert_used)
+        return sg_fail(err, SG_E_ARG, "%u experts for each token: the model uses %u", o->n_experts, hp->n_expert_used);
+    if (!(o->lossy_drop >= 0 && o->lossy_drop < 1)) return sg_fail(err, SG_E_ARG, "the share of dropped experts is %g, not between 0 and 1", (double)o->lossy_drop);
+    if (!(o->lossy_cache_route >= 0 && o->lossy_cache_route <= 1))
+        return sg_fail(err, SG_E_ARG, "the preference for experts in memory is %g, not between 0 and 1", (double)o->lossy_cache_route);
+    eo->n_experts = o->n_experts;
+    eo->route_drop = o->lossy_drop;
+    eo->route_prefer = o->lossy_cache_route;
+    return SG_OK;
+}
+
 /* Scores above which neurons are read ahead: those of the recall that is nearest to AHEAD_RECALL among the ones measured. */
 static sg_status set_ahead(sg_session *s, sg_error *err) {
     const sg_threshold_grid *g = &s->model->desc.recalls;
@@ -113,6 +129,7 @@ static sg_status init(sg_session *s, const sg_session_options *o, sg_error *err)
     const sg_exec_model em = sg_model_for_exec(m);
     sg_exec_options eo = { .n_threads = n_threads, .n_batch = n_batch, .n_ctx = n_ctx, .precise = o->precise };
     SG_TRY(set_policy(s, o, &eo.policy, err));
+    SG_TRY(set_routes(s, o, &eo, err));
     SG_TRY(set_ahead(s, err));
     eo.ahead_cut = s->ahead_cut;
     SG_TRY(sg_exec_init(&s->exec, &em, &eo, err));

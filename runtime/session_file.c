@@ -47,8 +47,11 @@ static void end(flow *f) {
 /* The choices that keys, values and states depend on besides the model: results are the same to the bit only among equal ones. */
 uint64_t sg_session_settings(const sg_session *s, const sg_session_options *o) {
     struct { float predict, threshold; uint32_t top_k, precise, is_long; } c = { o->lossy_predict, o->lossy_threshold, o->lossy_top_k, o->precise, 0 };
+    struct { uint32_t n; float drop, cache_route; } experts = { o->n_experts, o->lossy_drop, o->lossy_cache_route };
     c.is_long = s->exec.rope[0] == &s->model->ropes[SG_ROPES_LONG];
-    return XXH3_64bits(&c, sizeof c);
+    if (experts.n == s->model->desc.hp.n_expert_used) experts.n = 0; /* what the model says */
+    if (experts.n == 0 && experts.drop == 0 && experts.cache_route == 0) return XXH3_64bits(&c, sizeof c);
+    return XXH3_64bits(&c, sizeof c) ^ XXH3_64bits(&experts, sizeof experts);
 }
 
 /* ---- saving ---- */

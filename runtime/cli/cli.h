@@ -59,6 +59,7 @@ typedef struct cli_model {
     int cpu_mask; /* index of the choice, 0: the best there is */
     int ffn;      /* index of the choice, equal to sg_ffn_mode */
     cli_list lossy;
+    int64_t experts; /* of a token, 0: as the model says */
     bool quiet, stats, pin, no_prefetch, no_cache, no_pipeline, precise;
     uint64_t ram;      /* bytes, 0: the library's choice */
     const char *trace, *route_log; /* files, or NULL */
@@ -97,7 +98,9 @@ extern const char *const cli_kv_choices[], *const cli_io_choices[], *const cli_c
     { "ffn", 0, CLI_CHOICE, &(m)->ffn, "WAY", "feed-forward layers of a model.bin: auto (default), sparse, dense; same result", 0, 0,  \
       cli_ffn_choices },                                                                                               \
     { "lossy", 0, CLI_LIST, &(m)->lossy, "WHAT=VALUE",                                                                \
-      "leave neurons of a model.bin out: predict=RECALL, threshold=SHARE, topk=K; may be repeated" }
+      "leave out neurons of a model.bin (predict=RECALL, threshold=SHARE, topk=K) or experts that are not in memory (drop=SHARE, " \
+      "cache-route=LAMBDA); may be repeated" },                                                                         \
+    { "experts", 0, CLI_INT, &(m)->experts, "K", "use K experts for each token, fewer than the model says; lossy", 1, 65536 }
 /* clang-format on */
 
 /* Opens the model with a progress bar, so that a session of n_ctx tokens (0: the library's choice) fits into --ram; 0 or the exit code,

@@ -124,19 +124,20 @@ static bool step(void *user, uint64_t done, uint64_t total) {
 
 /* One --lossy: sets the field that it names. */
 static int set_lossy(const char *text, sg_session_options *o) {
-    static const char *const names[] = { "predict=", "threshold=", "topk=" };
-    float *const shares[] = { &o->lossy_predict, &o->lossy_threshold };
-    for (size_t i = 0; i < 3; i++) {
+    enum { PREDICT, THRESHOLD, DROP, CACHE_ROUTE, TOP_K, N };
+    static const char *const names[N] = { "predict=", "threshold=", "drop=", "cache-route=", "topk=" };
+    float *const shares[TOP_K] = { &o->lossy_predict, &o->lossy_threshold, &o->lossy_drop, &o->lossy_cache_route };
+    for (size_t i = 0; i < N; i++) {
         const size_t len = strlen(names[i]);
         if (strncmp(text, names[i], len) != 0) continue;
         double share;
         int64_t k;
-        if (i == 2 && cli_parse_int(text + len, &k) && k > 0 && k <= UINT32_MAX) o->lossy_top_k = (uint32_t)k;
-        else if (i < 2 && cli_parse_real(text + len, &share) && share > 0 && share < 1) *shares[i] = (float)share;
-        else return cli_fail("--lossy %s: '%s' is not %s", text, text + len, i == 2 ? "a number of neurons" : "a number between 0 and 1");
+        if (i == TOP_K && cli_parse_int(text + len, &k) && k > 0 && k <= UINT32_MAX) o->lossy_top_k = (uint32_t)k;
+        else if (i < TOP_K && cli_parse_real(text + len, &share) && share > 0 && ((float)share < 1 || (i == CACHE_ROUTE && share == 1))) *shares[i] = (float)share;
+        else return cli_fail("--lossy %s: '%s' is not %s", text, text + len, i == TOP_K ? "a number of neurons" : "a number between 0 and 1");
         return CLI_OK;
     }
-    return cli_fail("--lossy %s: predict=RECALL, threshold=SHARE and topk=K are known", text);
+    return cli_fail("--lossy %s: predict=RECALL, threshold=SHARE, topk=K, drop=SHARE and cache-route=LAMBDA are known", text);
 }
 
 static int session_options(const cli_model *m, uint64_t n_ctx, sg_session_options *o) {
@@ -150,6 +151,7 @@ static int session_options(const cli_model *m, uint64_t n_ctx, sg_session_option
     o->n_state_copies = m->goes_back ? 0 : SG_NO_STATE_COPIES;
     o->ffn = (sg_ffn_mode)m->ffn;
     o->precise = m->precise;
+    o->n_experts = (uint32_t)m->experts;
     for (size_t i = 0; i < m->lossy.n; i++)
         if (set_lossy(m->lossy.v[i], o) != CLI_OK) return CLI_FAILED;
     return CLI_OK;

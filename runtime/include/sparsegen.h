@@ -204,9 +204,18 @@ typedef struct sg_session_options {
     /* Where weights are quantised they are multiplied with activations in 16 instead of 8 bits: closer to the exact product (in mixtures of
      * experts fewer routes differ from the exact ones), and slower. Does not touch the KV cache's type and the down rows of a model.bin. */
     bool precise;
+    /* Lossy choices for mixtures of experts; 0: off. They can be combined, also with those above. The second and the third only change anything while not
+     * all experts are in memory, and then the result depends on which are: on the budget, on what came before in any session of the model, and on
+     * n_batch, for the tokens of a batch all see what was in memory when a layer began. */
+    uint32_t n_experts;        /* experts of a token, if fewer than the model says: the best ones */
+    float lossy_drop;          /* share, below 1: a token's experts that are not in memory are left out, those of the least weight first, as long as their
+                                * weights sum to at most this share of all the token's. Where a model makes the weights of the chosen experts sum to
+                                * one, those that are left still do */
+    float lossy_cache_route;   /* up to 1: experts in memory are preferred, but for the best one of a token: that times the usual range of the router's
+                                * products is added to theirs for the choice (not for the weights) */
 } sg_session_options;
 #define SG_NO_STATE_COPIES UINT32_MAX
-#define SG_SESSION_OPTIONS_INIT { sizeof(sg_session_options), 0, 0, 0, SG_KV_F16, false, SG_FFN_AUTO, 0.0f, 0.0f, 0, 0, false }
+#define SG_SESSION_OPTIONS_INIT { sizeof(sg_session_options), 0, 0, 0, SG_KV_F16, false, SG_FFN_AUTO, 0.0f, 0.0f, 0, 0, false, 0, 0.0f, 0.0f }
 
 /* The model must outlive the session. SG_E_UNSUPPORTED when a lossy choice is not possible with this model. */
 SG_API SG_NODISCARD sg_status sg_session_create(sg_model *model, const sg_session_options *options, sg_session **out,
