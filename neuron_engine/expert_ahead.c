@@ -6,13 +6,15 @@
 /* How fast home->trust follows. */
 #define TRUST_KEEP 0.96875f
 
-/* With and without look-ahead in turns for some tokens, then as it was faster. */
+/* With and without look-ahead in turns for some tokens, then as it was faster. The turns go to and fro, so that a cache that fills, or a text that
+ * changes, favours neither. */
 void sg_expert_judge_ahead(sg_expert_store *s) {
-    const uint32_t at = s->ahead.tokens++ % SG_EXPERT_PERIOD;
-    if (at == 0) memset(s->ahead.seconds, 0, sizeof s->ahead.seconds);
-    s->ahead.trial = at < SG_EXPERT_TRIAL;
-    if (s->ahead.trial) s->ahead.on = at / SG_EXPERT_TURN % 2 == 0;
-    else if (at == SG_EXPERT_TRIAL) s->ahead.on = s->ahead.seconds[1] <= s->ahead.seconds[0];
+    const uint32_t at = s->ahead.tokens++ % SG_EXPERT_PERIOD, in_trial = at - SG_EXPERT_FIRST;
+    if (s->ahead.tokens == 1) s->ahead.on = true;
+    if (at == SG_EXPERT_FIRST) memset(s->ahead.seconds, 0, sizeof s->ahead.seconds);
+    s->ahead.trial = at >= SG_EXPERT_FIRST && in_trial < SG_EXPERT_TRIAL;
+    if (s->ahead.trial) s->ahead.on = in_trial / SG_EXPERT_TURN % 4 == 0 || in_trial / SG_EXPERT_TURN % 4 == 3;
+    else if (in_trial == SG_EXPERT_TRIAL) s->ahead.on = s->ahead.seconds[1] <= s->ahead.seconds[0];
 }
 
 void sg_expert_time(sg_expert_store *s, double seconds) {
@@ -24,7 +26,10 @@ void sg_expert_judge_guess(sg_expert_store *s, const uint32_t *hit, uint32_t n) 
     sg_expert_home *h = s->home;
     uint32_t named = 0, right = 0;
     if (h->guessed != s->run) return;
-    for (uint32_t e = 0; e < h->n_expert; e++) named += h->guess[e] && sg_neuron_cache_find(&h->cache, e) == SG_SLOT_NONE;
+    for (uint32_t e = 0; e < h->n_expert; e++) {
+        h->finds.guessed += h->guess[e];
+        named += h->guess[e] && sg_neuron_cache_find(&h->cache, e) == SG_SLOT_NONE;
+    }
     for (uint32_t i = 0; i < n; i++) {
         h->finds.right += h->guess[hit[i]];
         right += h->guess[hit[i]] && sg_neuron_cache_find(&h->cache, hit[i]) == SG_SLOT_NONE;
@@ -37,29 +42,57 @@ bool sg_expert_looks_ahead(const sg_expert_store *s, const sg_expert_home *h) {
     return !s->no_ahead && (s->ahead.on || !s->single) && h->misses > SG_EXPERT_FEW && trusted;
 }
 
+void sg_expert_forget_named(sg_expert_store *s, const sg_expert_home *upto) {
+    for (uint32_t i = 0; i < SG_EXPERT_DEPTH; i++)
+        if (!upto || s->named[i].home <= upto) s->named[i].home = NULL;
+}
+
+/* Of what was named and not yet looked at, that of the nearest layer. */
+static sg_expert_named *nearest(sg_expert_store *s) {
+    sg_expert_named *best = NULL;
+    for (uint32_t i = 0; i < SG_EXPERT_DEPTH; i++) {
+        sg_expert_named *n = &s->named[i];
+        if (n->home && n->at < n->n && (!best || n->home < best->home)) best = n;
+    }
+    return best;
+}
+
+bool sg_expert_idle(const sg_expert_store *s) { return s->started == s->n && !nearest((sg_expert_store *)(uintptr_t)s); }
+
 void sg_expert_start_named(sg_expert_store *s) {
-    sg_expert_home *h = s->next;
-    if (!h || s->started < s->n) return;
-    for (; s->named_at < s->n_named; s->named_at++) {
-        const uint32_t expert = s->named[s->named_at];
-        if (sg_neuron_cache_find(&h->cache, expert) != SG_SLOT_NONE || sg_expert_find(s, h, expert)) continue;
-        sg_expert_read *r = sg_expert_free_area(s, false);
-        if (!r) return;
-        sg_expert_start(s, r, h, expert, true);
-        h->finds.expected++;
+    sg_expert_named *n;
+    while (s->started == s->n && (n = nearest(s))) {
+        const uint32_t expert = n->expert[n->at];
+        if (sg_neuron_cache_find(&n->home->cache, expert) == SG_SLOT_NONE && !sg_expert_find(s, n->home, expert)) {
+            sg_expert_read *r = sg_expert_free_area(s, false);
+            if (!r) return;
+            sg_expert_start(s, r, n->home, expert, true);
+            n->home->finds.expected++;
+        }
+        n->at++;
     }
 }
 
+/* The list of a layer: its own, which a later guess replaces, or one that is over. */
+static sg_expert_named *list_of(sg_expert_store *s, const sg_expert_home *h) {
+    sg_expert_named *best = &s->named[0];
+    for (uint32_t i = 0; i < SG_EXPERT_DEPTH; i++) {
+        if (s->named[i].home == h) return &s->named[i];
+        if (!s->named[i].home) best = &s->named[i];
+    }
+    return best;
+}
+
 void sg_expert_expect(sg_expert_store *s, sg_expert_home *h, const uint32_t *named, uint32_t n) {
+    sg_expert_named *list = list_of(s, h);
     memset(h->guess, 0, h->n_expert);
     h->guessed = s->run;
-    h->finds.guessed += n;
-    s->next = h;
-    s->n_named = n;
-    s->named_at = 0;
+    list->home = h;
+    list->n = n;
+    list->at = 0;
     for (uint32_t i = 0; i < n; i++) {
         h->guess[named[i]] = 1;
-        s->named[i] = named[i];
+        list->expert[i] = named[i];
     }
     sg_expert_start_named(s);
 }

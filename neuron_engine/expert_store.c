@@ -44,7 +44,7 @@ void sg_expert_store_lay_out(sg_expert_store *s, sg_carver *c) {
     s->expert = sg_carve(c, s->n_expert, sizeof *s->expert);
     s->slot = sg_carve(c, s->n_expert, sizeof *s->slot);
     s->index = sg_carve(c, s->n_expert, sizeof *s->index);
-    s->named = sg_carve(c, s->n_expert, sizeof *s->named);
+    for (uint32_t i = 0; i < SG_EXPERT_DEPTH; i++) s->named[i].expert = sg_carve(c, s->n_expert, sizeof *s->named[i].expert);
     s->read = sg_carve(c, s->n_expert, sizeof *s->read);
 }
 
@@ -126,8 +126,9 @@ sg_expert_read *sg_expert_free_area(const sg_expert_store *s, bool for_demand) {
     sg_expert_read *best = NULL;
     for (uint32_t i = 0; i < s->n_reads; i++) {
         sg_expert_read *r = &s->reads[i];
+        if (r->wanted || sg_expert_pending(r)) continue; /* also of those that are free: where a piece failed, nobody waits for the others */
         if (!r->home) return r;
-        if (r->wanted || sg_expert_pending(r) || (!for_demand && !over(s, r))) continue;
+        if (!for_demand && !over(s, r)) continue;
         if (!best || (over(s, r) && !over(s, best))) best = r;
     }
     if (best) best->home->finds.unused++;
@@ -142,7 +143,7 @@ sg_expert_read *sg_expert_wait_for_area(const sg_expert_store *s) {
     const uint32_t n = r->first[SG_EXPERT_SLICES];
     sg_stream_cancel(s->stream, r->piece, n);
     for (uint32_t i = 0; i < n; i++) sg_stream_wait(s->stream, &r->piece[i]);
-    r->home->finds.unused++;
+    if (r->home) r->home->finds.unused++;
     return r;
 }
 

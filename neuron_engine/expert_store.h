@@ -71,6 +71,14 @@ typedef struct sg_expert_read {
     uint32_t first[SG_EXPERT_SLICES + 1]; /* pieces of each slice */
 } sg_expert_read;
 
+/* How many layers look-ahead may be ahead. */
+#define SG_EXPERT_DEPTH 2u
+/* Experts that are expected of a layer, in the order of their reads. */
+typedef struct sg_expert_named {
+    sg_expert_home *home; /* NULL: of none */
+    uint32_t *expert, n, at; /* [n_expert]; all, those that were looked at */
+} sg_expert_named;
+
 /* What the layers of a model share. */
 typedef struct sg_expert_store {
     sg_stream *stream;
@@ -96,8 +104,7 @@ typedef struct sg_expert_store {
     uint32_t *slot;        /* [n_expert] of each, or SG_SLOT_NONE */
     uint32_t *index;       /* [n_expert] of each, its place in hit[] */
     sg_expert_read **read; /* [n_expert] of each, NULL: in a slot, or not started */
-    sg_expert_home *next;  /* look-ahead: named for this one, in the order of the reads; NULL: nothing */
-    uint32_t *named, n_named, named_at; /* [n_expert], all, those that were looked at */
+    sg_expert_named named[SG_EXPERT_DEPTH]; /* what look-ahead named */
     const uint32_t *count; /* [n_expert of the layer] uses by tokens, NULL: one each */
     uint32_t n, n_here;    /* all, those in slots */
     uint32_t started;      /* position of the next that has to be read */
@@ -135,15 +142,18 @@ const uint8_t *sg_expert_get(sg_expert_store *s, uint32_t position, int slice, s
 
 /* Whether to look ahead for a layer: not where almost everything is in slots, since asking the router costs time, too; not where too few of the
  * experts that it names, and that would be read, are needed (a probe now and then looks whether that is still so); and not while it makes tokens
- * slower: of every SG_EXPERT_PERIOD single tokens the first SG_EXPERT_TRIAL run with and without it in turns of SG_EXPERT_TURN, the rest as it was
- * faster. */
+ * slower: of every SG_EXPERT_PERIOD single tokens SG_EXPERT_TRIAL, from SG_EXPERT_FIRST on, run with and without it in turns of SG_EXPERT_TURN, those
+ * behind them as it was faster. */
 #define SG_EXPERT_PERIOD 512u
+#define SG_EXPERT_FIRST 64u
 #define SG_EXPERT_TRIAL 64u
 #define SG_EXPERT_TURN 8u
 #define SG_EXPERT_PROBE 32u
 #define SG_EXPERT_TRUE 0.4f
 #define SG_EXPERT_FEW 0.05f /* missing experts of a token in a layer */
 bool sg_expert_looks_ahead(const sg_expert_store *s, const sg_expert_home *h);
+/* Nothing that is known to be needed, or expected, waits for its read to start: the drive will be idle. */
+bool sg_expert_idle(const sg_expert_store *s);
 /* A run of a single token took so long. */
 void sg_expert_time(sg_expert_store *s, double seconds);
 /* Look-ahead: the layer will probably need experts named[n] in this run, the surest first. Starts reads of those that are nowhere, now and as areas

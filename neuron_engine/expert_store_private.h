@@ -19,6 +19,8 @@ sg_expert_read *sg_expert_wait_for_area(const sg_expert_store *s);
 
 /* Look-ahead: whether the run that begins, of a single token, does it (expert_ahead.c). */
 void sg_expert_judge_ahead(sg_expert_store *s);
+/* What was named of layers up to this one (NULL: of all) does not matter any more. */
+void sg_expert_forget_named(sg_expert_store *s, const sg_expert_home *upto);
 /* Reads of what was named, as far as there is room. */
 void sg_expert_start_named(sg_expert_store *s);
 /* Experts hit[n] of the layer that is being computed are needed: how good was the guess? Before their reads start. */

@@ -1,4 +1,6 @@
 /* Experts of the layer that is being computed: what is demanded, in which groups, what gets a slot. */
+#include <string.h>
+
 #include "neuron_engine/expert_store_private.h"
 
 /* How fast home->misses follows. */
@@ -7,13 +9,20 @@
 void sg_expert_begin(sg_expert_store *s, bool single) {
     s->run++;
     s->single = single;
-    s->home = s->next = NULL;
+    s->home = NULL;
+    sg_expert_forget_named(s, NULL);
     if (single) sg_expert_judge_ahead(s);
     s->ahead.trial = s->ahead.trial && single;
     for (uint32_t i = 0; i < s->n_homes; i++) {
         sg_neuron_cache_begin(&s->homes[i].cache);
-        if (s->no_cache) sg_neuron_cache_clear(&s->homes[i].cache);
+        if (!s->no_cache) continue;
+        sg_neuron_cache_clear(&s->homes[i].cache);
+        memset(s->homes[i].resident, 0, s->homes[i].n_expert);
     }
+}
+
+static void note_residents(sg_expert_home *h) {
+    for (uint32_t i = 0; i < h->n_expert; i++) h->resident[i] = sg_neuron_cache_find(&h->cache, i) != SG_SLOT_NONE;
 }
 
 void sg_expert_recover(sg_expert_store *s) {
@@ -25,8 +34,10 @@ void sg_expert_recover(sg_expert_store *s) {
         sg_expert_home *h = &s->homes[i];
         for (uint32_t slot = 0; slot < h->cache.n_slots; slot++)
             if (h->cache.flight[slot]) sg_neuron_cache_forget(&h->cache, slot);
+        note_residents(h);
     }
-    s->home = s->next = NULL;
+    s->home = NULL;
+    sg_expert_forget_named(s, NULL);
 }
 
 static uint32_t uses(const sg_expert_store *s, uint32_t expert) { return s->count ? s->count[expert + 1] - s->count[expert] : 1; }
@@ -120,7 +131,7 @@ static void sort_by_uses(sg_expert_store *s, uint32_t lo, uint32_t hi) {
 void sg_expert_demand(sg_expert_store *s, sg_expert_home *h, const uint32_t *hit, uint32_t n, const uint32_t *count, uint32_t n_tokens) {
     uint32_t missing = 0;
     s->home = h;
-    s->next = NULL;
+    sg_expert_forget_named(s, h);
     s->n = n;
     s->n_here = 0;
     s->count = count;
@@ -204,5 +215,5 @@ void sg_expert_end(sg_expert_store *s) {
     sg_expert_done(s, s->n_here, s->n);
     for (uint32_t p = s->n_here; good && p < s->n; p++)
         if (s->slot[p] != SG_SLOT_NONE) h->cache.flight[s->slot[p]] = 0;
-    for (uint32_t i = 0; i < h->n_expert; i++) h->resident[i] = sg_neuron_cache_find(&h->cache, i) != SG_SLOT_NONE;
+    note_residents(h);
 }

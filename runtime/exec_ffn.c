@@ -91,7 +91,8 @@ static uint32_t name_experts(sg_exec *e, const sg_step *s, uint32_t n) {
 void sg_exec_expect(const sg_exec_turn *r, const sg_step *s, uint32_t thread) {
     sg_exec *e = r->e;
     sg_expert_home *home = home_of(e, s->layer);
-    if (!sg_expert_looks_ahead(home->store, home)) return;
+    /* further ahead only a single token, and only where the drive would have nothing to do. Thread 0 changes neither here before a barrier */
+    if (!sg_expert_looks_ahead(home->store, home) || (s->n > 1 && (r->n > 1 || !sg_expert_idle(home->store)))) return;
     const uint32_t n = r->n < SG_EXPECT_TOKENS ? r->n : SG_EXPECT_TOKENS, threads = sg_team_size(e->team);
     sg_acts a = e->ahead;
     a.n = n;

@@ -4,7 +4,7 @@
 
 #include <stdlib.h>
 
-#define STEPS_PER_LAYER 22
+#define STEPS_PER_LAYER 24
 #define STEPS_AROUND 4 /* embedding, final norm, logits, their scale */
 
 sg_neuron_act sg_plan_act(sg_ffn_act act) {
@@ -223,14 +223,15 @@ static void router(builder *b, sg_step *s, sg_step *maker) {
     product(b, s, maker, &b->w[SG_L_ROUTER], b->w[SG_L_ROUTER_BIAS].v, SG_BUF_ROUTER, 0);
 }
 
-/* The router of the next layer over the stream of this one. */
-static void expect(builder *b) {
-    const uint32_t l = b->l + 1;
-    if (!b->weights->experts || l == b->d->hp.n_layer || !b->weights->experts[l]) return;
+/* The router of a later layer over the stream of this one. */
+static void expect(builder *b, uint32_t ahead) {
+    const uint32_t l = b->l + ahead;
+    if (!b->weights->experts || l >= b->d->hp.n_layer || !b->weights->experts[l]) return;
     const sg_weight *w = b->weights->layers[l];
     if (w[SG_L_ROUTER].m.away) return;
     sg_step *s = next(b, SG_OP_EXPECT);
     s->layer = l;
+    s->n = ahead;
     if (!b->d->arch->router_before) {
         s->norm = w[SG_L_FFN_NORM].v;
         s->norm_bias = w[SG_L_FFN_NORM_BIAS].v;
@@ -252,7 +253,7 @@ static void experts(builder *b) {
         matrices(b, s, &w[SG_L_GATE_SHEXP], &w[SG_L_UP_SHEXP], &w[SG_L_DOWN_SHEXP], &none, (const float *[3]) { 0 }, SG_BUF_BRANCH2);
     if (s->n_products == 0) b->p->n_steps--; /* the router was asked before */
     if (!b->d->arch->router_before) next(b, SG_OP_ROUTE)->select_bias = w[SG_L_ROUTER_SELECT].v;
-    expect(b);
+    for (uint32_t ahead = 1; ahead <= SG_EXPERT_DEPTH; ahead++) expect(b, ahead);
     if (shared_bundle) bundles(b, units.shared, false, SG_BUF_BRANCH2);
     if (units.main != SG_NO_UNIT) {
         bundles(b, units.main, true, SG_BUF_BRANCH);

@@ -56,7 +56,7 @@ typedef struct sg_step {
     uint32_t layer;
     sg_buf in, out;
     uint32_t width;     /* values of a token in `out`, of steps that make acts; they lie without gaps */
-    uint32_t at, n;     /* NORM, HEADS: first value of `in`, and how many (per head); ACTIVATE: neurons */
+    uint32_t at, n;     /* NORM, HEADS: first value of `in`, and how many (per head); ACTIVATE: neurons; EXPECT: layers ahead */
     bool quantise;      /* a matrix that reads `out` wants 8-bit activations */
     bool quantise_x;    /* NORM: one reads X itself */
     bool lanes;         /* neuron bundles read `out` (sg_lane_acts) */

@@ -15,6 +15,8 @@ typedef struct bench_row {
     double seconds, seconds_min, seconds_max; /* of one run; the first is the median */
     double weight_bytes, kv_bytes;            /* read for a token, on average; 0: batches share what they read */
     double int8_ops, f32_ops;                 /* of a token's matrix products, on average */
+    double token_p50, token_p90, token_p99;   /* seconds of the tokens that were fed one by one, of all runs; else 0 */
+    double read_bytes;                        /* read from the file while computing, a token on average */
 } bench_row;
 
 typedef struct bench_printer {

@@ -60,6 +60,10 @@ static void print_cells(cells *c, const bench_row *r) {
     real_cell(c, "kv_bytes_per_token", decode, r->kv_bytes);
     real_cell(c, "int8_ops_per_token", test, r->int8_ops);
     real_cell(c, "f32_ops_per_token", test, r->f32_ops);
+    real_cell(c, "token_p50", decode, r->token_p50);
+    real_cell(c, "token_p90", decode, r->token_p90);
+    real_cell(c, "token_p99", decode, r->token_p99);
+    real_cell(c, "read_bytes_per_token", test, r->read_bytes);
     real_cell(c, "share_of_limit", test && limits, bench_share(r));
     real_cell(c, "limit_read", limits, l->read);
     real_cell(c, "limit_read_plain", limits, l->read_plain);

@@ -1,5 +1,5 @@
 /* sparsegen bench: speed on token ids that are always the same, and how near it comes to the machine's limits. What the
- * ids are does not matter to a dense model. */
+ * ids are does not matter to a dense model; for one with experts or sparse layers that is not all in RAM they come from a file. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,7 +14,8 @@ typedef struct bench_args {
     const char *ids_file;
     int format;
     bool no_limits, limits_only;
-    int32_t *ids; /* for the longest test */
+    int32_t *ids;         /* for the longest test; those of a file, and their beginning once more so that a test fits behind the last */
+    size_t n_ids, next;   /* from a file: how many, and the one to be fed next */
     bench_printer printer;
     bench_row *rows; /* of one thread count */
     size_t n_rows;
@@ -32,18 +33,32 @@ static int64_t largest(const cli_ints *list) {
     return most;
 }
 
-/* Evaluates n tokens behind the first `depth`: together, or one by one. */
-static sg_status evaluate(const bench_args *a, size_t depth, size_t n, bool together, double *seconds, sg_error *err) {
+/* The n ids to feed behind the first `depth`: made-up ones are the same for each run, a file is read on. */
+static const int32_t *take_ids(bench_args *a, size_t depth, size_t n) {
+    if (!a->ids_file) return a->ids + depth;
+    const int32_t *ids = a->ids + a->next;
+    a->next = (a->next + n) % a->n_ids;
+    return ids;
+}
+
+/* Evaluates n tokens behind the first `depth`: together, or one by one, each[n] then gets the time of each unless it is NULL. */
+static sg_status evaluate(bench_args *a, size_t depth, size_t n, bool together, double *seconds, double *each, sg_error *err) {
     sg_session *s = a->m.session;
-    const int32_t *ids = a->ids + depth;
+    const int32_t *ids = take_ids(a, depth, n);
     sg_status status = sg_session_rewind(s, depth, err);
     const double start = cli_now();
+    double last = start;
     if (together) {
         if (status == SG_OK) status = sg_session_feed(s, ids, n, 1, err);
-    } else {
-        for (size_t i = 0; i < n && status == SG_OK; i++) status = sg_session_feed(s, ids + i, 1, 1, err);
+        last = cli_now();
     }
-    *seconds = cli_now() - start;
+    for (size_t i = 0; i < n && !together && status == SG_OK; i++) {
+        status = sg_session_feed(s, ids + i, 1, 1, err);
+        const double now = cli_now();
+        if (each) each[i] = now - last;
+        last = now;
+    }
+    *seconds = last - start;
     return status;
 }
 
@@ -60,29 +75,51 @@ static void set_work(const bench_args *a, bench_row *r, bool together) {
     r->kv_bytes = position * ((double)r->depth + (n + 1) / 2); /* token i sees depth + i + 1 positions */
 }
 
-/* One test: a run to warm up, then the others. */
-static int measure(const bench_args *a, size_t depth, size_t n, bool together, bench_row *r) {
-    const size_t k = (size_t)a->repeats;
-    double *times = malloc(k * sizeof *times), warm_up;
-    if (!times) return cli_fail("out of memory");
-    sg_error err;
-    const size_t warm = a->warm > 0 ? (size_t)a->warm : 1;
-    sg_status s = evaluate(a, depth, together ? n : warm, together, &warm_up, &err);
-    if (!together) depth += (size_t)a->warm;
-    for (size_t i = 0; i < k && s == SG_OK; i++) s = evaluate(a, depth, n, together, &times[i], &err);
-    if (s == SG_OK) {
-        qsort(times, k, sizeof *times, by_value);
-        *r = (bench_row) { .n_threads = sg_session_get_stats(a->m.session).n_threads,
-                           .tokens = n,
-                           .depth = depth,
-                           .repeats = a->repeats };
-        snprintf(r->test, sizeof r->test, "%s%zu", together ? "pp" : "tg", n);
-        r->seconds = k % 2 ? times[k / 2] : (times[k / 2 - 1] + times[k / 2]) / 2.0;
-        r->seconds_min = times[0];
-        r->seconds_max = times[k - 1];
-        set_work(a, r, together);
+/* Bytes that the session has read while computing. */
+static double bytes_read(const bench_args *a) {
+    const sg_stats stats = sg_session_get_stats(a->m.session);
+    return (double)(stats.demand_bytes + stats.prefetch_bytes);
+}
+
+/* Fills in the row of a test: times[k] of the runs, each[k * n] of their tokens or NULL. Sorts both. */
+static void set_row(const bench_args *a, size_t depth, size_t n, double *times, double *each, double read, bench_row *r) {
+    const size_t k = (size_t)a->repeats, count = k * n;
+    qsort(times, k, sizeof *times, by_value);
+    *r = (bench_row) { .n_threads = sg_session_get_stats(a->m.session).n_threads,
+                       .tokens = n,
+                       .depth = depth,
+                       .repeats = a->repeats,
+                       .read_bytes = read / (double)count };
+    snprintf(r->test, sizeof r->test, "%s%zu", each ? "tg" : "pp", n);
+    r->seconds = k % 2 ? times[k / 2] : (times[k / 2 - 1] + times[k / 2]) / 2.0;
+    r->seconds_min = times[0];
+    r->seconds_max = times[k - 1];
+    if (each) {
+        qsort(each, count, sizeof *each, by_value);
+        r->token_p50 = each[(count - 1) * 50 / 100];
+        r->token_p90 = each[(count - 1) * 90 / 100];
+        r->token_p99 = each[(count - 1) * 99 / 100];
     }
+    set_work(a, r, !each);
+}
+
+/* One test: a run to warm up, then the others. */
+static int measure(bench_args *a, size_t depth, size_t n, bool together, bench_row *r) {
+    const size_t k = (size_t)a->repeats, warm = a->warm > 0 ? (size_t)a->warm : 1;
+    double *times = malloc(k * sizeof *times), *each = together ? NULL : malloc(k * n * sizeof *each), warm_up;
+    if (!times || !(together || each)) {
+        free(times);
+        free(each);
+        return cli_fail("out of memory");
+    }
+    sg_error err;
+    sg_status s = evaluate(a, depth, together ? n : warm, together, &warm_up, NULL, &err);
+    if (!together) depth += (size_t)a->warm;
+    const double before = bytes_read(a);
+    for (size_t i = 0; i < k && s == SG_OK; i++) s = evaluate(a, depth, n, together, &times[i], each ? each + i * n : NULL, &err);
+    if (s == SG_OK) set_row(a, depth, n, times, each, bytes_read(a) - before, r);
     free(times);
+    free(each);
     return s == SG_OK ? CLI_OK : cli_fail_error(&err);
 }
 
@@ -98,6 +135,7 @@ static int run_depth(bench_args *a, int64_t threads, size_t depth) {
     const int64_t np = largest(&a->prompt), nd = largest(&a->decode);
     int r = cli_open_session(&a->m, depth + longest(a, np, nd));
     sg_error err;
+    a->next = a->ids_file ? depth % a->n_ids : 0;
     if (r == CLI_OK && depth > 0 && sg_session_feed(a->m.session, a->ids, depth, 1, &err) != SG_OK)
         r = cli_fail_error(&err);
     for (size_t i = 0; i < a->prompt.n + a->decode.n && r == CLI_OK; i++) {
@@ -145,25 +183,27 @@ static int run_threads(bench_args *a, int64_t threads, sg_limits *limits) {
     return r;
 }
 
-/* The first n ids of a file of numbers, again from the beginning when it has fewer. */
+/* The ids of a file of numbers, and n more that are its beginning again. */
 static int read_ids(bench_args *a, size_t n) {
-    char *text;
+    char *text, *save = NULL;
     size_t len, k = 0;
     const int r = cli_read_file(a->ids_file, &text, &len);
     if (r != CLI_OK) return r;
     const int64_t n_vocab = sg_model_get_info(a->m.model)->n_vocab;
     int code = CLI_OK;
-    char *zero_ended = realloc(text, len + 1), *save = NULL;
+    char *zero_ended = realloc(text, len + 1);
+    a->ids = malloc((len / 2 + 1 + n) * sizeof *a->ids); /* a number and a blank are two bytes */
     if (zero_ended) (text = zero_ended)[len] = 0;
-    else code = cli_fail("out of memory");
-    for (char *word = code == CLI_OK ? strtok_r(text, " \t\r\n", &save) : NULL; word && k < n && code == CLI_OK; word = strtok_r(NULL, " \t\r\n", &save)) {
+    if (!zero_ended || !a->ids) code = cli_fail("out of memory");
+    for (char *word = code == CLI_OK ? strtok_r(text, " \t\r\n", &save) : NULL; word && code == CLI_OK; word = strtok_r(NULL, " \t\r\n", &save)) {
         int64_t id;
         if (cli_parse_int(word, &id) && id >= 0 && id < n_vocab) a->ids[k++] = (int32_t)id;
         else code = cli_fail("%s: '%.20s' is no token id of this model", a->ids_file, word);
     }
     free(text);
     if (code == CLI_OK && k == 0) code = cli_fail("%s: there are no token ids", a->ids_file);
-    for (size_t i = k; code == CLI_OK && i < n; i++) a->ids[i] = a->ids[i - k];
+    for (size_t i = k; code == CLI_OK && i < k + n; i++) a->ids[i] = a->ids[i - k];
+    a->n_ids = k;
     return code;
 }
 
@@ -171,9 +211,9 @@ static int read_ids(bench_args *a, size_t n) {
 static int make_ids(bench_args *a) {
     const int64_t np = largest(&a->prompt), nd = largest(&a->decode);
     const size_t n = (size_t)largest(&a->depth) + longest(a, np, nd);
+    if (a->ids_file) return read_ids(a, n);
     a->ids = malloc(n * sizeof *a->ids);
     if (!a->ids) return cli_fail("out of memory");
-    if (a->ids_file) return read_ids(a, n);
     uint32_t x = 1;
     for (size_t i = 0; i < n; i++) {
         x = x * 1664525u + 1013904223u; /* Numerical Recipes, section 7.1 */
@@ -217,7 +257,7 @@ int cmd_bench(int argc, char **argv) {
         { "threads", 't', CLI_INTS, &a.threads, "N,..", "threads (default: one per usable core)", 0, 1024 },
         { "warm", 0, CLI_INT, &a.warm, "N",
           "tokens fed one by one before those that are measured so (default: 1, fed again); fills the caches of a model larger than --ram", 0, most },
-        { "ids", 0, CLI_STR, &a.ids_file, "FILE", "token ids to use, numbers between blanks or lines (default: pseudo-random ones)" },
+        { "ids", 0, CLI_STR, &a.ids_file, "FILE", "token ids to feed one after the other, numbers between blanks or lines, again from the beginning at the end (default: pseudo-random ones)" },
         { "repeats", 'r', CLI_INT, &a.repeats, "N", "runs of each, after one to warm up (default 3)", 1, 10000 },
         { "output", 'o', CLI_CHOICE, &a.format, "FORMAT", "table (default), json, csv", 0, 0, formats },
         { "no-limits", 0, CLI_FLAG, &a.no_limits, NULL, "do not measure the limits of the machine" },

@@ -396,6 +396,34 @@ class Bench(Case):
         self.assertEqual(decode['weight_bytes_per_token'], part['attention']['bytes'] + part['router']['bytes'] + output['bytes'] +
                          part['experts']['bytes'] * share)
 
+    def test_times_of_tokens(self):
+        prompt, decode = self.rows(*self.SHORT, '-p', '4', '-n', '6')
+        self.assertEqual([prompt[x] for x in ('token_p50', 'token_p90', 'token_p99')], [None] * 3)
+        self.assertTrue(0 < decode['token_p50'] <= decode['token_p90'] <= decode['token_p99'] < decode['seconds'])
+        self.assertEqual([r['read_bytes_per_token'] for r in (prompt, decode)], [0, 0])
+
+    def test_ids(self):
+        """Every run takes the next ids of the file, and at its end the first again: seen by the experts that they choose."""
+        path, ids, log = str(GOLDENS / 'qwen3moe-q4_0.gguf'), self.tmp / 'ids', self.tmp / 'log'
+        ids.write_text('11 12 13\n14 15 16 17 18 19 20\n')
+
+        def routes(*args):
+            self.ok(*args, '-m', path, '-q', '--route-log', log)
+            lines = [line.split(',') for line in log.read_text().splitlines() if line[0].isdigit()]
+            return [(r[3], r[5], r[6]) for r in sorted(lines, key=lambda r: [int(x) for x in r[2:5]])]  # token by token
+
+        def of(*runs):
+            return [row for run in runs for row in routes('logits', '--tokens', run, '-o', self.tmp / 'logits')]
+
+        base = ['bench', '--no-limits', '--ids', ids]
+        self.assertEqual(routes(*base, '-p', '2', '-n', '2', '-r', '2'), of('11 12', '13 14', '15 16', '17', '18 19', '20 11'))
+        self.assertEqual(routes(*base, '-p', '0', '-n', '2', '-r', '1', '--warm', '3'), of('11 12 13 14 15'))
+        self.assertEqual(routes(*base, '-p', '0', '-n', '2', '-r', '1', '-d', '9'), of('11 12 13 14 15 16 17 18 19 20') + of(
+            '11 12 13 14 15 16 17 18 19 11 12')[-len(of('11 12')):])
+        for text, words in (('1 x', "'x' is no token id"), (' \n', 'there are no token ids'), ('99999999', 'is no token id')):
+            ids.write_text(text)
+            self.fails(1, words, *base, '-m', path, '-p', '2', '-n', '0')
+
     def test_limits(self):
         rows = self.rows('bench', '--limits-only', '-t', '1,2')
         self.assertEqual([(r['test'], r['n_threads'], r['tokens']) for r in rows], [('limits', 1, None), ('limits', 2, None)])

@@ -216,6 +216,33 @@ START_TEST(dropping) {
 }
 END_TEST
 
+/* Some of the prefetches that wait, and neither the others nor demands. */
+START_TEST(cancelling) {
+    sg_stream *s = open_one(SG_IO_PREAD, 1, 0);
+    sg_fetch f[8];
+    make_some(s, f, 8);
+    submit_one(s, &f[0], false);
+    wait_arrived(1); /* the lane is in f[0] */
+    submit_all(s, f + 1, 5, true);
+    submit_all(s, f + 6, 2, false);
+    sg_stream_cancel(s, f, 4);
+    sg_stream_cancel(s, f + 6, 2);
+    ck_assert_int_eq(sg_fetch_get(&f[0]), SG_FETCH_FLYING);
+    ck_assert_int_eq(in_state(f + 1, 3, SG_FETCH_DROPPED), 3);
+    ck_assert_int_eq(in_state(f + 4, 4, SG_FETCH_QUEUED), 4);
+    ck_assert_uint_eq(sg_stream_count(s), 3); /* news for who waits */
+    ck_assert_uint_eq(sg_stream_get_counts(s).dropped, 3);
+    sg_stream_wait(s, &f[1]); /* returns at once */
+    permit(NO_GATE);
+    for (int i = 4; i < 8; i++) sg_stream_wait(s, &f[i]);
+    ck_assert_int_eq(in_state(f + 4, 4, SG_FETCH_DONE), 4);
+    submit_one(s, &f[1], true); /* again */
+    sg_stream_wait(s, &f[1]);
+    check_fetch(s, &f[1]);
+    finish(s, f, 8);
+}
+END_TEST
+
 /* Prefetches that stand still leave a lane for demands. */
 START_TEST(lanes_for_demands) {
     sg_stream *s = open_one(SG_IO_PREAD, 4, 0);
@@ -453,6 +480,7 @@ int main(void) {
     tcase_add_loop_test(tc, order_of_one_lane, 0, 2);
     tcase_add_test(tc, waiting_promotes);
     tcase_add_test(tc, dropping);
+    tcase_add_test(tc, cancelling);
     tcase_add_test(tc, lanes_for_demands);
     tcase_add_test(tc, failure_empties_the_queues);
     tcase_add_test(tc, interrupted_and_short);

@@ -151,6 +151,7 @@ static inline void shelf_check_slots(shelf *h, const sg_expert_home *e) {
     uint32_t n = 0;
     for (uint32_t x = 0; x < e->n_expert; x++) {
         const uint32_t slot = e->cache.slot_of[x];
+        shelf_must(h, e->resident[x] == (slot != SG_SLOT_NONE), "expert %u is said to be %s in RAM", x, e->resident[x] ? "" : "not");
         if (slot == SG_SLOT_NONE) continue;
         n++;
         if (slot >= e->cache.n_slots || e->cache.place_of[slot] != x) {
