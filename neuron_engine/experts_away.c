@@ -59,16 +59,17 @@ static void multiply(const sg_experts_turn *t, const sg_experts_product *m, uint
 
 /* The downs of one group, then the gates and ups of another, in the order in which they are read. */
 static void products(const sg_experts_turn *t, group down, group first) {
-    const uint32_t per_first = items(t->first[0].w), per_down = items(t->second.w);
-    const uint32_t n_down = (down.hi - down.lo) * per_down, total = n_down + 2 * per_first * (first.hi - first.lo);
+    /* gate and up may be of different types, and so have other items */
+    const uint32_t gates = items(t->first[0].w), per_first = gates + items(t->first[1].w), per_down = items(t->second.w);
+    const uint32_t n_down = (down.hi - down.lo) * per_down, total = n_down + per_first * (first.hi - first.lo);
     uint32_t i;
     while (sg_team_next(t->team, total, &i)) {
         if (i < n_down) {
             multiply(t, &t->second, down.lo + i / per_down, i % per_down);
             continue;
         }
-        const uint32_t at = i - n_down, in_expert = at % (2 * per_first);
-        multiply(t, &t->first[in_expert / per_first], first.lo + at / (2 * per_first), in_expert % per_first);
+        const uint32_t at = i - n_down, in_expert = at % per_first, up = in_expert >= gates;
+        multiply(t, &t->first[up], first.lo + at / per_first, up ? in_expert - gates : in_expert);
     }
 }
 

@@ -18,7 +18,7 @@ try:
 except ImportError:
     print("numpy is missing")
     sys.exit(77)
-import cache_replay  # noqa: E402
+import cache_trace  # noqa: E402
 import gguf_forward  # noqa: E402
 import make_moe  # noqa: E402
 
@@ -56,7 +56,7 @@ class MakeMoe(unittest.TestCase):
     def routes(self):
         """Which experts the program used, bool [tokens, layers, experts]."""
         self.program("logits", "-m", self.path, "--tokens", " ".join(map(str, self.ids)), "-o", self.tmp / "logits", "--route-log", self.tmp / "r.csv")
-        trace = cache_replay.read_route(self.tmp / "r.csv")
+        trace = cache_trace.read_route(self.tmp / "r.csv")
         table = np.zeros((trace.tokens, trace.layers, trace.units), bool)
         table[trace.steps // trace.layers, trace.steps % trace.layers, trace.ids] = True
         return table

@@ -43,9 +43,22 @@ static void add_layers(model *m, uint32_t n, uint32_t neurons, uint32_t k, uint3
     }
 }
 
-enum { DENSE, NEURONS_7B, KEPT_7B, CLUSTERS_7B, CLUSTERS_KEPT_7B, SMALL, SMALL_DEEP, UNEVEN, TINY, TINY_CLUSTERS, MODELS };
+enum { DENSE, NEURONS_7B, KEPT_7B, CLUSTERS_7B, CLUSTERS_KEPT_7B, SMALL, SMALL_DEEP, UNEVEN, TINY, TINY_CLUSTERS, EXPERTS, EXPERTS_FEW, EXPERTS_MANY,
+       EXPERTS_TOGETHER, EXPERTS_AND_NEURONS, EXPERTS_TINY, MODELS };
 static const char *const names[MODELS] = { "dense", "7B by neurons", "7B with predictors kept", "7B by clusters", "7B by clusters, kept", "small", "small and deep",
-                                           "uneven layers", "tiny", "tiny by clusters" };
+                                           "uneven layers", "tiny", "tiny by clusters", "experts", "few experts, one layer", "many small experts",
+                                           "experts together", "experts, and neurons", "tiny experts" };
+
+/* Slices of an expert begin anywhere in a block. */
+static void add_experts(model *m, uint32_t n_layer, uint32_t n, uint32_t n_used, uint64_t bytes, bool together) {
+    sg_residency_need *need = &m->need;
+    need->n_expert_layer = n_layer;
+    need->n_expert = n;
+    need->n_expert_used = n_used;
+    need->expert_land = (bytes + 4095) / 4096 * 4096 + (together ? 1 : 3) * 4096;
+    need->expert_slots = n_layer * (together ? need->expert_land : (bytes + 63) / 64 * 64);
+    need->experts_together = together;
+}
 
 static model *make(int which) {
     model *m = calloc(1, sizeof *m);
@@ -96,6 +109,41 @@ static model *make(int which) {
         add_layers(m, 1, 20000, 2048, 128, true, SG_DTYPE_Q8_0);
         add_layers(m, 2, 128, 2048, 128, false, SG_DTYPE_Q4_0);
         break;
+    case EXPERTS:
+        for (int i = 0; i < 24; i++) add_matrices(m, 4, 3 * MIB + 777);
+        add_matrices(m, 1, 150 * MIB);
+        add_experts(m, 24, 64, 8, 3 * MIB / 2 + 32, false);
+        n->embedding = 150 * MIB;
+        n->by_neurons = false;
+        break;
+    case EXPERTS_FEW: /* an area costs more than a slot */
+        add_matrices(m, 6, MIB / 2);
+        add_experts(m, 1, 4, 2, 300000, false);
+        n->by_neurons = false;
+        break;
+    case EXPERTS_MANY:
+        add_matrices(m, 9, MIB / 3);
+        add_experts(m, 2, 512, 10, 9001, false);
+        n->by_neurons = false;
+        break;
+    case EXPERTS_TOGETHER:
+        for (int i = 0; i < 16; i++) add_matrices(m, 4, 2 * MIB);
+        add_experts(m, 16, 32, 4, 2 * MIB, true);
+        n->by_neurons = false;
+        break;
+    case EXPERTS_AND_NEURONS: /* some layers are dense, the others have experts */
+        add_matrices(m, 20, 2 * MIB);
+        add_layers(m, 4, 4096, 1024, 64, true, SG_DTYPE_Q4_0);
+        add_experts(m, 12, 16, 2, 2 * MIB, true);
+        n->predictors = 10 * MIB;
+        break;
+    case EXPERTS_TINY:
+        add_matrices(m, 8, 8192);
+        add_experts(m, 2, 6, 2, 3000, false);
+        n->largest_item = 4096;
+        n->kv = n->buffers = n->vectors = n->outside = 1000;
+        n->by_neurons = false;
+        break;
     default:
         add_matrices(m, 8, 8192);
         add_layers(m, 2, 96, 64, 32, true, SG_DTYPE_Q8_0);
@@ -126,7 +174,7 @@ static uint64_t largest_room(const sg_residency_need *n) {
 
 /* All that is wanted, and what is in RAM of the weights: real layers, not the largest of them. */
 static uint64_t weights(const sg_residency_need *n) {
-    uint64_t sum = n->embedding + n->predictors;
+    uint64_t sum = n->embedding + n->predictors + n->n_expert * n->expert_slots;
     for (uint32_t i = 0; i < n->n_matrices; i++) sum += n->matrices[i];
     for (uint32_t i = 0; i < n->n_layer; i++)
         sum += n->layouts[i].n_clusters * (n->layouts[i].cluster_bytes + n->layouts[i].per_cluster * (uint64_t)sizeof(float));
@@ -141,8 +189,15 @@ static uint64_t matrices_in_ram(const sg_residency_need *n, const sg_residency *
     return sum;
 }
 
+static uint64_t in_matrices(const sg_residency_need *n) {
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < n->n_matrices; i++) sum += n->matrices[i];
+    return sum;
+}
+
 static uint64_t resident(const sg_residency_need *n, const sg_residency *r) {
     uint64_t sum = matrices_in_ram(n, r) + (r->predictors ? n->predictors : 0) + (r->embedding_away ? 0 : n->embedding);
+    sum += r->n_expert_slots * n->expert_slots + r->n_expert_reads * n->expert_land;
     for (uint32_t i = 0; i < n->n_layer; i++) {
         const sg_bundle_layout *l = &n->layouts[i];
         sum += least(r->n_gates, l->n_clusters) * l->records_at + least(r->n_hot, l->n_clusters) * (l->cluster_bytes - l->records_at) +
@@ -166,6 +221,31 @@ static bool decide(model *m, uint64_t ram, sg_residency *r) {
     must(r->away == NULL, "a refusal leaves memory behind");
     sg_residency_finish(r);
     return false;
+}
+
+/* Experts: landing areas that are needed, those that are of use, slots with the rest, and nothing for them before all matrices have their place. */
+static void check_experts(const sg_residency_need *n, const sg_residency *r) {
+    if (n->n_expert_layer == 0) {
+        must(r->n_expert_slots == 0 && r->n_expert_reads == 0, "%u slots, %u areas for no experts", r->n_expert_slots, r->n_expert_reads);
+        return;
+    }
+    const uint64_t needed = n->experts_together && n->n_expert_used > 2 ? n->n_expert_used : 2;
+    must(r->n_expert_reads >= needed && r->n_expert_reads <= (needed > n->n_expert ? needed : n->n_expert), "%u areas of %" PRIu64 " to %u", r->n_expert_reads,
+         needed, n->n_expert);
+    must(n->experts_together || r->n_expert_reads <= 2 * n->n_expert_used, "%u areas for %u experts of a token", r->n_expert_reads, n->n_expert_used);
+    must(r->n_expert_slots <= n->n_expert, "%u slots for %u experts", r->n_expert_slots, n->n_expert);
+    uint64_t away = 0, largest = 0;
+    for (uint32_t i = 0; i < n->n_matrices; i++) {
+        away += r->away[i];
+        if (r->away[i] && n->matrices[i] > largest) largest = n->matrices[i];
+    }
+    const uint64_t rest = r->n_expert_slots * n->expert_slots + (r->n_expert_reads - needed) * n->expert_land;
+    must(away == 0 || rest <= 2 * largest, "%" PRIu64 " bytes for experts, and a matrix of %" PRIu64 " is away", rest, largest);
+    const uint64_t slot = n->expert_slots + n->n_expert_layer * 64;
+    must(r->n_expert_slots == n->n_expert || n->ram - r->used < slot, "%" PRIu64 " bytes are left, a slot takes %" PRIu64, n->ram - r->used, slot);
+    must(r->n_expert_slots == n->n_expert || 8 * (r->n_expert_reads - needed) * n->expert_land <= rest + slot, "%u areas, and only %u slots",
+         r->n_expert_reads, r->n_expert_slots);
+    must(r->away_bytes >= (n->n_expert - r->n_expert_slots) * n->expert_slots, "experts that are away do not count");
 }
 
 /* What a budget that is not enough for all must hold to. */
@@ -200,6 +280,7 @@ static void check_streams(const model *m, const sg_residency *r) {
     uint64_t away = n->embedding;
     for (uint32_t i = 0; i < n->n_matrices; i++) away += r->away[i] ? n->matrices[i] : 0;
     must(r->away_bytes >= away, "%" PRIu64 " bytes away, %" PRIu64 " said", away, r->away_bytes);
+    check_experts(n, r);
 }
 
 /* ---- tests ---- */
@@ -221,6 +302,8 @@ START_TEST(all_budgets) {
     sg_residency r;
     const uint64_t all = fixed(n) + weights(n), room = largest_room(n);
     uint64_t before = 0, said = 0, largest = 0, worst = 0, in_parts = 0, floor;
+    uint32_t slots = 0, reads = 0; /* of experts, with a smaller budget */
+    bool most = false;             /* all matrices are in RAM */
     for (uint32_t i = 0; i < n->n_matrices; i++)
         if (n->matrices[i] > largest) largest = n->matrices[i];
     ck_assert(!decide(m, 0, &r));
@@ -240,14 +323,22 @@ START_TEST(all_budgets) {
         if (now < before && before - now > worst) worst = before - now;
         if (now > before) before = now;
         if (r.used > said) said = r.used;
+        /* A landing area more may cost slots, else nothing does once the matrices have their place. */
+        must(r.n_expert_reads >= reads || !most, "%u areas, and %u with less", r.n_expert_reads, reads);
+        const uint64_t dearer = n->n_expert_layer ? (r.n_expert_reads - reads) * (n->expert_land + 65536) / n->expert_slots : 0;
+        must(!most || r.n_expert_slots + (r.n_expert_reads > reads ? dearer + 1 : 0) >= slots, "%u slots, %u areas; with less %u, %u", r.n_expert_slots,
+             r.n_expert_reads, slots, reads);
+        most = matrices_in_ram(n, &r) == in_matrices(n);
+        slots = r.n_expert_slots;
+        reads = r.n_expert_reads;
         in_parts++;
         sg_residency_finish(&r);
         ck_assert_ptr_null(r.away);
     }
     /* Tiny models need less as a whole than in parts. What is lost by a step up: one matrix goes for another one, one gate part or one
      * slot of every layer, the belt by an item of the largest. */
-    ck_assert_int_eq(in_parts > 0, _i != TINY && _i != TINY_CLUSTERS);
-    const uint64_t may = largest + n->n_layer * (cluster_bytes(n) + n->slot_bytes) + room;
+    ck_assert_int_eq(in_parts > 0, _i != TINY && _i != TINY_CLUSTERS && _i != EXPERTS_TINY);
+    const uint64_t may = largest + n->n_layer * (cluster_bytes(n) + n->slot_bytes) + room + n->expert_slots + n->expert_land;
     ck_assert_msg(worst <= may, "%s: %" PRIu64 " bytes fewer for more budget, %" PRIu64 " may be", names[_i], worst, may);
     printf("%-24s floor %8.1f of %8.1f MiB, %4" PRIu64 " budgets, most lost by a step %.2f MiB\n", names[_i], (double)floor / (double)MIB,
            (double)all / (double)MIB, in_parts, (double)worst / (double)MIB);
@@ -287,11 +378,15 @@ END_TEST
 START_TEST(huge) {
     static const uint64_t budgets[] = { 0, 1, MIB, (uint64_t)1 << 40, (uint64_t)1 << 52, (uint64_t)1 << 60, UINT64_MAX - 1, UINT64_MAX };
     static const uint64_t sizes[] = { (uint64_t)1 << 33, (uint64_t)1 << 40, ((uint64_t)1 << 50) + 1, ((uint64_t)1 << 53) + 12345 };
-    for (int part = 0; part < 5; part++)
+    for (int part = 0; part < 7; part++)
         for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++) {
             model *m = make(_i);
             sg_residency r;
-            uint64_t *const to[] = { &m->need.kv, &m->need.buffers, &m->need.vectors, &m->matrices[0], &m->matrices[3] };
+            uint64_t *const to[] = { &m->need.kv, &m->need.buffers, &m->need.vectors, &m->matrices[0], &m->matrices[3], &m->need.expert_slots, &m->need.expert_land };
+            if (part >= 5 && m->need.n_expert_layer == 0) {
+                free(m);
+                continue;
+            }
             *to[part] = sizes[k];
             const uint64_t all = fixed(&m->need) + weights(&m->need);
             for (size_t b = 0; b < sizeof budgets / sizeof *budgets; b++) {
