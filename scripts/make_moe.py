@@ -3,7 +3,7 @@
 """Write a mixture-of-experts GGUF of a real shape with random weights whose routers choose as a trained model's do, for measuring speed.
 
     make_moe.py qwen3-30b-a3b q4_0 OUT.gguf --ids 4096 OUT.ids
-    sparsegen bench -m OUT.gguf --ids OUT.ids --route-log OUT.csv -r 1 -p 0 -n 156 && cache_replay.py show OUT.csv
+    sparsegen bench -m OUT.gguf --ids OUT.ids --route-log OUT.csv -r 1 -p 0 -n 156 && replay_cache.py show OUT.csv
 
 The text such a model makes means nothing, and nothing about quality can be learned from it. What is meant to be real: how unevenly
 experts are used, how many of a token's experts the next token keeps, and how that fades: what decides about a cache of experts.

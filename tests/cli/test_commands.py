@@ -250,6 +250,82 @@ class Perplexity(Case):
         self.fails(1, 'No such file', 'perplexity', '-m', MODEL, '-f', self.tmp / 'none')
 
 
+class Experts(Case):
+    """Lossy choices of experts. What they choose is for the unit tests; here that they arrive, and what is refused."""
+    MOE = str(ROOT / 'models/demo/stories-moe-25M.gguf')
+    TEXT = 'One day a boy went to the park with his mom and they saw a bird in a tree. The bird was sad because it could not fly. ' * 3
+
+    def value(self, *args):
+        path = self.tmp / 'text'
+        path.write_text(self.TEXT)
+        done = self.ok('perplexity', '-q', '-m', self.MOE, '-f', path, '-c', '32', '--chunks', '2', *args)
+        return re.match(r'perplexity [\d.]+ ', done.stdout.decode()).group()
+
+    def test_fewer(self):
+        all_of_them = self.value()
+        self.assertEqual(self.value('--experts', '2'), all_of_them)
+        one = self.value('--experts', '1')
+        self.assertNotEqual(one, all_of_them)
+        for more in ('-b', '1'), ('-b', '5', '-t', '3'), ('--ram', '9M'), ('--ram', '9M', '-b', '1', '--lossy', 'drop=0.9'):  # never the last one
+            self.assertEqual(self.value('--experts', '1', *more), one, more)
+
+    def test_where_not_all_are_in_memory(self):
+        """Everything in memory: nothing is given up. Else more of the experts that are used are there."""
+        whole = self.value()
+        self.assertEqual(self.value('--ram', '9M', '-b', '1'), whole)
+        for lossy in ('drop=0.6',), ('cache-route=1',), ('drop=0.5', 'cache-route=0.2'):
+            args = [word for x in lossy for word in ('--lossy', x)]
+            self.assertEqual(self.value(*args), whole, lossy)
+            self.assertNotEqual(self.value(*args, '--ram', '9M', '-b', '1'), whole, lossy)
+        shares = []
+        for more in (), ('--lossy', 'drop=0.6'), ('--lossy', 'cache-route=1'):
+            done = self.ok('-m', self.MOE, '-p', self.TEXT, '-n', '8', '-b', '1', '--temp', '0', '--ignore-eos', '--ram', '9M', '--stats', *more)
+            shares.append(float(re.search(r'experts +([\d.]+) % in memory', done.stderr.decode()).group(1)))
+        self.assertGreater(shares[1], shares[0] + 5)
+        self.assertGreater(shares[2], shares[0] + 20)
+
+    def test_bundles(self):
+        path = self.tmp / 'moe.bin'
+        self.ok('convert', self.MOE, '-o', path, '-q')
+        text = []
+        for more in (), ('--experts', '1'), ('--lossy', 'drop=0.6'), ('--lossy', 'drop=0.6', '--ram', '12M'), ('--lossy', 'cache-route=1', '--ram', '12M'):
+            done = self.ok('-q', '-m', path, '-p', self.TEXT, '-n', '30', '-b', '1', '--temp', '0', '--ignore-eos', *more)
+            text.append(done.stdout)
+        self.assertEqual(text[0], text[2])
+        for other in text[1], text[3], text[4]:
+            self.assertNotEqual(other, text[0])
+
+    def test_log_of_routes(self):
+        """What was dropped is not in it; the weights that are left sum to one as all do."""
+        log = self.tmp / 'routes.csv'
+        self.value('--ram', '9M', '-b', '1', '--lossy', 'drop=0.6', '--route-log', log)
+        sums = {}
+        with open(log, encoding='utf-8') as f:
+            for row in csv.DictReader(line for line in f if not line.startswith('#')):
+                self.assertGreater(float(row['weight']), 0)
+                sums.setdefault((row['step'], row['layer']), []).append(float(row['weight']))
+        self.assertEqual({len(x) for x in sums.values()}, {1, 2})
+        for weights in sums.values():
+            self.assertAlmostEqual(sum(weights), 1, places=5)
+
+    def test_other_choices_do_not_share_a_prompt_cache(self):
+        cache = self.tmp / 'cache'
+        base = ['-m', self.MOE, '-p', self.TEXT, '-n', '2', '--prompt-cache', cache]
+        for more, used in ((), True), (('--experts', '2'), True), (('--experts', '1'), False), (('--lossy', 'drop=0.1'), False), \
+                (('--lossy', 'cache-route=0.1'), False):
+            self.ok(*base)
+            self.assertEqual(b'is not used' not in self.ok(*base, *more).stderr, used, more)
+
+    def test_refused(self):
+        for args in ('--experts', '1'), ('--lossy', 'drop=0.5'), ('--lossy', 'cache-route=1'):
+            self.fails(1, 'the model has no experts', '-m', MODEL, '-p', 'a', *args)
+        self.fails(1, 'the model uses 2', '-m', self.MOE, '-p', 'a', '--experts', '3')
+        self.fails(2, 'from 1 to', '-m', self.MOE, '-p', 'a', '--experts', '0')
+        for lossy in 'drop=0', 'drop=1', 'drop=x', 'drop=0.99999999999', 'drop=', 'cache-route=0', 'cache-route=1.01', 'cache-route=-1':
+            self.fails(1, 'is not a number between 0 and 1', '-m', self.MOE, '-p', 'a', '--lossy', lossy)
+        self.fails(1, 'cache-route=LAMBDA', '-m', self.MOE, '-p', 'a', '--lossy', 'cache=1')
+
+
 class Bench(Case):
     SHORT = ['bench', '-m', MODEL, '-r', '1', '--no-limits']
     LIMITS = ['limit_read', 'limit_read_plain', 'limit_read_median', 'limit_int8', 'limit_int8_sum', 'limit_f32']
