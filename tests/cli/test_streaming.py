@@ -15,7 +15,7 @@ import sys
 import tempfile
 import unittest
 
-from cli_case import EXE, ROOT, TIMEOUT, Case, main, run
+from cli_case import EXE, ROOT, TIMEOUT, Case, main, run, sanitized
 
 sys.path.insert(0, str(ROOT / 'scripts'))
 import memory_group  # noqa: E402  pylint: disable=wrong-import-position
@@ -111,13 +111,6 @@ def resident(path, prompt):
     got, said = logits(path, prompt)
     assert got is not None, said
     return got
-
-
-@functools.lru_cache(maxsize=None)
-def sanitized():
-    """Whether the program was built with memory of its own for checks, which belongs to no budget."""
-    with open(EXE, 'rb') as f:
-        return b'__asan_init' in f.read()
 
 
 class Grid(Case):

@@ -85,7 +85,9 @@ class Grid(Case):
         names += [name.replace('.gguf', '.bin') for name in names]
         for i, (name, (above, batch)) in enumerate(itertools.product(names, ((0.05, 1), (0.05, 128), (0.4, 5)))):
             args = ['--io', base.ENGINES[i // 2 % 3], '-t', 1 + i % 3, '-b', batch]
-            self.assertTrue(self.check_one(model(name), ids, above, args), f'{name}: all of it was in memory')
+            streamed = self.check_one(model(name), ids, above, args)
+            if not base.sanitized():  # their own memory moves the floor by more than such a model has
+                self.assertTrue(streamed, f'{name}: all of it was in memory')
 
     def test_without_a_cache(self):
         for name in 'moe.gguf', 'moe.bin':
