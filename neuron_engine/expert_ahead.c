@@ -39,7 +39,7 @@ void sg_expert_judge_guess(sg_expert_store *s, const uint32_t *hit, uint32_t n) 
 
 bool sg_expert_looks_ahead(const sg_expert_store *s, const sg_expert_home *h) {
     const bool trusted = h->trust > SG_EXPERT_TRUE || s->run % SG_EXPERT_PROBE == 0;
-    return !s->no_ahead && (s->ahead.on || !s->single) && h->misses > SG_EXPERT_FEW && trusted;
+    return !s->no_ahead && (s->single ? s->ahead.on : !h->apart) && h->misses > SG_EXPERT_FEW && trusted;
 }
 
 void sg_expert_forget_named(sg_expert_store *s, const sg_expert_home *upto) {
@@ -47,21 +47,22 @@ void sg_expert_forget_named(sg_expert_store *s, const sg_expert_home *upto) {
         if (!upto || s->named[i].home <= upto) s->named[i].home = NULL;
 }
 
-/* Of what was named and not yet looked at, that of the nearest layer. */
-static sg_expert_named *nearest(sg_expert_store *s) {
-    sg_expert_named *best = NULL;
+/* Of what was named and not yet looked at, the list of the nearest layer; SG_EXPERT_DEPTH: there is none. */
+static uint32_t nearest(const sg_expert_store *s) {
+    uint32_t best = SG_EXPERT_DEPTH;
     for (uint32_t i = 0; i < SG_EXPERT_DEPTH; i++) {
-        sg_expert_named *n = &s->named[i];
-        if (n->home && n->at < n->n && (!best || n->home < best->home)) best = n;
+        const sg_expert_named *n = &s->named[i];
+        if (n->home && n->at < n->n && (best == SG_EXPERT_DEPTH || n->home < s->named[best].home)) best = i;
     }
     return best;
 }
 
-bool sg_expert_idle(const sg_expert_store *s) { return s->started == s->n && !nearest((sg_expert_store *)(uintptr_t)s); }
+bool sg_expert_idle(const sg_expert_store *s) { return s->started == s->n && nearest(s) == SG_EXPERT_DEPTH; }
 
 void sg_expert_start_named(sg_expert_store *s) {
-    sg_expert_named *n;
-    while (s->started == s->n && (n = nearest(s))) {
+    uint32_t list;
+    while (s->started == s->n && (list = nearest(s)) < SG_EXPERT_DEPTH) {
+        sg_expert_named *n = &s->named[list];
         const uint32_t expert = n->expert[n->at];
         if (sg_neuron_cache_find(&n->home->cache, expert) == SG_SLOT_NONE && !sg_expert_find(s, n->home, expert)) {
             sg_expert_read *r = sg_expert_free_area(s, false);

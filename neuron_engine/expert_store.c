@@ -91,7 +91,6 @@ static uint32_t cut(const sg_expert_store *s, sg_expert_read *r, int slice, uint
 void sg_expert_start(sg_expert_store *s, sg_expert_read *r, sg_expert_home *h, uint32_t expert, bool prefetch) {
     r->home = h;
     r->expert = expert;
-    r->slot = SG_SLOT_NONE;
     r->wanted = !prefetch;
     r->due = s->run;
     r->first[0] = 0;

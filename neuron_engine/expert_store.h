@@ -7,8 +7,8 @@
  *
  * Neuron bundles need no other form (in_place): there a landing area becomes the expert's slot, and the memory of the slot a landing area.
  *
- * One layer at a time: sg_expert_demand starts the reads of what is missing, in the order of use; the experts in slots are the first
- * group, those that are read follow, group by group, as landing areas allow (half of them being computed with, half being filled).
+ * One layer at a time: sg_expert_demand starts the reads of what is missing, in the order of use; the experts in slots can be
+ * computed with at once, those that are read follow, group by group, as landing areas allow (half of them being computed with, half being filled).
  * sg_expert_expect starts reads for a layer that comes later: behind all demands, into areas that are free, and given up when they were wrong.
  *
  * Everything here is called by one thread of a team at a time (the first), except sg_expert_get. */
@@ -55,6 +55,7 @@ typedef struct sg_expert_home {
     const uint8_t **at;    /* [n_expert], in place: where an expert is, or is being read to; NULL: nowhere */
     uint8_t *guess;        /* [n_expert], 1: named by look-ahead for the run `guessed` */
     uint32_t guessed;
+    bool apart;            /* those of the last batch did not fit into RAM together; set by the owner */
     float misses;          /* of a token lately */
     float trust;           /* share of what look-ahead named, and was not in a slot, that was needed lately */
     sg_expert_finds finds;
@@ -63,7 +64,7 @@ typedef struct sg_expert_home {
 /* A landing area and what is in it. */
 typedef struct sg_expert_read {
     sg_expert_home *home;  /* NULL: free */
-    uint32_t expert, slot; /* slot: that it is moved into, or SG_SLOT_NONE */
+    uint32_t expert;
     uint32_t due;          /* expected: the run in which it is needed */
     bool wanted;           /* the layer that is being computed needs it */
     uint8_t *memory;       /* 4096-byte aligned */
@@ -105,7 +106,7 @@ typedef struct sg_expert_store {
     uint32_t *index;       /* [n_expert] of each, its place in hit[] */
     sg_expert_read **read; /* [n_expert] of each, NULL: in a slot, or not started */
     sg_expert_named named[SG_EXPERT_DEPTH]; /* what look-ahead named */
-    const uint32_t *count; /* [n_expert of the layer] uses by tokens, NULL: one each */
+    const uint32_t *count; /* as in sg_expert_demand */
     uint32_t n, n_here;    /* all, those in slots */
     uint32_t started;      /* position of the next that has to be read */
     uint32_t lo, hi;       /* the present group */
@@ -124,7 +125,8 @@ void sg_expert_begin(sg_expert_store *s, bool single);
 /* After a failed or broken run, nothing being under way any more: what was not finished is forgotten. */
 void sg_expert_recover(sg_expert_store *s);
 
-/* The layer needs experts hit[n], ascending; count[expert]: by how many of n_tokens each, NULL: one. Starts reads. */
+/* The layer needs experts hit[n], ascending; expert e for count[e + 1] - count[e] of n_tokens (as sg_route_index has it), NULL: one each. Starts
+ * reads. */
 void sg_expert_demand(sg_expert_store *s, sg_expert_home *h, const uint32_t *hit, uint32_t n, const uint32_t *count, uint32_t n_tokens);
 /* The next group of those that are read: positions lo .. hi - 1; false: there is none. Empty when areas have to become free first. */
 bool sg_expert_group(sg_expert_store *s);
@@ -141,7 +143,8 @@ void sg_expert_end(sg_expert_store *s);
 const uint8_t *sg_expert_get(sg_expert_store *s, uint32_t position, int slice, size_t from, size_t to, double *waited);
 
 /* Whether to look ahead for a layer: not where almost everything is in slots, since asking the router costs time, too; not where too few of the
- * experts that it names, and that would be read, are needed (a probe now and then looks whether that is still so); and not while it makes tokens
+ * experts that it names, and that would be read, are needed (a probe now and then looks whether that is still so); not in batches whose experts
+ * come part by part, since there is no room for more; and not while it makes tokens
  * slower: of every SG_EXPERT_PERIOD single tokens SG_EXPERT_TRIAL, from SG_EXPERT_FIRST on, run with and without it in turns of SG_EXPERT_TURN, those
  * behind them as it was faster. */
 #define SG_EXPERT_PERIOD 512u

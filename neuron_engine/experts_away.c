@@ -2,7 +2,7 @@
  *
  *   gates and ups of those in slots                                  reads of the others are under way
  *   activations
- *   downs of those, then gates and ups of the first group that is read, as its pieces arrive
+ *   downs of those, then (of a batch behind a barrier) gates and ups of the first group that is read, as its pieces arrive
  *   activations, downs of these, gates and ups of the next group ... */
 #include <string.h>
 
@@ -95,9 +95,11 @@ void sg_experts_run_away(const sg_experts_turn *t) {
         sg_team_barrier(t->team);
         activate(t, before);
     }
-    if (s->n_here == s->n) {
+    if (s->n_here == s->n || s->n_tokens > 1) { /* of a batch those in slots are done with first: what is used more may have the slots of others */
         sg_experts_in_ram(t, &t->second, 1, s->expert, s->slot, s->n_here);
         sg_team_barrier(t->team);
+        if (t->thread == 0) sg_expert_done(s, 0, s->n_here);
+        before = (group) { 0, 0 };
     }
     while (next_group(t, &now)) {
         products(t, before, now);

@@ -260,15 +260,14 @@ void sg_ffn_run_experts(sg_ffn *f, const sg_ffn_task *k, sg_team *team);
 void sg_ffn_visit(sg_ffn *f, const sg_ffn_task *k, uint32_t expert, uint32_t c, bool with_gates, bool with_ups);
 /* Experts that are not all in RAM (ffn_experts_away.c); as sg_ffn_run, called by it. */
 void sg_ffn_run_away(sg_ffn *f, const sg_ffn_task *k, const sg_acts *seen, float *y, size_t ldy, sg_team *team);
-/* Down sums of experts hit_lo .. hit_hi of those that are hit, in ascending order with barriers in between. */
-void sg_ffn_down_experts(sg_ffn *f, const sg_ffn_task *k, float *y, size_t ldy, sg_team *team);
 /* The predictor's first half for all tokens, by every thread. Returns what the second half reads besides f->z. */
 const sg_acts *sg_ffn_project(sg_ffn *f, const sg_ffn_layer *l, const sg_acts *x, const float *residual, sg_team *team, uint32_t thread);
 /* Lets the observer look, if there is one; by every thread, gates and h being there. Not at experts. */
 void sg_ffn_observe(sg_ffn *f, const sg_ffn_task *k, const sg_acts *x, const float *residual, sg_team *team);
 /* The cuts of the tokens for policy.top_k, by every thread, gates being there. Ends with a barrier. */
 void sg_ffn_top_k(sg_ffn *f, const sg_ffn_task *k, sg_team *team);
-/* Down: see sg_ffn_run; and in parts: begin, clusters from 0 on in rising order with barriers in between, end. */
+/* Down: see sg_ffn_run; and in parts: begin, clusters from 0 on in rising order with barriers in between, end. Of several tokens with experts all
+ * clusters at once, of those experts that are in memory (hit_lo, hit_hi), which come in rising order likewise. */
 void sg_ffn_down(sg_ffn *f, const sg_ffn_task *k, float *y, size_t ldy, sg_team *team);
 void sg_ffn_down_begin(sg_ffn *f, const sg_ffn_task *k, sg_team *team);
 void sg_ffn_down_clusters(sg_ffn *f, const sg_ffn_task *k, uint32_t c0, uint32_t c1, float *y, size_t ldy, sg_team *team);

@@ -126,63 +126,34 @@ static void down_many(sg_ffn *f, const sg_ffn_task *k, uint32_t first, uint32_t 
     const uint32_t group = 1 + (uint32_t)(GROUP_BYTES / (b->l.per_cluster * b->l.down_row));
     uint32_t lo, hi;
     while (sg_team_take(team, k->n, TOKENS_LEAST, &lo, &hi)) {
-        for (uint32_t i = 0; b->l.n_expert && i < *f->n_hit; i++) down_expert(f, k, f->hit[i], lo, hi, group);
+        for (uint32_t i = b->l.n_expert ? *f->hit_lo : 0; b->l.n_expert && i < *f->hit_hi; i++) down_expert(f, k, f->hit[i], lo, hi, group);
         for (uint32_t c0 = first; !b->l.n_expert && c0 < last; c0 += group)
             for (uint32_t t = lo; t < hi; t++) add_clusters(f, k, t, c0, last - c0 < group ? last : c0 + group);
     }
 }
 
-/* Float rows: a sum in the order of the neurons, so a thread takes a slice of y and goes through all of them. */
+/* Float rows: a sum in the order of the neurons, so a thread takes a slice of y and goes through all of them, of several tokens with experts
+ * through those of experts that are in memory. */
 static void down_floats(sg_ffn *f, const sg_ffn_task *k, uint32_t c0, uint32_t c1, float *y, size_t ldy, sg_team *team) {
     const sg_bundle *b = &k->l->bundle;
     const uint32_t slices = (b->l.k + SLICE - 1) / SLICE;
+    const bool some = b->l.n_expert > 0 && k->n > 1, begins = c0 == 0 && (!some || *f->hit_lo == 0);
+    const bool ends = c1 == k->n_clusters && (!some || *f->hit_hi == *f->n_hit);
+    const uint32_t first = some ? f->hit[*f->hit_lo] : 0, last = some ? f->hit[*f->hit_hi - 1] : 0;
     uint32_t lo, hi;
     while (sg_team_take(team, slices * k->n, 1, &lo, &hi)) {
         for (; lo < hi; lo++) {
             const uint32_t t = lo / slices, i0 = lo % slices * SLICE, i1 = i0 + SLICE < b->l.k ? i0 + SLICE : b->l.k;
             float *out = y + t * ldy;
-            if (c0 == 0) memset(out + i0, 0, (i1 - i0) * sizeof *out);
+            if (begins) memset(out + i0, 0, (i1 - i0) * sizeof *out);
             for (uint32_t c = c0; c < c1; c++) {
                 const size_t from = (size_t)t * f->ld + c * b->l.per_cluster;
-                const uint32_t m = f->live[(size_t)t * f->ld_cluster + c];
-                if (m > 0) b->down->down_float(out, sg_ffn_place(f, k, t, c).base, 1, f->at + from, f->h + from, m, i0, i1);
+                const uint32_t m = f->live[(size_t)t * f->ld_cluster + c], expert = some ? sg_ffn_cluster(k, t, c) / b->l.per_expert : 0;
+                if (m > 0 && expert >= first && expert <= last) b->down->down_float(out, sg_ffn_place(f, k, t, c).base, 1, f->at + from, f->h + from, m, i0, i1);
             }
-            if (c1 == k->n_clusters) add_bias(k, t, out, i0, i1);
+            if (ends) add_bias(k, t, out, i0, i1);
         }
     }
-}
-
-/* The same of experts that are in memory at the moment. */
-static void down_floats_experts(sg_ffn *f, const sg_ffn_task *k, float *y, size_t ldy, sg_team *team) {
-    const sg_bundle *b = &k->l->bundle;
-    const uint32_t slices = (b->l.k + SLICE - 1) / SLICE, per = b->l.per_expert, first = f->hit[*f->hit_lo], last = f->hit[*f->hit_hi - 1];
-    uint32_t lo, hi;
-    while (sg_team_take(team, slices * k->n, 1, &lo, &hi)) {
-        for (; lo < hi; lo++) {
-            const uint32_t t = lo / slices, i0 = lo % slices * SLICE, i1 = i0 + SLICE < b->l.k ? i0 + SLICE : b->l.k;
-            float *out = y + t * ldy;
-            if (*f->hit_lo == 0) memset(out + i0, 0, (i1 - i0) * sizeof *out);
-            for (uint32_t c = 0; c < k->n_clusters; c++) {
-                const uint32_t expert = sg_ffn_cluster(k, t, c) / per, m = f->live[(size_t)t * f->ld_cluster + c];
-                const size_t from = (size_t)t * f->ld + c * b->l.per_cluster;
-                if (m > 0 && expert >= first && expert <= last)
-                    b->down->down_float(out, sg_ffn_place(f, k, t, c).base, 1, f->at + from, f->h + from, m, i0, i1);
-            }
-            if (*f->hit_hi == *f->n_hit) add_bias(k, t, out, i0, i1);
-        }
-    }
-}
-
-void sg_ffn_down_experts(sg_ffn *f, const sg_ffn_task *k, float *y, size_t ldy, sg_team *team) {
-    const sg_bundle *b = &k->l->bundle;
-    const uint32_t group = 1 + (uint32_t)(GROUP_BYTES / (b->l.per_cluster * b->l.down_row));
-    uint32_t lo, hi;
-    if (!b->down->quantised) {
-        down_floats_experts(f, k, y, ldy, team);
-        return;
-    }
-    while (sg_team_take(team, k->n, TOKENS_LEAST, &lo, &hi))
-        for (uint32_t i = *f->hit_lo; i < *f->hit_hi; i++) down_expert(f, k, f->hit[i], lo, hi, group);
 }
 
 void sg_ffn_down_begin(sg_ffn *f, const sg_ffn_task *k, sg_team *team) {

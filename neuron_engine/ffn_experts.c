@@ -97,9 +97,12 @@ void sg_ffn_clear_skipped(sg_ffn *f, const sg_ffn_task *k, uint32_t threads) {
 
 void sg_ffn_run_experts(sg_ffn *f, const sg_ffn_task *k, sg_team *team) {
     const bool top_k = f->policy.top_k > 0; /* needs all gates before the first up product */
-    if (k->thread == 0)
+    if (k->thread == 0) {
         *f->n_hit = sg_route_index(k->route->expert, k->route->lossy ? k->route->weight : NULL, k->n * k->route->n_used, k->l->bundle.l.n_expert,
                                    f->entry_of, f->entries, f->hit);
+        *f->hit_lo = 0;
+        *f->hit_hi = *f->n_hit;
+    }
     sg_ffn_clear_skipped(f, k, sg_team_size(team));
     sg_team_barrier(team);
     if (top_k) {

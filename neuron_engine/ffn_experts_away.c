@@ -29,6 +29,7 @@ void sg_ffn_demand(sg_ffn *f, uint32_t unit, const sg_ffn_route *route, uint32_t
     *f->n_hit = sg_route_index(route->expert, route->lossy ? route->weight : NULL, n * route->n_used, l->bundle.l.n_expert, f->entry_of, f->entries,
                                f->hit);
     demand_range(f, l->experts, 0, n);
+    l->experts->apart = *f->hit_hi < *f->n_hit;
 }
 
 /* Waits for a part of cluster c of the expert at a position. */
@@ -130,11 +131,11 @@ static void run_ranges(sg_ffn *f, const sg_ffn_task *k, const sg_acts *seen, flo
     for (; more; more = next_range(f, k, false, team)) visit_range(f, k, seen, team);
     sg_ffn_down_begin(f, k, team);
     if (together) {
-        sg_ffn_down_experts(f, k, y, ldy, team);
+        sg_ffn_down_clusters(f, k, 0, k->n_clusters, y, ldy, team);
     } else {
         for (more = next_range(f, k, true, team); more; more = next_range(f, k, false, team)) {
             await_records(f, k, team);
-            sg_ffn_down_experts(f, k, y, ldy, team);
+            sg_ffn_down_clusters(f, k, 0, k->n_clusters, y, ldy, team);
         }
     }
     sg_ffn_down_end(f, k, y, ldy, team);

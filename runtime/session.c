@@ -358,7 +358,9 @@ static void add_experts(const sg_expert_finds *f, sg_expert_stats *sum) {
 bool sg_session_get_expert_stats(const sg_session *s, uint32_t layer, sg_expert_stats *out) {
     if (out) *out = (sg_expert_stats) { 0 };
     if (!s || !out || !s->model->weights.experts || layer >= s->model->desc.hp.n_layer || !s->model->weights.experts[layer]) return false;
+    pthread_mutex_lock(&s->model->weights.streaming->runs);
     add_experts(&s->model->weights.experts[layer]->finds, out);
+    pthread_mutex_unlock(&s->model->weights.streaming->runs);
     return true;
 }
 
@@ -382,7 +384,9 @@ static void set_streaming(const sg_session *s, sg_stats *stats) {
     stats->demand_reads = c.demand_reads - st->filled.demand_reads;
     stats->prefetch_bytes = c.prefetch_bytes;
     stats->prefetch_reads = c.prefetch_reads;
+    pthread_mutex_lock(&st->runs);
     for (uint32_t i = 0; st->experts && i < st->experts->n_homes; i++) add_experts(&st->experts->homes[i].finds, &stats->experts);
+    pthread_mutex_unlock(&st->runs);
 }
 
 sg_status sg_session_trace(sg_session *s, size_t events, sg_error *err) {

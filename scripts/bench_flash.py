@@ -69,21 +69,9 @@ class Run:
         """One process. A run that fails is not repeated; the reason is kept for its row."""
         tokens = 1 if short else args.decode
         command = self.command(args, ids, tokens)
-        if not memory_group.drop_caches({args.gguf, args.bin} - {None}, args.drop == "all") and not args.told:
-            args.told = True
-            print("bench_flash: only root may drop the whole page cache; the models are dropped from it", file=sys.stderr)
-        try:
-            if place and self.budget:
-                with memory_group.Group(place, self.budget + args.slack * MIB) as group:
-                    done = memory_group.run(command, args.limit, group)
-            else:
-                done = memory_group.run(command, args.limit)
-        except OSError as error:
-            sys.exit(f"bench_flash: cannot run {' '.join(command)}: {error}")
+        done, self.failed = memory_group.run_cold(command, args, place, self.budget and self.budget + args.slack * MIB)
         self.kills += done["kills"]
-        if done["code"]:
-            last = (done["err"].strip().splitlines() or ["nothing said"])[-1]
-            self.failed = (f"over {args.limit:g} s" if done["late"] else "out of memory" if done["kills"] else f"code {done['code']}: {last}")
+        if self.failed:
             print(f"{self}: {self.failed}", file=sys.stderr)
             return
         stats = figures.parse_stats(done["err"])

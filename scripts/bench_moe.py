@@ -85,22 +85,11 @@ class Run:
     def measure(self, args, place, test):
         """One process. A test that fails is not repeated; the reason is kept for the row."""
         command = self.command(args, test)
-        if not memory_group.drop_caches({args.gguf, args.bin} - {None}, args.drop == "all") and not args.told:
-            args.told = True
-            say("only root may drop the whole page cache; the models are dropped from it")
-        try:
-            if place and self.budget:
-                with memory_group.Group(place, self.budget + args.slack * MIB) as group:
-                    done = memory_group.run(command, args.limit, group)
-            else:
-                done = memory_group.run(command, args.limit)
-        except OSError as error:
-            sys.exit(f"bench_moe: cannot run {shlex.join(command)}: {error}")
+        done, failed = memory_group.run_cold(command, args, place, self.budget and self.budget + args.slack * MIB)
         self.kills += done["kills"]
-        if done["code"]:
-            last = (done["err"].strip().splitlines() or ["nothing said"])[-1]
-            self.failed[test] = (f"over {args.limit:g} s" if done["late"] else "out of memory" if done["kills"] else f"code {done['code']}: {last[:100]}")
-            say(f"{self}, {test}: {self.failed[test]}")
+        if failed:
+            self.failed[test] = failed
+            say(f"{self}, {test}: {failed}")
             return
         row = next(iter(peers.parse_rows(command, done["out"]).values()), None)
         if not row or not row["seconds"] > 0:

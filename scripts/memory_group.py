@@ -6,7 +6,9 @@ child of the one that this process is in, which only narrows what it inherits; w
 processes cannot have limited children, a child of the nearest one above that can.
 """
 import os
+import shlex
 import subprocess
+import sys
 import tempfile
 import threading
 
@@ -129,3 +131,23 @@ def run(command, seconds, group=None):
         return {"code": child.returncode, "late": late.is_set() and child.returncode != 0, "out": out.read().decode(errors="replace"),
                 "err": err.read().decode(errors="replace"), "peak": usage.ru_maxrss * 1024,
                 "kills": group.kills() if group else 0, "group_peak": group.peak() if group else None}
+
+
+def run_cold(command, args, place, limit):
+    """Run a command as a script with options --gguf, --bin, --drop and --limit (and args.told, false at first) wants it: with its models out of the page cache, in a group of `limit`
+    bytes (0, or no place for one: in none). Returns run's dict and the reason of a failure, None without one."""
+    if not drop_caches({args.gguf, args.bin} - {None}, args.drop == "all") and not args.told:
+        args.told = True
+        print("only root may drop the whole page cache; the models are dropped from it", file=sys.stderr)
+    try:
+        if place and limit:
+            with Group(place, limit) as group:
+                done = run(command, args.limit, group)
+        else:
+            done = run(command, args.limit)
+    except OSError as error:
+        sys.exit(f"cannot run {shlex.join(command)}: {error}")
+    if not done["code"]:
+        return done, None
+    last = (done["err"].strip().splitlines() or ["nothing said"])[-1]
+    return done, f"over {args.limit:g} s" if done["late"] else "out of memory" if done["kills"] else f"code {done['code']}: {last[:100]}"

@@ -94,6 +94,11 @@ static void unpack_block(const field *f, uint32_t mr, uint32_t lane, const uint8
 }
 
 typedef uint32_t words4 __attribute__((vector_size(16)));
+#ifdef __clang__
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else /* GCC has the other one only from version 12 on */
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (words4) { __VA_ARGS__ })
+#endif
 
 /* Four words of four rows, from s on, to four granules of four lanes, from d on. */
 static inline void turn_words(uint8_t *d, size_t granule, const uint8_t *s, size_t row_bytes) {
@@ -102,12 +107,12 @@ static inline void turn_words(uint8_t *d, size_t granule, const uint8_t *s, size
     memcpy(&b, s + row_bytes, sizeof b);
     memcpy(&c, s + 2 * row_bytes, sizeof c);
     memcpy(&e, s + 3 * row_bytes, sizeof e);
-    const words4 ab = __builtin_shufflevector(a, b, 0, 4, 1, 5), ce = __builtin_shufflevector(c, e, 0, 4, 1, 5);
-    const words4 ab2 = __builtin_shufflevector(a, b, 2, 6, 3, 7), ce2 = __builtin_shufflevector(c, e, 2, 6, 3, 7);
-    a = __builtin_shufflevector(ab, ce, 0, 1, 4, 5);
-    b = __builtin_shufflevector(ab, ce, 2, 3, 6, 7);
-    c = __builtin_shufflevector(ab2, ce2, 0, 1, 4, 5);
-    e = __builtin_shufflevector(ab2, ce2, 2, 3, 6, 7);
+    const words4 ab = SHUFFLE(a, b, 0, 4, 1, 5), ce = SHUFFLE(c, e, 0, 4, 1, 5);
+    const words4 ab2 = SHUFFLE(a, b, 2, 6, 3, 7), ce2 = SHUFFLE(c, e, 2, 6, 3, 7);
+    a = SHUFFLE(ab, ce, 0, 1, 4, 5);
+    b = SHUFFLE(ab, ce, 2, 3, 6, 7);
+    c = SHUFFLE(ab2, ce2, 0, 1, 4, 5);
+    e = SHUFFLE(ab2, ce2, 2, 3, 6, 7);
     memcpy(d, &a, sizeof a);
     memcpy(d + granule, &b, sizeof b);
     memcpy(d + 2 * granule, &c, sizeof c);

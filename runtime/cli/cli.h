@@ -86,13 +86,13 @@ extern const char *const cli_kv_choices[], *const cli_io_choices[], *const cli_c
 #define CLI_BATCH_OPTS(m)                                                                                              \
     { "ram", 0, CLI_SIZE, &(m)->ram, "SIZE",                                                                            \
       "the most memory to take, as 800M or 2G; what does not fit is read while computing (default: what is available)" }, \
-    { "no-prefetch", 0, CLI_FLAG, &(m)->no_prefetch, NULL, "read neurons only when they are known to be needed" },       \
-    { "no-cache", 0, CLI_FLAG, &(m)->no_cache, NULL, "read neurons again for every token (to measure what the cache brings)" }, \
+    { "no-prefetch", 0, CLI_FLAG, &(m)->no_prefetch, NULL, "read neurons and experts only when they are known to be needed" },       \
+    { "no-cache", 0, CLI_FLAG, &(m)->no_cache, NULL, "read neurons and experts again for every token (to measure what the caches bring)" }, \
     { "no-pipeline", 0, CLI_FLAG, &(m)->no_pipeline, NULL, "do not compute while a layer's neurons are read (to measure the same)" }, \
     { "trace", 0, CLI_STR, &(m)->trace, "FILE", "write reads, waits and steps as a Chrome trace (with a model larger than --ram)" }, \
     { "route-log", 0, CLI_STR, &(m)->route_log, "FILE", "write which experts each token uses (for scripts/replay_cache.py)" }, \
     { "pin", 0, CLI_FLAG, &(m)->pin, NULL, "ask for each thread to stay on a core of its own" },                         \
-    { "batch", 'b', CLI_INT, &(m)->batch, "N", "prompt tokens evaluated together (default 128)", 0, 65536 },           \
+    { "batch", 'b', CLI_INT, &(m)->batch, "N", "prompt tokens evaluated together (default 128, more where experts are read)", 0, 65536 },           \
     { "kv", 0, CLI_CHOICE, &(m)->kv, "TYPE", "type of the KV cache: f16 (default), f32, q8_0", 0, 0, cli_kv_choices }, \
     { "precise", 0, CLI_FLAG, &(m)->precise, NULL, "multiply quantised weights with activations in 16 instead of 8 bits" }, \
     { "ffn", 0, CLI_CHOICE, &(m)->ffn, "WAY", "feed-forward layers of a model.bin: auto (default), sparse, dense; same result", 0, 0,  \

@@ -107,7 +107,7 @@ typedef struct sg_model_options {
      * process's cgroup), less a reserve. SG_E_NOMEM when it is too small; the message says what is needed. */
     uint64_t ram;
     const struct sg_session_options *session; /* the session that is to fit; NULL: one with default options */
-    bool no_prefetch; /* read neurons only when they are known to be needed; changes no result */
+    bool no_prefetch; /* read neurons and experts only when they are known to be needed; changes no result */
     const char *faults; /* of SG_IO_FAULT, see io/stream.h */
     /* For measuring what each brings; neither changes a result. no_cache: every token reads the neurons that it needs again (and nothing is
      * read from predictions); no_pipeline: a layer's reads start when all its gates are computed, and nothing is computed meanwhile. */
@@ -190,7 +190,7 @@ typedef struct sg_session_options {
     size_t struct_size;
     uint32_t n_ctx;     /* tokens of context; 0: what the model was trained for, 4096 at most */
     uint32_t n_threads; /* 0: one per usable core */
-    uint32_t n_batch;   /* tokens evaluated together when a prompt is fed; 0: 128. Does not change any result. */
+    uint32_t n_batch;   /* tokens evaluated together when a prompt is fed; 0: 128, or up to 512 where experts are read while computing. Does not change any result. */
     sg_kv_type kv_type;
     bool pin_threads; /* ask the system to keep each thread on a core of its own while it evaluates; a hint */
     sg_ffn_mode ffn;

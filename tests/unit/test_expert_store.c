@@ -284,6 +284,12 @@ START_TEST(trust) {
     ck_assert(!sg_expert_looks_ahead(&h->s, e));
     h->s.no_ahead = false;
     ck_assert(sg_expert_looks_ahead(&h->s, e));
+    e->apart = true; /* batches only */
+    ck_assert(!sg_expert_looks_ahead(&h->s, e));
+    sg_expert_begin(&h->s, true);
+    ck_assert(sg_expert_looks_ahead(&h->s, e));
+    e->apart = false;
+    sg_expert_begin(&h->s, false);
     sg_expert_home *kept = &h->home[1];
     for (runs = 0; sg_expert_looks_ahead(&h->s, kept) && runs < 200; runs++) {
         shelf_run(h, 1, two, 1, NULL, 1);

@@ -307,6 +307,26 @@ START_TEST(unreadable) {
 }
 END_TEST
 
+/* All slots are used by a batch, most of whose tokens use others: these have the slots afterwards, though they are read first. */
+START_TEST(most_used_stay) {
+    problem *p = create(&shapes[_i]);
+    float *y = malloc(TOKENS * p->s->k * sizeof *y);
+    away a;
+    bench b;
+    for (uint32_t i = 0; i < TOKENS * USED; i++) p->expert[i] = i / USED < 2 ? i % USED : EXPERTS - USED + i % USED; /* tokens 0 and 1: the first experts */
+    open_away(&a, p, &(sg_stream_options) { .engine = SG_IO_PREAD }, USED, EXPERTS);
+    open_bench(&b, p, &a, TOKENS, 2, false, true);
+    run_some(&b, p, 0, 1, y);
+    for (uint32_t e = 0; e < EXPERTS; e++) ck_assert_uint_eq(a.home.resident[e], e < USED);
+    run_some(&b, p, 1, TOKENS - 1, y);
+    for (uint32_t e = 0; e < EXPERTS; e++) ck_assert_uint_eq(a.home.resident[e], e >= EXPERTS - USED);
+    close_bench(&b);
+    close_away(&a);
+    free(y);
+    destroy(p);
+}
+END_TEST
+
 int main(void) {
     h_init("experts_away");
     sg_kernels_init(&kernels, sg_cpu_detect());
@@ -315,6 +335,7 @@ int main(void) {
     tcase_set_timeout(t, 0);
     tcase_add_loop_test(t, same_bits, 0, SHAPES);
     tcase_add_loop_test(t, unreadable, 3, 6);
+    tcase_add_loop_test(t, most_used_stay, SHAPES - 1, SHAPES);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
     srunner_set_fork_status(r, CK_NOFORK); /* OpenMP teams do not survive a fork */
