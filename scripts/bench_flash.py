@@ -69,7 +69,8 @@ class Run:
         """One process. A run that fails is not repeated; the reason is kept for its row."""
         tokens = 1 if short else args.decode
         command = self.command(args, ids, tokens)
-        done, self.failed = memory_group.run_cold(command, args, place, self.budget and self.budget + args.slack * MIB)
+        done, self.failed = memory_group.run_cold(command, args, place, self.budget and self.budget + args.slack * MIB,
+                                                  args.gguf if self.kind == "llama.cpp" and not self.budget else None)
         self.kills += done["kills"]
         if self.failed:
             print(f"{self}: {self.failed}", file=sys.stderr)

@@ -11,12 +11,15 @@ cache, when this is root and not --drop files). Runs take turns; medians count.
   sparsegen        on model.bin if there is one, else on the GGUF, with --ram; each --with LABEL=ARGS is one more such run
   llama.cpp        on the GGUF through llama_cpp_bench.py, mapped and not repacked, with the read-ahead that the drive has
   llama.cpp 128K   the same through a read-only loop device with direct I/O that reads 128 KiB ahead; only root can make one
-The first rows have no budget and no limit: everything is in memory. "times llama.cpp" takes the faster of its two runs at the same budget.
+The first rows have no budget and no limit: everything is in memory (the file of llama.cpp is read into the page cache before). "times llama.cpp"
+takes the faster of its two runs at the same budget.
 
 Prefill is a prompt of --prefill tokens after another one to warm up; decode, in a process of its own, --decode tokens one by one after --warm,
 of llama.cpp --llama-decode after --llama-warm since it may be slow. Both programs get the ids of the file in their order. ms: of the tokens of
 all turns' medians. MiB a token: read from the drive while decoding; of llama.cpp as the kernel counts it, read-ahead included. Peak:
-resident memory, of llama.cpp with the interpreter and with the mapped pages. Kills: by the kernel, for lack of memory.
+resident memory, of llama.cpp with the interpreter and with the mapped pages. Kills: by the kernel, for lack of memory. Of drive's bound: the
+decode speed as a share of what the drive alone would allow, for the bytes that were read a token (256 KiB anywhere, as fast as fio reads them before
+and after the turns); of either: of what the slower of the drive and of decoding with everything in memory would.
 """
 import argparse
 import contextlib
@@ -28,6 +31,7 @@ import subprocess
 import sys
 
 import bench_peers as peers
+import drive_speed
 import flash_figures as figures
 import memory_group
 
@@ -35,7 +39,8 @@ MIB = figures.MIB
 READ_AHEAD = 128  # KiB
 BLOCK = "/sys/block"
 HEAD = ("run", "budget, MiB", "decode, tokens/s (min-max)", "of resident", "times llama.cpp", "ms P50 / P90 / P99", "MiB a token",
-        "prefill, tokens/s (min-max)", "times llama.cpp", "peak, MiB", "kills")
+        "prefill, tokens/s (min-max)", "times llama.cpp", "peak, MiB", "kills", "of drive's / of either bound")
+BLOCK_READ = 256 << 10  # as the experts are read
 
 
 def say(text):
@@ -85,7 +90,8 @@ class Run:
     def measure(self, args, place, test):
         """One process. A test that fails is not repeated; the reason is kept for the row."""
         command = self.command(args, test)
-        done, failed = memory_group.run_cold(command, args, place, self.budget and self.budget + args.slack * MIB)
+        done, failed = memory_group.run_cold(command, args, place, self.budget and self.budget + args.slack * MIB,
+                                               self.model if self.peer and not self.budget else None)
         self.kills += done["kills"]
         if failed:
             self.failed[test] = failed
@@ -131,7 +137,16 @@ def best_peer(runs, run, test):
     return max((r.speed(test) for r in runs if r.peer and r.budget == run.budget and r.rows[test]), default=None)
 
 
-def cells_of(run, runs):
+def shares_of_bounds(run, resident, drive):
+    """Of the drive's and of the slower of the drive's and the processor's; "" where nothing is read, or the drive's speed is not known."""
+    read, speed = run.middle("read_bytes_per_token"), run.speed("tg")
+    if run.peer or not (read and speed and drive and drive["iops"]):
+        return ""
+    seconds = read / (drive["iops"] * BLOCK_READ)
+    return f"{speed * seconds:.1%} / " + (f"{speed * max(seconds, 1 / resident):.1%}" if resident else "")
+
+
+def cells_of(run, runs, drive):
     """The cells of a row."""
     def speed(test):
         if not run.rows[test]:
@@ -148,7 +163,7 @@ def cells_of(run, runs):
     return [run.name, f"{run.budget / MIB:.0f}{f' ({run.label})' if run.label.endswith('%') else ''}" if run.budget else "none", speed("tg"),
             f"{run.speed('tg') / resident:.1%}" if resident and run.rows["tg"] else "", times("tg"),
             "" if None in slow else " / ".join(f"{1e3 * t:.0f}" for t in slow), "" if read is None else f"{read / MIB:.1f}",
-            speed("pp"), times("pp"), f"{max(run.peaks) / MIB:.0f}" if run.peaks else "", str(run.kills)]
+            speed("pp"), times("pp"), f"{max(run.peaks) / MIB:.0f}" if run.peaks else "", str(run.kills), shares_of_bounds(run, resident, drive)]
 
 
 def usable_place():
@@ -166,7 +181,11 @@ def usable_place():
 
 
 def measure(args, runs, place, save):
-    """All turns; save() after each, since a whole run may take hours."""
+    """All turns; save() after each, since a whole run may take hours. Returns the speed of the drive, or None."""
+    def drive():
+        return drive_speed.measure(args.bin or args.gguf, BLOCK_READ, args.drive_seconds, 1) if args.drive_seconds else None
+
+    before = drive()
     tests = [test for test, count in (("tg", args.decode), ("pp", args.prefill)) if count]
     for _ in range(args.repeat):
         for run in runs:
@@ -174,6 +193,7 @@ def measure(args, runs, place, save):
                 if test not in run.failed:
                     run.measure(args, place, test)
         save()
+    return drive_speed.better(before, drive()) if before else None
 
 
 def arguments():
@@ -194,6 +214,8 @@ def arguments():
     add("--repeat", type=int, default=3, metavar="N", help="turns (default %(default)s)")
     add("--limit", type=float, default=1800, metavar="S", help="seconds that a process may take (default %(default)s)")
     add("--slack", type=int, default=32, metavar="MIB", help="room of the cgroup beyond the budget (default %(default)s)")
+    add("--drive-seconds", type=float, default=5, metavar="S", help="time of each measurement of the drive, 0 for none (default %(default)s)")
+    add("--no-loop", action="store_true", help="llama.cpp only with the read-ahead that the drive has")
     add("--threads", type=int, default=os.cpu_count(), metavar="T", help="threads (default: all cores)")
     add("--drop", choices=["all", "files"], default="all", help="what is dropped from the page cache (default %(default)s)")
     add("--sparsegen", default=peers.SPARSEGEN, metavar="FILE", help="the program (default %(default)s)")
@@ -226,7 +248,7 @@ def main():
         parser.error(str(error))
     info = peers.describe(args, bool(args.llama_decode))
     place = usable_place() if budgets else None
-    with loop_device(args.gguf) if budgets and args.llama_decode else contextlib.nullcontext() as device:
+    with loop_device(args.gguf) if budgets and args.llama_decode and not args.no_loop else contextlib.nullcontext() as device:
         runs = runs_of(args, budgets, device)
 
         def save():
@@ -234,15 +256,17 @@ def main():
                 with open(args.json, "w") as f:
                     json.dump({"info": info, "limited": bool(place), "runs": [vars(run) for run in runs]}, f, indent=1)
 
-        measure(args, runs, place, save)
+        drive = measure(args, runs, place, save)
     for key, value in info.items():
         print(f"- {key}: {value}")
     if budgets:
         print(f"- memory limited by a cgroup: {f'budget + {args.slack} MiB' if place else 'no'}")
     print(f"- prompts of {args.prefill} tokens; decode: {args.warm} tokens to warm up, {args.decode} timed; llama.cpp {args.llama_warm} and {args.llama_decode}")
+    if drive and drive["iops"]:
+        print(f"- drive: {drive['iops'] * BLOCK_READ / 1e6:.0f} MB/s of {BLOCK_READ >> 10} KiB anywhere ({drive['how']})")
     print("\n| " + " | ".join(HEAD) + " |\n|" + "|".join("---:" if i else "---" for i in range(len(HEAD))) + "|")
     for run in runs:
-        print("| " + " | ".join(cells_of(run, runs)) + " |")
+        print("| " + " | ".join(cells_of(run, runs, drive)) + " |")
 
 
 if __name__ == "__main__":

@@ -133,12 +133,23 @@ def run(command, seconds, group=None):
                 "kills": group.kills() if group else 0, "group_peak": group.peak() if group else None}
 
 
-def run_cold(command, args, place, limit):
-    """Run a command as a script with options --gguf, --bin, --drop and --limit (and args.told, false at first) wants it: with its models out of the page cache, in a group of `limit`
-    bytes (0, or no place for one: in none). Returns run's dict and the reason of a failure, None without one."""
+def read_whole(path):
+    """Into the page cache, as far as it goes."""
+    with open(path, "rb", buffering=0) as f:
+        buffer = memoryview(bytearray(4 << 20))
+        while f.readinto(buffer):
+            pass
+
+
+def run_cold(command, args, place, limit, read=None):
+    """Run a command as a script with options --gguf, --bin, --drop and --limit (and args.told, false at first) wants it: with its models out of the page
+    cache, except `read`, which is read into it (a mapped model that is to be in memory), in a group of `limit` bytes (0, or no place for one: in
+    none). Returns run's dict and the reason of a failure, None without one."""
     if not drop_caches({args.gguf, args.bin} - {None}, args.drop == "all") and not args.told:
         args.told = True
         print("only root may drop the whole page cache; the models are dropped from it", file=sys.stderr)
+    if read:
+        read_whole(read)
     try:
         if place and limit:
             with Group(place, limit) as group:

@@ -42,6 +42,11 @@ else:
     print(json.dumps([row | {{f"token_p{{q}}": None if p else seconds / n * q / 50 for q in (50, 90, 99)}}]))
 """
 
+FIO = """#!/bin/sh
+echo "$@" >> "$(dirname "$0")/fio.calls"
+echo '{"jobs": [{"read": {"iops": 400, "bw_bytes": 1000000}}]}'
+"""
+
 LOSETUP = """#!/bin/sh
 echo "$@" >> "$(dirname "$0")/losetup.calls"
 [ "$1" = -r ] && echo /dev/no-such-loop
@@ -73,7 +78,7 @@ class Script(unittest.TestCase):
         (self.tmp / "said").write_text(json.dumps(self.said))
         (self.tmp / "calls").write_text("")
         done = subprocess.run([sys.executable, "-B", str(SCRIPT), "--sparsegen", str(self.tool), "--python", str(self.tool), "--threads", "2",
-                               "-n", "8", "--warm", "4", "-p", "16", "--drop", "files", "--gguf", str(self.tmp / "m.gguf"),
+                               "-n", "8", "--warm", "4", "-p", "16", "--drop", "files", "--drive-seconds", "0", "--gguf", str(self.tmp / "m.gguf"),
                                "--ids", str(self.tmp / "m.ids"), *map(str, args)], capture_output=True, text=True, check=False,
                               env={**os.environ, "PATH": f"{self.tmp}:{os.environ['PATH']}"})
         calls = [json.loads(line) for line in (self.tmp / "calls").read_text().splitlines()]
@@ -81,12 +86,19 @@ class Script(unittest.TestCase):
         return done, [" ".join(call) for call in calls if "-m" in call], rows
 
     def test_table(self):
-        done, runs, rows = self.run_script("--ram", "50%", "--repeat", 3, "--bin", self.tmp / "m.bin", "--json", self.tmp / "out.json")
+        (self.tmp / "fio").write_text(FIO)
+        (self.tmp / "fio").chmod(0o755)
+        done, runs, rows = self.run_script("--ram", "50%", "--repeat", 3, "--bin", self.tmp / "m.bin", "--json", self.tmp / "out.json",
+                                           "--drive-seconds", 1)
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertEqual([row[:2] for row in rows], [["sparsegen", "none"], ["llama.cpp", "none"], ["sparsegen", "100 (50 %)"], ["llama.cpp", "100 (50 %)"]])
         self.assertEqual(rows[0][2:9], ["16.00 (16.00-16.00)", "100.0%", "4.00", "62 / 112 / 124", "3.0", "160.00 (160.00-160.00)", "4.00"])
         self.assertEqual(rows[2][2:9], ["4.00 (2.00-8.00)", "25.0%", "1.00", "250 / 450 / 495", "3.0", "80.00 (80.00-80.00)", "2.00"])
         self.assertEqual(rows[3][3:5], ["100.0%", "1.00"])
+        # 3 MiB are 12 reads, 30 ms at 400 a second: 4 tokens a second are 12 % of that, and 25 % of what is reached in memory
+        self.assertEqual([row[11] for row in rows], ["48.0% / 100.0%", "", "12.0% / 25.0%", ""])
+        self.assertIn("- drive: 105 MB/s of 256 KiB anywhere (fio)\n", done.stdout)
+        self.assertEqual((self.tmp / "fio.calls").read_text().count("--rw=randread --bs=262144"), 2)
         self.assertEqual(len(runs), 3 * 4 * 2)
         for turn in (runs[:8], runs[8:16], runs[16:]):
             self.assertTrue(all(f"--ids {self.tmp}/m.ids -t 2 -r 1 -o json" in run for run in turn), turn)
@@ -136,6 +148,22 @@ class Script(unittest.TestCase):
 
 
 class Parts(unittest.TestCase):
+    def test_mapped_in_memory(self):
+        """Only the mapped model that is to be in memory is read before."""
+        args = mock.Mock(ids="i", threads=2, prefill=1, decode=1, warm=1, llama_decode=1, llama_warm=1, slack=1)
+        failed = ({"kills": 0}, "fails")
+        for peer, budget, read in ((True, 0, "m"), (True, MIB, None), (False, 0, None)):
+            with mock.patch.object(bench_moe.memory_group, "run_cold", return_value=failed) as cold, mock.patch.object(bench_moe, "say"):
+                bench_moe.Run("r", peer, "m", "", budget).measure(args, None, "tg")
+            self.assertEqual(cold.call_args.args[4], read)
+        with tempfile.NamedTemporaryFile() as f, mock.patch("os.sync"):
+            f.write(bytes(9 << 20))
+            f.flush()
+            with mock.patch.object(bench_moe.memory_group, "read_whole") as read:
+                bench_moe.memory_group.run_cold(["true"], mock.Mock(gguf=f.name, bin=None, drop="files", limit=9), None, 0, f.name)
+            read.assert_called_once_with(f.name)
+            bench_moe.memory_group.read_whole(f.name)
+
     def test_loop_device(self):
         with tempfile.TemporaryDirectory() as folder:
             block, tool = pathlib.Path(folder, "no-such-loop", "queue"), pathlib.Path(folder, "losetup")
@@ -157,7 +185,7 @@ class Parts(unittest.TestCase):
                           ("llama.cpp 128K", 50, "/dev/x")])
         for run, seconds in zip(runs, (1, 2, 4, 16, 8)):
             run.rows["tg"] = [{"tokens": 8, "seconds": seconds}]
-        cells = [bench_moe.cells_of(run, runs) for run in runs]
+        cells = [bench_moe.cells_of(run, runs, None) for run in runs]
         self.assertEqual([c[4] for c in cells], ["2.00", "1.00", "2.00", "0.50", "1.00"])
         self.assertEqual([c[3] for c in cells], ["100.0%", "100.0%", "25.0%", "12.5%", "25.0%"])
 
