@@ -131,8 +131,12 @@ const sg_acts *sg_ffn_project(sg_ffn *f, const sg_ffn_layer *l, const sg_acts *x
 
 void sg_ffn_observe(sg_ffn *f, const sg_ffn_task *k, const sg_acts *x, const float *residual, sg_team *team) {
     const sg_bundle_layout *l = &k->l->bundle.l;
-    if (!f->observe || l->n_expert > 0) return;
-    const sg_ffn_sample s = { k->unit, x->n, x->k, l->n_neurons, f->ld, x->x, residual, f->gate, f->observed };
+    if (!f->observe) return;
+    const sg_ffn_sample s = { .unit = k->unit, .n = x->n, .k = x->k, .n_neurons = l->n_neurons, .ld = f->ld,
+                              .expert = l->n_expert > 0 ? k->route->expert : NULL,
+                              .n_used = l->n_expert > 0 ? k->route->n_used : 1,
+                              .apart = l->per_expert * l->per_cluster,
+                              .x = x->x, .residual = residual, .gate = f->gate, .h = f->observed };
     if (k->thread == 0) f->observe(f->observe_user, &s);
     sg_team_barrier(team);
 }

@@ -4,13 +4,15 @@
 
 #include <stdint.h>
 
-/* n tokens in one bundled layer; neurons by their place in the bundle. Valid during the call. */
+/* n tokens in one bundled unit; neurons by their place in the bundle, or in that of their expert. Valid during the call. */
 typedef struct sg_ffn_sample {
-    uint32_t layer, n, k, n_neurons, ld; /* ld: values from one token to the next in gate and h, >= n_neurons */
+    uint32_t unit, n, k, n_neurons, ld; /* n_neurons: of an expert, if there are any. ld: values from one token to the next in gate and h */
+    const uint32_t *expert; /* [n][n_used], those of each token; NULL: no experts */
+    uint32_t n_used, apart; /* without experts 1; values from one expert of a token to the next in gate and h, >= n_neurons */
     const float *x;        /* [n][k], the normalised input of the layer */
     const float *residual; /* [n][k], the residual stream before the norm */
     const float *gate;     /* [n][ld], gate products before the activation (ungated: the up products) */
-    const float *h;        /* [n][ld], what multiplies the down rows: 0 where the neuron is inactive */
+    const float *h;        /* [n][ld], what multiplies the down rows, for experts weight included: 0 where the neuron is inactive */
 } sg_ffn_sample;
 
 /* Called on one thread, layer by layer, in the order of the tokens. */

@@ -22,6 +22,7 @@ typedef struct calibration {
     sg_session *session;
     sg_gguf *gguf;
     sg_bundle_layout *layouts;
+    sg_cal_unit *units;
     float *fat_threshold;
     sg_kernels kernels;
     sg_linalg la;
@@ -45,6 +46,21 @@ static sg_status cancelled(const calibration *k, sg_error *err) {
 
 /* ---- preparation -------------------------------------------------------------------------------------------------- */
 
+/* What lies where in a layer. */
+static void take_layer(calibration *k, const sg_model *m, uint32_t i) {
+    sg_cal *c = &k->c;
+    const sg_unit_of u = m->weights.units[i];
+    const sg_bundle_layout *b = &m->weights.ffn[u.main].bundle.l;
+    const uint32_t words = (b->n_neurons + 63) / 64;
+    k->layouts[i] = *b;
+    k->units[u.main] = (sg_cal_unit) { i, true };
+    if (u.shared != SG_NO_UNIT) k->units[u.shared] = (sg_cal_unit) { i, false };
+    c->layers[i].n_expert = b->n_expert > 0 ? b->n_expert : 1;
+    c->layers[i].n = b->n_neurons;
+    c->experts = c->experts || b->n_expert > 0 || u.shared != SG_NO_UNIT;
+    if (words > c->words) c->words = words;
+}
+
 static sg_status open_model(calibration *k, sg_error *err) {
     const sg_calibrate_options *o = k->o;
     sg_model_options mo = SG_MODEL_OPTIONS_INIT;
@@ -59,23 +75,26 @@ static sg_status open_model(calibration *k, sg_error *err) {
     const sg_model *m = k->model;
     const sg_hparams *hp = &m->desc.hp;
     sg_cal *c = &k->c;
-    if (m->weights.n_units != hp->n_layer || hp->n_expert > 0)
-        return sg_fail(err, SG_E_UNSUPPORTED, "%s: a model with experts cannot be calibrated, dense ones only", o->model);
+    for (uint32_t i = 0; i < hp->n_layer; i++)
+        if (m->weights.units[i].main == SG_NO_UNIT)
+            return sg_fail(err, SG_E_UNSUPPORTED, "%s: layer %u has no neuron bundles, so there is nothing to sort", o->model, i);
     k->kernels = m->kernels;
     k->layouts = calloc(hp->n_layer, sizeof *k->layouts);
+    k->units = calloc(m->weights.n_units, sizeof *k->units);
     c->layers = calloc(hp->n_layer, sizeof *c->layers);
     if (m->desc.ffn_threshold) k->fat_threshold = malloc(hp->n_layer * sizeof *k->fat_threshold);
-    if (!k->layouts || !c->layers || (m->desc.ffn_threshold && !k->fat_threshold)) return sg_fail(err, SG_E_NOMEM, "%s: out of memory", o->model);
-    for (uint32_t i = 0; i < hp->n_layer; i++) k->layouts[i] = m->weights.ffn[i].bundle.l;
+    if (!k->layouts || !k->units || !c->layers || (m->desc.ffn_threshold && !k->fat_threshold)) return sg_fail(err, SG_E_NOMEM, "%s: out of memory", o->model);
+    for (uint32_t i = 0; i < hp->n_layer; i++) take_layer(k, m, i);
     if (k->fat_threshold) memcpy(k->fat_threshold, m->desc.ffn_threshold, hp->n_layer * sizeof *k->fat_threshold);
     c->gguf = k->gguf;
     c->kernels = &k->kernels;
     c->fat_threshold = k->fat_threshold;
     c->layouts = k->layouts;
+    c->units = k->units;
     c->n_layer = hp->n_layer;
     c->k = hp->n_embd;
     c->n_ff = hp->n_ff;
-    c->words = (hp->n_ff + 63) / 64;
+    c->predictors = c->predictors && !c->experts;
     return SG_OK;
 }
 
@@ -139,7 +158,7 @@ static sg_status feed_text(calibration *k, sg_error *err) {
 static sg_status work_on_layer(calibration *k, uint32_t layer, sg_error *err) {
     sg_cal *c = &k->c;
     sg_cal_layer *l = &c->layers[layer];
-    sg_cal_order(l->counts, c->n_ff, l->order);
+    for (size_t e = 0; e < l->n_expert; e++) sg_cal_order(l->counts + e * l->n, l->n, l->order + e * l->n);
     for (uint32_t i = 0; i < SG_CAL_SHARES; i++) l->shares[i] = sg_cal_quantile(l->magnitudes, sg_cal_shares[i]);
     sg_cal_coactivity(c, layer);
     if (c->predictors) SG_TRY(sg_cal_choose(c, layer, k->have_la ? &k->la : NULL, err));
@@ -187,6 +206,7 @@ static void finish(calibration *k) {
     }
     free(c->layers);
     free(k->layouts);
+    free(k->units);
     free(k->fat_threshold);
     sg_free(k->tokens);
 }

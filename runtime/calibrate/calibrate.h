@@ -10,7 +10,7 @@
  *
  * Layers are independent. When their samples do not fit into memory together, the text passes through the model several times,
  * each time for the next few layers. Neurons are named by their place in the file being calibrated; the new order is applied
- * when the new file is written. */
+ * when the new file is written. Experts are sorted each by itself. */
 #ifndef SG_CALIBRATE_H
 #define SG_CALIBRATE_H
 
@@ -60,15 +60,18 @@ typedef struct sg_cal_score {
 
 /* One layer. */
 typedef struct sg_cal_layer {
-    uint32_t *counts;     /* [n_ff] tokens for which each neuron was active (h != 0), by place */
-    uint64_t *magnitudes; /* [SG_CAL_BINS] */
-    uint64_t tokens, active, positive; /* all tokens; sums over them: active neurons, positive gates */
-    /* Samples, only while the layer is worked on. */
+    uint32_t n_expert, n;  /* experts, 1: the layer has none; neurons of one */
+    uint32_t *counts;      /* [n_expert][n] tokens for which each neuron was active (h != 0), by place */
+    uint64_t *magnitudes;  /* [SG_CAL_BINS] of all neurons that were computed, shared experts included */
+    uint64_t tokens, uses; /* all tokens, and experts that they used; without experts the same */
+    uint64_t active, positive; /* sums over the uses: active neurons, positive gates */
+    /* Samples, only while the layer is worked on: uses. */
     uint32_t n_samples, n_train; /* the first n_train are for fitting, the others for measuring */
-    uint16_t *x;                 /* [n_samples][k] input of the layer, F16 */
+    uint16_t *x;                 /* [n_samples][k] input of the layer, F16; NULL when no predictors are wanted */
     uint64_t *bits;              /* [n_samples][words] active neurons */
+    uint32_t *expert;            /* [n_samples] */
     /* Results. */
-    uint32_t *order; /* [n_ff] place in the old file of the neuron at each new place */
+    uint32_t *order; /* [n_expert][n] place in the old file's expert of the neuron at each new place */
     float shares[SG_CAL_SHARES];
     sg_cal_pred pred; /* kind NONE: none was good enough or fitted */
     sg_cal_score chosen, scores[SG_CAL_CANDIDATES];
@@ -77,13 +80,22 @@ typedef struct sg_cal_layer {
     double touched_before, touched_after;  /* mean share of the clusters with an active neuron */
 } sg_cal_layer;
 
+/* A unit of neuron bundles. */
+typedef struct sg_cal_unit {
+    uint32_t layer;
+    bool main; /* else the shared experts, whose neurons stay where they are */
+} sg_cal_unit;
+
 typedef struct sg_cal {
     const char *path;
     const sg_gguf *gguf;
     const sg_kernels *kernels;
     sg_neuron_act act;
     const float *fat_threshold; /* [n_layer] or NULL */
-    uint32_t n_layer, k, n_ff, words; /* words of 64 neurons */
+    uint32_t n_layer, k, words; /* words of 64 neurons, for the most of a layer */
+    uint32_t n_ff;              /* neurons of every layer, where predictors are wanted */
+    bool experts;               /* some layer has them; then there are no predictors */
+    const sg_cal_unit *units;
     uint64_t n_tokens, n_train;       /* of the text: all, those for fitting */
     uint32_t most_samples;            /* of a layer */
     double budget;                    /* share of the bytes of the bundles that predictors may have */
@@ -91,7 +103,7 @@ typedef struct sg_cal {
     sg_predictor_kind only; /* NONE: all kinds */
     uint32_t first, end; /* the layers that this pass collects */
     sg_cal_layer *layers; /* [n_layer] */
-    const sg_bundle_layout *layouts; /* [n_layer] */
+    const sg_bundle_layout *layouts; /* [n_layer] of the main units */
     sg_team *team;
     sg_log log;
     bool (*step)(void *user, double work); /* progress; false: cancelled */
@@ -213,13 +225,12 @@ size_t sg_cal_budget(const sg_cal *c, uint32_t layer);
 
 /* ---- report.c, plot.c ---- */
 
-/* Share of all activations that the hottest `share` of the neurons of a layer have. */
-double sg_cal_cover(const sg_cal *c, const sg_cal_layer *l, double share);
 void sg_cal_report(const sg_cal *c, sg_str *out);
 void sg_cal_plot(const sg_cal *c, sg_str *out);
-/* Share of all activity that the hottest `share` of the neurons have; share of the neurons that `fired`, a sum over the tokens, is. */
-double sg_cal_covered(const sg_cal_layer *l, uint32_t n_ff, double share);
-double sg_cal_density(const sg_cal_layer *l, uint32_t n_ff, uint64_t fired);
+/* Share of all activity that the hottest `share` of the neurons (of each expert) have; share of the neurons that `fired`, a sum over the
+ * uses, is. */
+double sg_cal_covered(const sg_cal_layer *l, double share);
+double sg_cal_density(const sg_cal_layer *l, uint64_t fired);
 
 /* ---- rewrite.c ---- */
 SG_NODISCARD sg_status sg_cal_rewrite(const sg_cal *c, const char *output, bool overwrite, sg_error *err);

@@ -136,7 +136,7 @@ static sg_status consider(sg_cal *c, uint32_t layer, sg_cal_pred *p, bool traine
     if (status == SG_OK) {
         sg_cal_judge(train, test, &s);
         if (l->n_scores < SG_CAL_CANDIDATES) l->scores[l->n_scores++] = s;
-        if (sg_cal_better(&s, &l->chosen, sg_cal_density(l, c->n_ff, l->active) * c->n_ff, c->layouts[layer].gate_row)) {
+        if (sg_cal_better(&s, &l->chosen, sg_cal_density(l, l->active) * c->n_ff, c->layouts[layer].gate_row)) {
             sg_cal_pred_finish(&l->pred);
             l->pred = *p;
             l->chosen = s;

@@ -34,22 +34,24 @@ static double likelier(const sg_cal *c, const sg_cal_layer *l, uint32_t n) {
     return expected > 0 ? common / expected : NAN;
 }
 
-/* Mean share of the clusters in which a neuron fires; order NULL: as they lie. */
+/* Mean share of the clusters (of an expert that is used) in which a neuron fires; order NULL: as they lie. */
 static double touched(const sg_cal *c, const sg_cal_layer *l, const sg_bundle_layout *b, const uint32_t *order) {
     uint64_t n = 0;
-    for (uint32_t s = 0; s < l->n_samples; s++)
+    for (uint32_t s = 0; s < l->n_samples; s++) {
+        const uint32_t *places = order ? order + (size_t)l->expert[s] * l->n : NULL;
         for (uint32_t first = 0; first < b->n_neurons; first += b->per_cluster) {
             const uint32_t end = first + b->per_cluster < b->n_neurons ? first + b->per_cluster : b->n_neurons;
             uint32_t i = first;
-            while (i < end && !fires(c, l, s, order ? order[i] : i)) i++;
+            while (i < end && !fires(c, l, s, places ? places[i] : i)) i++;
             n += i < end;
         }
-    return l->n_samples ? (double)n / ((double)l->n_samples * b->n_clusters) : NAN;
+    }
+    return l->n_samples ? (double)n / ((double)l->n_samples * b->per_expert) : NAN;
 }
 
 void sg_cal_coactivity(const sg_cal *c, uint32_t layer) {
     sg_cal_layer *l = &c->layers[layer];
-    l->together = likelier(c, l, c->n_ff < HOTTEST ? c->n_ff : HOTTEST);
+    l->together = l->n_expert > 1 ? NAN : likelier(c, l, l->n < HOTTEST ? l->n : HOTTEST); /* of an expert there are too few samples */
     l->touched_before = touched(c, l, &c->layouts[layer], NULL);
     l->touched_after = touched(c, l, &c->layouts[layer], l->order);
 }

@@ -31,12 +31,12 @@ static void frame(sg_str *out, double x, double width, double most, const char *
 
 static void densities(const sg_cal *c, sg_str *out) {
     double most = 0;
-    for (uint32_t i = 0; i < c->n_layer; i++) most = fmax(most, sg_cal_density(&c->layers[i], c->n_ff, c->layers[i].active));
+    for (uint32_t i = 0; i < c->n_layer; i++) most = fmax(most, sg_cal_density(&c->layers[i], c->layers[i].active));
     most = most > 0.5 ? 1 : most > 0.25 ? 0.5 : most > 0.1 ? 0.25 : 0.1;
     frame(out, LEFT, BARS, most, "active neurons by layer");
     const double step = BARS / c->n_layer;
     for (uint32_t i = 0; i < c->n_layer; i++) {
-        const double height = SIDE * sg_cal_density(&c->layers[i], c->n_ff, c->layers[i].active) / most;
+        const double height = SIDE * sg_cal_density(&c->layers[i], c->layers[i].active) / most;
         sg_str_printf(out, "<rect x=\"%.2f\" y=\"%.2f\" width=\"%.2f\" height=\"%.2f\" fill=\"#4477aa\"/>\n", LEFT + step * i + step * 0.1,
                       TOP + SIDE - height, step * 0.8, height);
     }
@@ -51,7 +51,7 @@ static void coverage(const sg_cal *c, sg_str *out) {
         const int red = c->n_layer > 1 ? (int)(200.0 * i / (c->n_layer - 1)) : 0;
         sg_str_printf(out, "<polyline fill=\"none\" stroke=\"rgb(%d,60,%d)\" points=\"", red, 200 - red);
         for (int p = 0; p <= POINTS; p++)
-            sg_str_printf(out, "%.1f,%.1f ", RIGHT + SIDE * p / POINTS, TOP + SIDE - SIDE * sg_cal_covered(&c->layers[i], c->n_ff, p / (double)POINTS));
+            sg_str_printf(out, "%.1f,%.1f ", RIGHT + SIDE * p / POINTS, TOP + SIDE - SIDE * sg_cal_covered(&c->layers[i], p / (double)POINTS));
         sg_str_puts(out, "\"/>\n");
     }
     text(out, RIGHT, TOP + SIDE + 20, "start", "0 %");

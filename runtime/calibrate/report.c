@@ -5,16 +5,15 @@
 
 #include "runtime/calibrate/calibrate.h"
 
-double sg_cal_covered(const sg_cal_layer *l, uint32_t n_ff, double share) {
-    const uint32_t n = (uint32_t)(share * n_ff + 0.5);
+double sg_cal_covered(const sg_cal_layer *l, double share) {
+    const uint32_t n = (uint32_t)(share * l->n + 0.5);
     uint64_t sum = 0;
-    for (uint32_t i = 0; i < n && i < n_ff; i++) sum += l->counts[l->order[i]];
+    for (size_t e = 0; e < l->n_expert; e++)
+        for (uint32_t i = 0; i < n && i < l->n; i++) sum += l->counts[e * l->n + l->order[e * l->n + i]];
     return l->active ? (double)sum / (double)l->active : 0;
 }
 
-double sg_cal_density(const sg_cal_layer *l, uint32_t n_ff, uint64_t fired) {
-    return l->tokens ? (double)fired / ((double)l->tokens * n_ff) : 0;
-}
+double sg_cal_density(const sg_cal_layer *l, uint64_t fired) { return l->uses ? (double)fired / ((double)l->uses * l->n) : 0; }
 
 static void layers(const sg_cal *c, sg_str *out) {
     static const double hottest[] = { 0.05, 0.10, 0.20, 0.26, 0.50 };
@@ -23,11 +22,14 @@ static void layers(const sg_cal *c, sg_str *out) {
                      "                      |    5    10    20    26    50 %  |          | before  after\n");
     for (uint32_t i = 0; i < c->n_layer; i++) {
         const sg_cal_layer *l = &c->layers[i];
-        sg_str_printf(out, "%5u  %6.2f  %6.2f |", i, 100 * sg_cal_density(l, c->n_ff, l->active), 100 * sg_cal_density(l, c->n_ff, l->positive));
-        for (int j = 0; j < 5; j++) sg_str_printf(out, " %5.1f", 100 * sg_cal_covered(l, c->n_ff, hottest[j]));
-        sg_str_printf(out, "   | %7.2fx | %6.1f %6.1f\n", l->together, 100 * l->touched_before, 100 * l->touched_after);
+        sg_str_printf(out, "%5u  %6.2f  %6.2f |", i, 100 * sg_cal_density(l, l->active), 100 * sg_cal_density(l, l->positive));
+        for (int j = 0; j < 5; j++) sg_str_printf(out, " %5.1f", 100 * sg_cal_covered(l, hottest[j]));
+        if (l->n_expert > 1) sg_str_puts(out, "   |        - |");
+        else sg_str_printf(out, "   | %7.2fx |", l->together);
+        sg_str_printf(out, " %6.1f %6.1f\n", 100 * l->touched_before, 100 * l->touched_after);
     }
     sg_str_puts(out, "together: two of the 256 hottest fire in the same token so many times as often as by chance\n");
+    if (c->experts) sg_str_puts(out, "of experts: of those that tokens use, the hottest of each, and its clusters\n");
 }
 
 static void magnitudes(const sg_cal *c, sg_str *out) {
@@ -71,10 +73,17 @@ static void predictors(const sg_cal *c, sg_str *out) {
 void sg_cal_report(const sg_cal *c, sg_str *out) {
     uint64_t bytes = 0, all = 0;
     uint32_t with = 0;
-    sg_str_printf(out, "%" PRIu64 " tokens, %u layers of %u neurons\n\n", c->n_tokens, c->n_layer, c->n_ff);
+    sg_str_printf(out, "%" PRIu64 " tokens, %u layers of ", c->n_tokens, c->n_layer);
+    const sg_cal_layer *last = &c->layers[c->n_layer - 1];
+    if (c->experts) sg_str_printf(out, "%u experts of ", last->n_expert);
+    sg_str_printf(out, "%u neurons\n\n", last->n);
     layers(c, out);
     magnitudes(c, out);
     predictors(c, out);
+    if (c->experts) {
+        sg_str_puts(out, "\nno predictors: a router says which neurons of experts are needed\n");
+        return;
+    }
     for (uint32_t i = 0; i < c->n_layer; i++) {
         const sg_cal_layer *l = &c->layers[i];
         all += (uint64_t)c->layouts[i].n_clusters * c->layouts[i].cluster_bytes;

@@ -1,5 +1,5 @@
 /* The new file: everything as it was, except for the order of the neurons and what was learned. A row is copied as it is; only its
- * place changes. One layer is in memory at a time. */
+ * place changes. One expert, or layer without experts, is in memory at a time. */
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -18,7 +18,7 @@ typedef struct rewrite {
     sg_bin_writer *w;
     int fd;
     uint8_t *chunk;  /* COPY_BYTES */
-    uint8_t *layer;  /* the largest layer */
+    uint8_t *expert; /* the largest expert, or layer without experts */
     uint8_t *cluster;
 } rewrite;
 
@@ -86,8 +86,9 @@ static sg_status declare(const rewrite *r, uint32_t layer, const char *stem, sg_
 static sg_status declare_learned(const rewrite *r, uint32_t i, sg_error *err) {
     const sg_cal *c = r->c;
     const sg_cal_pred *p = &c->layers[i].pred;
-    SG_TRY(declare(r, i, "ffn_order", SG_DTYPE_I32, c->n_ff, 0, err));
-    SG_TRY(declare(r, i, "ffn_counts", SG_DTYPE_I32, c->n_ff, 0, err));
+    const uint64_t experts = c->layers[i].n_expert > 1 ? c->layers[i].n_expert : 0;
+    SG_TRY(declare(r, i, "ffn_order", SG_DTYPE_I32, c->layers[i].n, experts, err));
+    SG_TRY(declare(r, i, "ffn_counts", SG_DTYPE_I32, c->layers[i].n, experts, err));
     if (p->scale) SG_TRY(declare(r, i, "ffn_pred_scale", SG_DTYPE_F32, c->n_ff, 0, err));
     if (p->bias) SG_TRY(declare(r, i, "ffn_pred_bias", SG_DTYPE_F32, c->n_ff, 0, err));
     if (p->kind == SG_PRED_SIGN) return declare(r, i, "ffn_pred_a", SG_DTYPE_I8, c->k / 8, c->n_ff, err);
@@ -121,25 +122,28 @@ static sg_status copy(const rewrite *r, const sg_tensor_info *t, sg_error *err) 
     return SG_OK;
 }
 
-/* rows[n_ff] of `bytes` in the new order. */
+static uint32_t neurons(const sg_cal_layer *l) { return l->n_expert * l->n; }
+
+/* A row of `bytes` for each neuron, in the new order. */
 static sg_status write_rows(const rewrite *r, uint32_t layer, const uint8_t *rows, size_t bytes, sg_error *err) {
-    const uint32_t *order = r->c->layers[layer].order;
-    for (uint32_t i = 0; i < r->c->n_ff; i++) SG_TRY(sg_bin_writer_data(r->w, rows + order[i] * bytes, bytes, err));
+    const sg_cal_layer *l = &r->c->layers[layer];
+    for (uint32_t i = 0; i < neurons(l); i++)
+        SG_TRY(sg_bin_writer_data(r->w, rows + ((size_t)i / l->n * l->n + l->order[i]) * bytes, bytes, err));
     return SG_OK;
 }
 
 /* The neurons of the source: through the order that the file has already. */
 static sg_status write_order(const rewrite *r, uint32_t layer, sg_error *err) {
     const sg_cal *c = r->c;
+    const uint32_t n = neurons(&c->layers[layer]);
     char name[64];
     snprintf(name, sizeof name, "blk.%" PRIu32 ".ffn_order", layer);
     const sg_tensor_info *t = sg_gguf_tensor(c->gguf, name);
-    if (t && (t->type != SG_DTYPE_I32 || t->n_values != c->n_ff))
-        return sg_fail(err, SG_E_FORMAT, "%s: tensor %s is not %u numbers", c->path, name, c->n_ff);
-    uint32_t *old = malloc(c->n_ff * sizeof *old);
+    if (t && (t->type != SG_DTYPE_I32 || t->n_values != n)) return sg_fail(err, SG_E_FORMAT, "%s: tensor %s is not %u numbers", c->path, name, n);
+    uint32_t *old = malloc(n * sizeof *old);
     if (!old) return sg_fail(err, SG_E_NOMEM, "%s: no memory for the order of the neurons", c->path);
-    for (uint32_t i = 0; i < c->n_ff; i++) old[i] = i;
-    sg_status s = t ? sg_file_read_at(r->fd, c->path, old, c->n_ff * sizeof *old, t->offset, err) : SG_OK;
+    for (uint32_t i = 0; i < n; i++) old[i] = i % c->layers[layer].n;
+    sg_status s = t ? sg_file_read_at(r->fd, c->path, old, n * sizeof *old, t->offset, err) : SG_OK;
     if (s == SG_OK) s = write_rows(r, layer, (const uint8_t *)old, sizeof *old, err);
     free(old);
     return s;
@@ -158,20 +162,25 @@ static sg_status write_learned(const rewrite *r, uint32_t i, sg_error *err) {
     return write_rows(r, i, l->pred.b, l->pred.b_bytes / c->n_ff, err);
 }
 
+/* Expert by expert; a layer without experts is one. */
 static sg_status write_bundle(const rewrite *r, const sg_tensor_info *t, uint32_t layer, sg_error *err) {
     const sg_bundle_layout *b = &r->c->layouts[layer];
-    const uint32_t *order = r->c->layers[layer].order;
-    SG_TRY(sg_file_read_at(r->fd, r->c->path, r->layer, (size_t)t->n_bytes, t->offset, err));
-    posix_fadvise(r->fd, (off_t)t->offset, (off_t)t->n_bytes, POSIX_FADV_DONTNEED);
-    for (uint32_t c = 0; c < b->n_clusters; c++) {
-        memset(r->cluster, 0, b->cluster_bytes);
-        for (uint32_t i = 0; i < b->per_cluster && c * b->per_cluster + i < b->n_neurons; i++) {
-            const uint32_t from = order[c * b->per_cluster + i], j = from % b->per_cluster;
-            const uint8_t *old = r->layer + from / b->per_cluster * b->cluster_bytes;
-            memcpy(r->cluster + i * b->gate_row, old + j * b->gate_row, b->gate_row);
-            memcpy(r->cluster + b->records_at + i * b->record, old + b->records_at + j * b->record, b->record);
+    const sg_cal_layer *l = &r->c->layers[layer];
+    const size_t bytes = b->per_expert * b->cluster_bytes;
+    for (uint32_t e = 0; e < l->n_expert; e++) {
+        const uint32_t *order = l->order + (size_t)e * l->n;
+        SG_TRY(sg_file_read_at(r->fd, r->c->path, r->expert, bytes, t->offset + e * bytes, err));
+        posix_fadvise(r->fd, (off_t)(t->offset + e * bytes), (off_t)bytes, POSIX_FADV_DONTNEED);
+        for (uint32_t c = 0; c < b->per_expert; c++) {
+            memset(r->cluster, 0, b->cluster_bytes);
+            for (uint32_t i = 0; i < b->per_cluster && c * b->per_cluster + i < b->n_neurons; i++) {
+                const uint32_t from = order[c * b->per_cluster + i], j = from % b->per_cluster;
+                const uint8_t *old = r->expert + from / b->per_cluster * b->cluster_bytes;
+                memcpy(r->cluster + i * b->gate_row, old + j * b->gate_row, b->gate_row);
+                memcpy(r->cluster + b->records_at + i * b->record, old + b->records_at + j * b->record, b->record);
+            }
+            SG_TRY(sg_bin_writer_data(r->w, r->cluster, b->cluster_bytes, err));
         }
-        SG_TRY(sg_bin_writer_data(r->w, r->cluster, b->cluster_bytes, err));
     }
     return SG_OK;
 }
@@ -180,13 +189,17 @@ static sg_status write_bundle(const rewrite *r, const sg_tensor_info *t, uint32_
 static bool is_neuron_bias(const char *name, uint32_t *layer) {
     int end = 0;
     if (sscanf(name, "blk.%" SCNu32 ".%n", layer, &end) != 1 || end == 0) return false;
-    return strcmp(name + end, "ffn_gate.bias") == 0 || strcmp(name + end, "ffn_up.bias") == 0;
+    static const char *const biases[] = { "ffn_gate.bias", "ffn_up.bias", "ffn_gate_exps.bias", "ffn_up_exps.bias" };
+    for (size_t i = 0; i < sizeof biases / sizeof *biases; i++)
+        if (strcmp(name + end, biases[i]) == 0) return true;
+    return false;
 }
 
 /* Such a bias, in the order of the neurons. */
 static sg_status write_bias(const rewrite *r, const sg_tensor_info *t, uint32_t layer, sg_error *err) {
-    if (layer >= r->c->n_layer || t->n_values != r->c->n_ff || t->n_bytes / t->n_values * t->n_values != t->n_bytes)
-        return sg_fail(err, SG_E_FORMAT, "%s: tensor %s is not %u numbers", r->c->path, t->name, r->c->n_ff);
+    const uint32_t n = layer < r->c->n_layer ? neurons(&r->c->layers[layer]) : 0;
+    if (n == 0 || t->n_values != n || t->n_bytes / t->n_values * t->n_values != t->n_bytes)
+        return sg_fail(err, SG_E_FORMAT, "%s: tensor %s is not %u numbers", r->c->path, t->name, n);
     uint8_t *values = malloc((size_t)t->n_bytes);
     if (!values) return sg_fail(err, SG_E_NOMEM, "%s: no memory for tensor %s", r->c->path, t->name);
     sg_status s = sg_file_read_at(r->fd, r->c->path, values, (size_t)t->n_bytes, t->offset, err);
@@ -207,7 +220,7 @@ static sg_status write_all(const rewrite *r, sg_error *err) {
     for (size_t i = 0; i < sg_gguf_n_tensors(c->gguf); i++) {
         const sg_tensor_info *t = sg_gguf_tensor_at(c->gguf, i);
         if (!sg_bin_is_bundle(t->name, &layer)) continue;
-        SG_TRY(write_bundle(r, t, layer, err));
+        SG_TRY(sg_bin_is_shexp(t->name) ? copy(r, t, err) : write_bundle(r, t, layer, err));
         if (c->step && !c->step(c->step_user, (double)c->n_tokens / 8 / c->n_layer))
             return sg_fail(err, SG_E_CANCELLED, "%s: the calibration was cancelled", c->path);
     }
@@ -216,17 +229,17 @@ static sg_status write_all(const rewrite *r, sg_error *err) {
 
 sg_status sg_cal_rewrite(const sg_cal *c, const char *output, bool overwrite, sg_error *err) {
     rewrite r = { .c = c, .fd = -1 };
-    size_t layer = 0, cluster = 0;
+    size_t expert = 0, cluster = 0;
     uint64_t size;
     for (uint32_t i = 0; i < c->n_layer; i++) {
         const sg_bundle_layout *b = &c->layouts[i];
-        if (b->n_clusters * b->cluster_bytes > layer) layer = b->n_clusters * b->cluster_bytes;
+        if (b->per_expert * b->cluster_bytes > expert) expert = b->per_expert * b->cluster_bytes;
         if (b->cluster_bytes > cluster) cluster = b->cluster_bytes;
     }
     r.chunk = malloc(COPY_BYTES);
-    r.layer = malloc(layer);
+    r.expert = malloc(expert);
     r.cluster = malloc(cluster);
-    sg_status s = r.chunk && r.layer && r.cluster ? SG_OK : sg_fail(err, SG_E_NOMEM, "%s: no memory to write the model", output);
+    sg_status s = r.chunk && r.expert && r.cluster ? SG_OK : sg_fail(err, SG_E_NOMEM, "%s: no memory to write the model", output);
     if (s == SG_OK) s = sg_file_open(c->path, &r.fd, &size, err);
     if (s == SG_OK) s = sg_bin_writer_create(output, overwrite, &r.w, err);
     if (s == SG_OK) s = write_keys(&r, err);
@@ -237,7 +250,7 @@ sg_status sg_cal_rewrite(const sg_cal *c, const char *output, bool overwrite, sg
     sg_bin_writer_abort(&r.w);
     if (r.fd >= 0) close(r.fd);
     free(r.chunk);
-    free(r.layer);
+    free(r.expert);
     free(r.cluster);
     return s;
 }

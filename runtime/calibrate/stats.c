@@ -10,7 +10,7 @@ const float sg_cal_shares[SG_CAL_SHARES] = { 0.05f, 0.1f,  0.15f, 0.2f,  0.25f, 
 const float sg_cal_recalls[SG_CAL_RECALLS] = { 0.80f, 0.90f, 0.95f, 0.98f, 0.99f };
 
 size_t sg_cal_sample_bytes(const sg_cal *c) {
-    const size_t one = c->k * sizeof(uint16_t) + c->words * sizeof(uint64_t);
+    const size_t one = (c->predictors ? c->k * sizeof(uint16_t) : 0) + c->words * sizeof(uint64_t) + sizeof(uint32_t);
     return c->most_samples * one + SG_CAL_BINS * sizeof(uint64_t);
 }
 
@@ -19,12 +19,13 @@ sg_status sg_cal_begin(sg_cal *c, uint32_t first, uint32_t end, sg_error *err) {
     c->end = end;
     for (uint32_t i = first; i < end; i++) {
         sg_cal_layer *l = &c->layers[i];
-        l->counts = calloc(c->n_ff, sizeof *l->counts);
-        l->order = calloc(c->n_ff, sizeof *l->order);
+        l->counts = calloc((size_t)l->n_expert * l->n, sizeof *l->counts);
+        l->order = calloc((size_t)l->n_expert * l->n, sizeof *l->order);
         l->magnitudes = calloc(SG_CAL_BINS, sizeof *l->magnitudes);
-        l->x = malloc((size_t)c->most_samples * c->k * sizeof *l->x);
+        if (c->predictors) l->x = malloc((size_t)c->most_samples * c->k * sizeof *l->x);
         l->bits = malloc((size_t)c->most_samples * c->words * sizeof *l->bits);
-        if (!l->counts || !l->order || !l->magnitudes || !l->x || !l->bits)
+        l->expert = malloc(c->most_samples * sizeof *l->expert);
+        if (!l->counts || !l->order || !l->magnitudes || (c->predictors && !l->x) || !l->bits || !l->expert)
             return sg_fail(err, SG_E_NOMEM, "%s: out of memory for the samples of layer %u", c->path, i);
     }
     return SG_OK;
@@ -35,9 +36,11 @@ void sg_cal_end_samples(sg_cal *c) {
         sg_cal_layer *l = &c->layers[i];
         free(l->x);
         free(l->bits);
+        free(l->expert);
         free(l->magnitudes);
         l->x = NULL;
         l->bits = NULL;
+        l->expert = NULL;
         l->magnitudes = NULL;
     }
 }
@@ -48,43 +51,53 @@ static void magnitudes(const sg_cal *c, uint32_t layer, const float *g, float *o
     for (uint32_t i = 0; i < n; i++) out[i] = fabsf(out[i]);
 }
 
-static void count_token(const sg_cal *c, sg_cal_layer *l, const sg_ffn_sample *s, uint32_t t) {
-    const float *gate = s->gate + (size_t)t * s->ld, *h = s->h + (size_t)t * s->ld;
-    for (uint32_t i = 0; i < c->n_ff; i += SG_CLUSTER_MAX) {
-        const uint32_t n = c->n_ff - i < SG_CLUSTER_MAX ? c->n_ff - i : SG_CLUSTER_MAX;
+/* gate[n], h[n] of a token in a unit, or in one of its experts, whose counts are counts[n]; NULL: only magnitudes are wanted. */
+static void count_use(const sg_cal *c, uint32_t layer, const float *gate, const float *h, uint32_t n_neurons, uint32_t *counts) {
+    sg_cal_layer *l = &c->layers[layer];
+    for (uint32_t i = 0; i < n_neurons; i += SG_CLUSTER_MAX) {
+        const uint32_t n = n_neurons - i < SG_CLUSTER_MAX ? n_neurons - i : SG_CLUSTER_MAX;
         float a[SG_CLUSTER_MAX];
-        magnitudes(c, s->layer, gate + i, a, n);
+        magnitudes(c, layer, gate + i, a, n);
         for (uint32_t j = 0; j < n; j++) {
             uint32_t bits, is_active = h[i + j] != 0;
             memcpy(&bits, &a[j], sizeof bits);
             const uint32_t bin = bits >> SG_CAL_SHIFT;
             l->magnitudes[bin < SG_CAL_BINS ? bin : SG_CAL_BINS - 1]++;
-            l->counts[i + j] += is_active;
+            if (!counts) continue;
+            counts[i + j] += is_active;
             l->active += is_active;
             l->positive += gate[i + j] > 0;
         }
     }
 }
 
-static void keep_token(const sg_cal *c, sg_cal_layer *l, const sg_ffn_sample *s, uint32_t t) {
+static void keep_use(const sg_cal *c, sg_cal_layer *l, const float *x, const float *h, uint32_t expert) {
     uint64_t *bits = l->bits + (size_t)l->n_samples * c->words;
-    const float *h = s->h + (size_t)t * s->ld;
-    c->kernels->vec.f32_to_f16(l->x + (size_t)l->n_samples * c->k, s->x + (size_t)t * s->k, c->k);
+    if (l->x) c->kernels->vec.f32_to_f16(l->x + (size_t)l->n_samples * c->k, x, c->k);
     memset(bits, 0, c->words * sizeof *bits);
-    for (uint32_t i = 0; i < c->n_ff; i++) bits[i / 64] |= (uint64_t)(h[i] != 0) << (i % 64);
-    l->n_samples++;
+    for (uint32_t i = 0; i < l->n; i++) bits[i / 64] |= (uint64_t)(h[i] != 0) << (i % 64);
+    l->expert[l->n_samples++] = expert;
     if (l->tokens < c->n_train) l->n_train = l->n_samples;
 }
 
 void sg_cal_observe(void *user, const sg_ffn_sample *s) {
     const sg_cal *c = user;
-    if (s->layer < c->first || s->layer >= c->end) return;
-    sg_cal_layer *l = &c->layers[s->layer];
+    const sg_cal_unit unit = c->units[s->unit];
+    if (unit.layer < c->first || unit.layer >= c->end) return;
+    sg_cal_layer *l = &c->layers[unit.layer];
     for (uint32_t t = 0; t < s->n; t++) {
-        count_token(c, l, s, t);
-        /* evenly over the text: sample number s is the first token at or after s / most_samples of it */
-        if (l->tokens * c->most_samples / c->n_tokens == l->n_samples && l->n_samples < c->most_samples) keep_token(c, l, s, t);
+        /* evenly over the text: sample number s is of the first token at or after s / most_samples of it, in turns of each of its experts */
+        const bool keep = unit.main && l->tokens * c->most_samples / c->n_tokens == l->n_samples && l->n_samples < c->most_samples;
+        const uint32_t which = l->n_samples % s->n_used;
+        for (uint32_t u = 0; u < s->n_used; u++) {
+            const size_t at = (size_t)t * s->ld + (size_t)u * s->apart;
+            const uint32_t e = s->expert ? s->expert[(size_t)t * s->n_used + u] : 0;
+            count_use(c, unit.layer, s->gate + at, s->h + at, s->n_neurons, unit.main ? l->counts + (size_t)e * l->n : NULL);
+            if (keep && u == which) keep_use(c, l, s->x + (size_t)t * s->k, s->h + at, e);
+        }
+        if (!unit.main) continue;
         l->tokens++;
+        l->uses += s->n_used;
     }
 }
 

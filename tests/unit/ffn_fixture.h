@@ -124,7 +124,7 @@ typedef struct setup {
     const float *down_max;            /* of the bundle */
     const sg_predictor *predictor;
     const float *residual; /* what predictors read, if given */
-    float *gate, *h;       /* [n tokens][n_neurons], if given: what an observer sees */
+    float *gate, *h;       /* [n tokens][n_neurons], with experts [n tokens][n_used][n_neurons], if given: what an observer sees */
     const float *gate_bias, *up_bias, *down_bias;
     uint32_t n_used;        /* of the route, which there is when `weight` is set: of all tokens of x */
     const uint32_t *expert;
@@ -144,9 +144,11 @@ typedef struct ffn_job {
 
 static inline void keep_sample(void *user, const sg_ffn_sample *sample) {
     const ffn_job *j = user;
-    ck_assert_uint_eq(sample->layer, 0);
-    for (uint32_t t = 0; t < sample->n; t++) {
-        const size_t to = (size_t)(j->at + t) * sample->n_neurons, from = (size_t)t * sample->ld;
+    const uint32_t used = sample->n_used;
+    ck_assert_uint_eq(sample->unit, 0);
+    for (uint32_t i = 0; i < sample->n * used; i++) {
+        const size_t to = ((size_t)j->at * used + i) * sample->n_neurons, from = (size_t)(i / used) * sample->ld + i % used * sample->apart;
+        if (sample->expert) ck_assert_uint_eq(sample->expert[i], j->s->expert[(size_t)j->at * used + i]);
         memcpy(j->s->gate + to, sample->gate + from, sample->n_neurons * sizeof(float));
         memcpy(j->s->h + to, sample->h + from, sample->n_neurons * sizeof(float));
     }

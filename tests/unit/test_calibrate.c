@@ -27,6 +27,7 @@ typedef struct rig {
     sg_kernels kernels;
     sg_cal_layer layers[2];
     sg_bundle_layout layouts[2];
+    sg_cal_unit units[3]; /* the last one is the shared experts of layer 1 */
 } rig;
 
 static void rig_init(rig *r, uint64_t tokens, uint32_t samples) {
@@ -37,10 +38,14 @@ static void rig_init(rig *r, uint64_t tokens, uint32_t samples) {
         r->layouts[i] = (sg_bundle_layout){ .n_neurons = NFF, .k = K, .per_cluster = 64, .gated = true, .gate_type = SG_DTYPE_Q8_0,
                                             .up_type = SG_DTYPE_Q8_0, .down_type = SG_DTYPE_Q8_0 };
         ck_assert(sg_bundle_layout_init(&r->layouts[i]));
+        r->layers[i].n_expert = 1;
+        r->layers[i].n = NFF;
+        r->units[i] = (sg_cal_unit) { (uint32_t)i, true };
     }
+    r->units[2].layer = 1;
     r->c = (sg_cal){ .path = "made up", .kernels = &r->kernels, .act = SG_ACT_RELU, .n_layer = 2, .k = K, .n_ff = NFF, .words = (NFF + 63) / 64,
                      .n_tokens = tokens, .n_train = tokens * 4 / 5, .most_samples = samples, .budget = 1, .layers = r->layers,
-                     .layouts = r->layouts };
+                     .layouts = r->layouts, .units = r->units, .predictors = true };
     ok(sg_team_create(2, &r->c.team, err));
     ok(sg_cal_begin(&r->c, 0, 2, err));
 }
@@ -71,7 +76,7 @@ START_TEST(counts) {
                 h[t * (NFF + 5) + i] = gate_at(at + t, i) > 5 ? 1.5f : 0.0f;
             }
         }
-        const sg_ffn_sample s = { .layer = 1, .n = n, .k = K, .n_neurons = NFF, .ld = NFF + 5, .x = x, .residual = x, .gate = gate, .h = h };
+        const sg_ffn_sample s = { .unit = 1, .n = n, .k = K, .n_neurons = NFF, .ld = NFF + 5, .n_used = 1, .apart = NFF, .x = x, .residual = x, .gate = gate, .h = h };
         sg_cal_observe(&r.c, &s);
     }
     const sg_cal_layer *l = &r.layers[1];
@@ -101,6 +106,97 @@ START_TEST(counts) {
 }
 END_TEST
 
+/* Two of three experts a token; the neurons that fire are known from token, expert and place. */
+static bool fires(uint64_t token, uint32_t expert, uint32_t i) { return (token * 7 + expert * 5 + i) % 11 < 1 + expert; }
+
+START_TEST(experts) {
+    enum { TOKENS = 300, N = 70, E = 3, APART = 128, LD = 2 * APART + 3 };
+    rig r;
+    rig_init(&r, TOKENS, 30);
+    r.layouts[1].n_neurons = N;
+    r.layouts[1].n_expert = E;
+    ck_assert(sg_bundle_layout_init(&r.layouts[1]));
+    sg_cal_layer *l = &r.layers[1];
+    l->n_expert = E;
+    l->n = N;
+    r.c.predictors = false;
+    sg_cal_end_samples(&r.c);
+    for (int i = 0; i < 2; i++) {
+        free(r.layers[i].counts);
+        free(r.layers[i].order);
+    }
+    ok(sg_cal_begin(&r.c, 0, 2, err));
+    float x[3 * K] = { 0 }, gate[3 * LD] = { 0 }, h[3 * LD];
+    uint32_t want[E][N] = { { 0 } };
+    uint64_t all = 0;
+    for (uint64_t at = 0; at < TOKENS; at += 3) {
+        uint32_t expert[6];
+        for (uint32_t t = 0; t < 3; t++)
+            for (uint32_t u = 0; u < 2; u++) {
+                const uint32_t e = expert[2 * t + u] = (uint32_t)(at + t) % 2 + u; /* 0 1, 1 2 in turns */
+                for (uint32_t i = 0; i < N; i++) {
+                    const bool on = fires(at + t, e, i);
+                    h[t * LD + u * APART + i] = on ? -2.0f : 0.0f;
+                    gate[t * LD + u * APART + i] = 4.0f;
+                    want[e][i] += on;
+                    all += on;
+                }
+            }
+        const sg_ffn_sample s = { .unit = 1, .n = 3, .k = K, .n_neurons = N, .ld = LD, .expert = expert, .n_used = 2, .apart = APART,
+                                  .x = x, .residual = x, .gate = gate, .h = h };
+        sg_cal_observe(&r.c, &s);
+    }
+    ck_assert(memcmp(l->counts, want, sizeof want) == 0);
+    ck_assert_uint_eq(l->active, all);
+    ck_assert_uint_eq(l->tokens, TOKENS);
+    ck_assert_uint_eq(l->uses, 2 * TOKENS);
+    ck_assert_double_eq_tol(sg_cal_density(l, l->active), (double)all / (2.0 * TOKENS * N), 1e-12);
+    ck_assert_float_eq_tol(sg_cal_quantile(l->magnitudes, 0.5), 4, 0.1f);
+    /* a sample every ten tokens, of its first and its second expert in turns */
+    ck_assert_uint_eq(l->n_samples, 30);
+    for (uint32_t s = 0; s < 30; s++) {
+        ck_assert_uint_eq(l->expert[s], s % 2);
+        for (uint32_t i = 0; i < N; i++) ck_assert_uint_eq(l->bits[s * r.c.words + i / 64] >> (i % 64) & 1, fires(10 * s, s % 2, i));
+    }
+    /* each expert by itself; the hottest half of the neurons of each has more than half of what is active */
+    for (uint32_t e = 0; e < E; e++) sg_cal_order(l->counts + e * N, N, l->order + e * N);
+    uint64_t top = 0;
+    for (uint32_t e = 0; e < E; e++)
+        for (uint32_t i = 0; i < N / 2; i++) {
+            top += want[e][l->order[e * N + i]];
+            ck_assert_uint_ge(want[e][l->order[e * N + i]], want[e][l->order[e * N + i + 1]]);
+        }
+    ck_assert_double_eq_tol(sg_cal_covered(l, 0.5), (double)top / (double)all, 1e-12);
+    sg_cal_coactivity(&r.c, 1);
+    ck_assert(isnan(l->together));
+    /* of the two clusters of an expert the second has 6 neurons: how many tokens touch it depends on which lie there */
+    double before = 0, after = 0;
+    for (uint32_t s = 0; s < 30; s++) {
+        bool old = false, new = false;
+        for (uint32_t i = 64; i < N; i++) {
+            old = old || fires(10 * s, s % 2, i);
+            new = new || fires(10 * s, s % 2, l->order[s % 2 * N + i]);
+        }
+        before += 1 + old;
+        after += 1 + new;
+    }
+    ck_assert_double_eq_tol(l->touched_before, before / 60, 1e-12);
+    ck_assert_double_eq_tol(l->touched_after, after / 60, 1e-12);
+    /* shared experts: only their magnitudes, here as many again and a hundred times as small */
+    for (uint32_t i = 0; i < 2 * N; i++) gate[i] = 0.04f;
+    for (uint64_t t = 0; t < TOKENS; t++) {
+        const sg_ffn_sample s = { .unit = 2, .n = 1, .k = K, .n_neurons = 2 * N, .ld = LD, .n_used = 1, .apart = 2 * N,
+                                  .x = x, .residual = x, .gate = gate, .h = h };
+        sg_cal_observe(&r.c, &s);
+    }
+    ck_assert_uint_eq(l->tokens, TOKENS);
+    ck_assert(memcmp(l->counts, want, sizeof want) == 0);
+    ck_assert_float_eq_tol(sg_cal_quantile(l->magnitudes, 0.45), 0.04f, 0.001f);
+    ck_assert_float_eq_tol(sg_cal_quantile(l->magnitudes, 0.55), 4, 0.1f);
+    rig_finish(&r);
+}
+END_TEST
+
 START_TEST(order) {
     const uint32_t fired[] = { 3, 9, 0, 9, 4, 3, 9 }, want[] = { 1, 3, 6, 4, 0, 5, 2 };
     uint32_t got[7];
@@ -124,7 +220,7 @@ START_TEST(quantiles) {
                 const float v = acts[a] == SG_ACT_SILU ? fabsf(g / (1 + expf(-g))) : g > 0 ? (acts[a] == SG_ACT_RELU ? g : g * g) : 0;
                 all[t * NFF + i] = v;
             }
-            const sg_ffn_sample s = { .layer = 0, .n = 1, .k = K, .n_neurons = NFF, .ld = NFF, .x = x, .residual = x, .gate = gate, .h = h };
+            const sg_ffn_sample s = { .unit = 0, .n = 1, .k = K, .n_neurons = NFF, .ld = NFF, .n_used = 1, .apart = NFF, .x = x, .residual = x, .gate = gate, .h = h };
             sg_cal_observe(&r.c, &s);
         }
         for (uint32_t i = 0; i < SG_CAL_SHARES; i++) {
@@ -305,7 +401,7 @@ START_TEST(together) {
     float x[K] = { 0 }, gate[NFF] = { 0 }, h[NFF];
     for (uint32_t t = 0; t < TOKENS; t++) {
         for (uint32_t i = 0; i < NFF; i++) h[i] = i % 32 == 0 && t % 2 == 0 ? 1.0f : 0.0f; /* ten neurons, two in each cluster */
-        const sg_ffn_sample s = { .layer = 0, .n = 1, .k = K, .n_neurons = NFF, .ld = NFF, .x = x, .residual = x, .gate = gate, .h = h };
+        const sg_ffn_sample s = { .unit = 0, .n = 1, .k = K, .n_neurons = NFF, .ld = NFF, .n_used = 1, .apart = NFF, .x = x, .residual = x, .gate = gate, .h = h };
         sg_cal_observe(&r.c, &s);
     }
     sg_cal_order(r.layers[0].counts, NFF, r.layers[0].order);
@@ -350,6 +446,7 @@ int main(void) {
     TCase *t = tcase_create("calibrate");
     tcase_set_timeout(t, 120);
     tcase_add_test(t, counts);
+    tcase_add_test(t, experts);
     tcase_add_test(t, order);
     tcase_add_test(t, quantiles);
     tcase_add_test(t, score_bins);

@@ -99,22 +99,30 @@ static float lanes(sg_dtype type, const uint8_t *raw, const float *x, uint32_t k
     return ((acc[0] + acc[4]) + (acc[2] + acc[6])) + ((acc[1] + acc[5]) + (acc[3] + acc[7]));
 }
 
-static void defined_token(const net *m, const setup *s, const sg_acts *x, uint32_t t, float *y) {
+/* Gate product (ungated: up product) and h of neuron i of the net, for token t and its expert p. */
+static float defined_h(const net *m, const setup *s, const float *xt, uint32_t t, uint32_t p, uint32_t i, float *gate) {
     const sg_kernels kernels = kernels_of(true);
+    const sg_bundle_layout *l = &m->shape;
+    float h, g = lanes(l->gate_type, m->raw[0] + i * m->row[0], xt, l->k) + (l->gated ? s->gate_bias : s->up_bias)[i];
+    *gate = g;
+    sg_neuron_activate(&kernels, s->act, s->fat_threshold, &g, &h, 1);
+    if (l->gated) {
+        float u = lanes(l->up_type, m->raw[1] + i * m->row[1], xt, l->k) + s->up_bias[i];
+        if (s->act == SG_ACT_DRELU) u = fmaxf(u, 0);
+        if (s->act == SG_ACT_OAI) u = fminf(fmaxf(u, -7), 7) + 1;
+        h *= u;
+    }
+    return h * weight[t * USED + p];
+}
+
+/* y of token t, and what an observer sees: gate and h [USED][n_neurons]. */
+static void defined_token(const net *m, const setup *s, const sg_acts *x, uint32_t t, float *y, float *gate, float *seen) {
     const sg_bundle_layout *l = &m->shape;
     const float *xt = x->x + (size_t)t * l->k;
     memset(y, 0, l->k * sizeof *y);
     for (uint32_t p = 0; p < USED; p++)
         for (uint32_t i = expert[t * USED + p] * l->n_neurons, end = i + l->n_neurons; i < end; i++) {
-            float down[K], h, g = lanes(l->gate_type, m->raw[0] + i * m->row[0], xt, l->k) + (l->gated ? s->gate_bias : s->up_bias)[i];
-            sg_neuron_activate(&kernels, s->act, s->fat_threshold, &g, &h, 1);
-            if (l->gated) {
-                float u = lanes(l->up_type, m->raw[1] + i * m->row[1], xt, l->k) + s->up_bias[i];
-                if (s->act == SG_ACT_DRELU) u = fmaxf(u, 0);
-                if (s->act == SG_ACT_OAI) u = fminf(fmaxf(u, -7), 7) + 1;
-                h *= u;
-            }
-            h *= weight[t * USED + p];
+            float down[K], h = *seen++ = defined_h(m, s, xt, t, p, i, gate++);
             sg_dequantize(l->down_type, m->raw[2] + i * m->row[2], down, l->k);
             for (uint32_t j = 0; h != 0 && j < l->k; j++) y[j] = fmaf(down[j], h, y[j]);
         }
@@ -134,17 +142,26 @@ START_TEST(floats_are_as_defined) {
         sg_acts x = acts_make(TOKENS, k, 1);
         for (int act = 0; act < N_ACTS; act++) {
             setup s = routed((sg_neuron_act)act);
-            float want[K];
+            float want[K], want_gate[USED * 2 * N_FF], want_h[USED * 2 * N_FF];
+            const size_t n = USED * m.shape.n_neurons;
             use_biases(&s, &b, shape.gated);
             s.threads = 1 + (uint32_t)act % 3;
             s.batch = act % 2 ? 1 : TOKENS;
+            s.gate = malloc(TOKENS * n * sizeof *s.gate);
+            s.h = malloc(TOKENS * n * sizeof *s.h);
             float *y = ffn_run(&m, &s, &x);
             for (uint32_t t = 0; t < TOKENS; t++) {
-                defined_token(&m, &s, &x, t, want);
+                defined_token(&m, &s, &x, t, want, want_gate, want_h);
+                for (size_t j = 0; j < n; j++) {
+                    ck_assert(s.gate[t * n + j] == want_gate[j]);
+                    ck_assert(s.h[t * n + j] == want_h[j]);
+                }
                 for (uint32_t j = 0; j < k; j++)
                     ck_assert_msg(want[j] == y[t * (size_t)(k + SPARE) + j], "k %u act %d token %u: y[%u] is %a, not %a", k, act, t, j,
                                   (double)y[t * (size_t)(k + SPARE) + j], (double)want[j]);
             }
+            free(s.gate);
+            free(s.h);
             free(y);
         }
         biases_free(&b);
