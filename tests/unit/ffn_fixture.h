@@ -146,6 +146,7 @@ static inline void keep_sample(void *user, const sg_ffn_sample *sample) {
     const ffn_job *j = user;
     const uint32_t used = sample->n_used;
     ck_assert_uint_eq(sample->unit, 0);
+    ck_assert((sample->expert != NULL) == (j->s->expert != NULL));
     for (uint32_t i = 0; i < sample->n * used; i++) {
         const size_t to = ((size_t)j->at * used + i) * sample->n_neurons, from = (size_t)(i / used) * sample->ld + i % used * sample->apart;
         if (sample->expert) ck_assert_uint_eq(sample->expert[i], j->s->expert[(size_t)j->at * used + i]);

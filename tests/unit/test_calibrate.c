@@ -106,8 +106,9 @@ START_TEST(counts) {
 }
 END_TEST
 
-/* Two of three experts a token; the neurons that fire are known from token, expert and place. */
-static bool fires(uint64_t token, uint32_t expert, uint32_t i) { return (token * 7 + expert * 5 + i) % 11 < 1 + expert; }
+/* Two of three experts a token; the neurons that fire are known from token, expert and place: of expert 1 the first ones more often, of the others
+ * the last ones. */
+static bool fires(uint64_t token, uint32_t expert, uint32_t i) { return (token * 37 + i * 11 + expert * 5) % 70 < (expert == 1 ? 69 - i : i) / 2; }
 
 START_TEST(experts) {
     enum { TOKENS = 300, N = 70, E = 3, APART = 128, LD = 2 * APART + 3 };

@@ -6,6 +6,8 @@
 #include "tests/io/expect.h"
 #include "tests/unit/convert_fixture.h"
 
+#define MOE "smallthinker." /* keys of the demo mixture */
+
 static char *story; /* a text of some hundred tokens, then another one */
 static size_t story_len;
 
@@ -49,7 +51,10 @@ typedef struct bin {
     sg_bundle_layout l;
 } bin;
 
-static uint32_t number(const sg_gguf *g, const char *key) { return (uint32_t)sg_gguf_kv_number(sg_gguf_find(g, key), 0); }
+static uint32_t number(const sg_gguf *g, const char *key) {
+    const sg_gguf_kv *kv = sg_gguf_find(g, key);
+    return kv ? (uint32_t)sg_gguf_kv_number(kv, 0) : 0;
+}
 
 static bin open_file(const char *name) {
     bin b = { 0 };
@@ -59,7 +64,10 @@ static bin open_file(const char *name) {
     FILE *f = fopen(in_dir(name), "rb");
     ck_assert(f && fread(b.bytes, 1, size, f) == size);
     fclose(f);
-    b.l = (sg_bundle_layout){ .n_neurons = number(b.g, "llama.feed_forward_length"), .k = number(b.g, "llama.embedding_length"),
+    const bool dense = sg_gguf_find(b.g, "llama.feed_forward_length");
+    b.l = (sg_bundle_layout){ .n_neurons = number(b.g, dense ? "llama.feed_forward_length" : MOE "expert_feed_forward_length"),
+                              .k = number(b.g, dense ? "llama.embedding_length" : MOE "embedding_length"),
+                              .n_expert = number(b.g, MOE "expert_count"),
                               .per_cluster = number(b.g, "sparsegen.bundle.neurons"), .gated = true,
                               .gate_type = (sg_dtype)number(b.g, "sparsegen.bundle.gate_type"),
                               .up_type = (sg_dtype)number(b.g, "sparsegen.bundle.up_type"),
@@ -81,32 +89,40 @@ static const uint8_t *data(const bin *b, uint32_t layer, const char *stem) {
     return t ? b->bytes + t->offset : NULL;
 }
 
+static uint32_t neurons(const bin *b) { return b->l.n_neurons * (b->l.n_expert ? b->l.n_expert : 1); }
+
+/* place: of all experts, one after the other. */
 static uint32_t source_of(const bin *b, uint32_t layer, uint32_t place) {
     const uint8_t *order = data(b, layer, "ffn_order");
-    uint32_t v = place;
+    uint32_t v = place % b->l.n_neurons;
     if (order) memcpy(&v, order + 4 * (size_t)place, 4);
     return v;
 }
 
+static const uint8_t *cluster(const bin *b, uint32_t layer, uint32_t i) {
+    const uint32_t n = b->l.n_neurons;
+    return data(b, layer, "ffn_bundle") + (i / n * b->l.per_expert + i % n / b->l.per_cluster) * b->l.cluster_bytes;
+}
 static const uint8_t *gate(const bin *b, uint32_t layer, uint32_t i) {
-    return data(b, layer, "ffn_bundle") + i / b->l.per_cluster * b->l.cluster_bytes + i % b->l.per_cluster * b->l.gate_row;
+    return cluster(b, layer, i) + i % b->l.n_neurons % b->l.per_cluster * b->l.gate_row;
 }
 static const uint8_t *record(const bin *b, uint32_t layer, uint32_t i) {
-    return data(b, layer, "ffn_bundle") + i / b->l.per_cluster * b->l.cluster_bytes + b->l.records_at + i % b->l.per_cluster * b->l.record;
+    return cluster(b, layer, i) + b->l.records_at + i % b->l.n_neurons % b->l.per_cluster * b->l.record;
 }
 
-/* Every neuron of the source once, with its rows, in falling order of the counts; the other tensors as they were. */
+/* Every neuron of the source once, in its expert, with its rows, in falling order of the counts; the other tensors as they were. */
 static void expect_same_neurons(const bin *old, const bin *new, uint32_t n_layer) {
     for (uint32_t l = 0; l < n_layer; l++) {
         const uint8_t *counts = data(new, l, "ffn_counts");
-        uint8_t *seen = calloc(new->l.n_neurons, 1);
+        uint8_t *seen = calloc(neurons(new), 1);
         uint32_t last = UINT32_MAX, moved = 0;
         ck_assert(counts != NULL);
-        for (uint32_t i = 0; i < new->l.n_neurons; i++) {
-            const uint32_t source = source_of(new, l, i);
+        for (uint32_t i = 0; i < neurons(new); i++) {
+            const uint32_t in_expert = source_of(new, l, i), source = i - i % new->l.n_neurons + in_expert;
             uint32_t count;
+            if (i % new->l.n_neurons == 0) last = UINT32_MAX;
             memcpy(&count, counts + 4 * (size_t)i, 4);
-            ck_assert(source < new->l.n_neurons && !seen[source]);
+            ck_assert(in_expert < new->l.n_neurons && !seen[source]);
             seen[source] = 1;
             moved += source != i;
             ck_assert_msg(memcmp(gate(new, l, i), gate(old, l, source), old->l.gate_row) == 0, "layer %u place %u: another gate row", l, i);
@@ -114,7 +130,7 @@ static void expect_same_neurons(const bin *old, const bin *new, uint32_t n_layer
             ck_assert_msg(count <= last, "layer %u place %u: %u after %u", l, i, count, last);
             last = count;
         }
-        ck_assert_uint_gt(moved, new->l.n_neurons / 2);
+        ck_assert_uint_gt(moved, neurons(new) / 2);
         free(seen);
     }
     for (size_t i = 0; i < sg_gguf_n_tensors(old->g); i++) {
@@ -140,23 +156,38 @@ static void expect_predictors(const bin *b, uint32_t n_layer) {
     free(row);
 }
 
-static void greedy(const char *name, int32_t *out, size_t n) {
+/* The likeliest continuation, in `ram` bytes (0: as many as it takes), and how many neurons were active. */
+typedef struct outcome {
+    int32_t text[24];
+    uint64_t active;
+} outcome;
+
+static outcome run(const char *name, uint64_t ram, float threshold) {
+    outcome out;
+    sg_model_options mo = SG_MODEL_OPTIONS_INIT;
+    sg_session_options so = SG_SESSION_OPTIONS_INIT;
     sg_model *m = NULL;
     sg_session *s = NULL;
-    ok(sg_model_open(in_dir(name), NULL, &m, err));
-    ok(sg_session_create(m, NULL, &s, err));
+    mo.ram = ram;
+    mo.session = &so;
+    so.n_ctx = 64;
+    so.lossy_threshold = threshold;
+    ok(sg_model_open(in_dir(name), &mo, &m, err));
+    ok(sg_session_create(m, &so, &s, err));
     ok(sg_session_feed_text(s, "Once upon a time", 16, err));
     const size_t n_vocab = sg_model_get_info(m)->n_vocab;
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < sizeof out.text / sizeof *out.text; i++) {
         const float *row = sg_session_logits(s, 0);
         int32_t best = 0;
         for (size_t t = 1; t < n_vocab; t++)
             if (row[t] > row[best]) best = (int32_t)t;
-        out[i] = best;
+        out.text[i] = best;
         ok(sg_session_feed(s, &best, 1, 1, err));
     }
+    out.active = sg_session_get_stats(s).neurons_active;
     sg_session_destroy(&s);
     sg_model_close(&m);
+    return out;
 }
 
 START_TEST(whole) {
@@ -175,10 +206,8 @@ START_TEST(whole) {
     for (uint32_t l = 0; l < 5; l++) /* thresholds rise with the shares */
         for (uint32_t i = 1; i < SG_CAL_SHARES; i++)
             ck_assert(sg_gguf_kv_number(shares, l * SG_CAL_SHARES + i) >= sg_gguf_kv_number(shares, l * SG_CAL_SHARES + i - 1));
-    int32_t before[24], after[24];
-    greedy("in.bin", before, 24);
-    greedy("one.bin", after, 24);
-    ck_assert_msg(memcmp(before, after, sizeof before) == 0, "the text has changed");
+    const outcome before = run("in.bin", 0, 0), after = run("one.bin", 0, 0);
+    ck_assert_msg(memcmp(before.text, after.text, sizeof before.text) == 0, "the text has changed");
     close_file(&in);
     close_file(&one);
 }
@@ -198,6 +227,38 @@ START_TEST(again) {
     expect_same_neurons(&in, &one, 5);
     close_file(&in);
     close_file(&one);
+}
+END_TEST
+
+/* A mixture, twice: every expert is sorted by itself; thresholds leave neurons out, in memory and where experts are read. */
+START_TEST(experts) {
+    char path[1024], *report = NULL;
+    snprintf(path, sizeof path, "%s/models/demo/stories-moe-25M.gguf", getenv("SG_SOURCE_ROOT"));
+    sg_convert_options conv = SG_CONVERT_OPTIONS_INIT;
+    conv.input = path;
+    conv.output = in_dir("moe.bin");
+    ok(sg_convert(&conv, err));
+    sg_calibrate_options o = options("moe.bin", "one.bin");
+    ok(sg_calibrate(&o, NULL, NULL, err));
+    o = options("one.bin", NULL);
+    o.len = story_len / 3;
+    ok(sg_calibrate(&o, &report, NULL, err));
+    ck_assert(strstr(report, "5 layers of 24 experts of 256 neurons") && strstr(report, "clusters touched") && strstr(report, "no predictors"));
+    sg_free(report);
+    ok(sg_verify(in_dir("one.bin"), NULL, NULL, err));
+    bin in = open_file("moe.bin"), one = open_file("one.bin");
+    ck_assert_uint_eq(in.l.n_expert, 24);
+    expect_same_neurons(&in, &one, 5);
+    const sg_tensor_info *counts = sg_gguf_tensor(one.g, "blk.0.ffn_counts");
+    ck_assert(counts && counts->ne[0] == 256 && counts->ne[1] == 24);
+    close_file(&in);
+    close_file(&one);
+    const outcome before = run("moe.bin", 0, 0), after = run("one.bin", 0, 0), less = run("one.bin", 0, 0.9f), away = run("one.bin", 9 << 20, 0.9f);
+    ck_assert_msg(memcmp(before.text, after.text, sizeof before.text) == 0, "the text has changed");
+    ck_assert_uint_eq(before.active, after.active);
+    ck_assert_uint_lt(2 * less.active, after.active);
+    ck_assert_uint_eq(less.active, away.active);
+    ck_assert(memcmp(less.text, away.text, sizeof less.text) == 0);
 }
 END_TEST
 
@@ -266,6 +327,7 @@ int main(void) {
     tcase_add_checked_fixture(t, setup, teardown);
     tcase_add_test(t, whole);
     tcase_add_test(t, again);
+    tcase_add_test(t, experts);
     tcase_add_test(t, passes);
     tcase_add_test(t, refused);
     tcase_add_test(t, signs);
