@@ -77,6 +77,14 @@ static sg_status bind_all(const sg_gguf *g, sg_model_desc *d, size_t *n_bound, s
     return SG_OK;
 }
 
+static sg_status missing(const sg_gguf *g, const sg_model_desc *d, bool per_layer, uint32_t slot, uint32_t layer, sg_error *err) {
+    const sg_tensor_rule *rule = sg_arch_rule(d->arch, per_layer, slot);
+    char name[NAME_SIZE];
+    if (per_layer) layer_name(name, rule, layer);
+    else snprintf(name, sizeof name, "%s", rule->name);
+    return sg_fail(err, SG_E_FORMAT, "%s: tensor %s is missing", sg_gguf_path(g, 0), name);
+}
+
 /* Optional tensors of which a layer has all or none, or one group or another. */
 static sg_status check_groups(const sg_gguf *g, const sg_model_desc *d, sg_error *err) {
     static const struct { sg_when when; uint8_t n; sg_layer_slot slots[4]; bool needed; sg_layer_slot or_else; } groups[] = {
@@ -94,10 +102,25 @@ static sg_status check_groups(const sg_gguf *g, const sg_model_desc *d, sg_error
                 else absent = groups[i].slots[k];
             }
             if (n == groups[i].n || (n == 0 && (other || !groups[i].needed))) continue;
-            char name[NAME_SIZE];
-            layer_name(name, sg_arch_rule(d->arch, true, absent), l);
-            return sg_fail(err, SG_E_FORMAT, "%s: tensor %s is missing", sg_gguf_path(g, 0), name);
+            return missing(g, d, true, absent, l, err);
         }
+    return SG_OK;
+}
+
+/* Every layer of experts has a router, or none has one and the pre-gate is the router of all. Biases come with what they belong to. */
+static sg_status check_routers(const sg_gguf *g, sg_model_desc *d, sg_error *err) {
+    const bool biased = sg_arch_rule(d->arch, true, SG_L_ROUTER_BIAS) != NULL;
+    uint32_t routers = 0;
+    for (uint32_t l = 0; l < d->hp.n_layer; l++) routers += d->layers[l][SG_L_ROUTER] != NULL;
+    d->pregate_routes = routers == 0 && d->globals[SG_T_PREGATE] != NULL;
+    if (d->globals[SG_T_PREGATE_BIAS] && !d->globals[SG_T_PREGATE]) return missing(g, d, false, SG_T_PREGATE, 0, err);
+    for (uint32_t l = 0; l < d->hp.n_layer; l++) {
+        if (!d->layer[l].experts) continue;
+        const sg_tensor_info *const *t = d->layers[l];
+        if (!t[SG_L_ROUTER] && (!d->pregate_routes || t[SG_L_ROUTER_BIAS])) return missing(g, d, true, SG_L_ROUTER, l, err);
+        if (biased && t[SG_L_ROUTER] && !t[SG_L_ROUTER_BIAS]) return missing(g, d, true, SG_L_ROUTER_BIAS, l, err);
+        if (t[SG_L_AHEAD_BIAS] && !t[SG_L_AHEAD]) return missing(g, d, true, SG_L_AHEAD, l, err);
+    }
     return SG_OK;
 }
 
@@ -154,6 +177,7 @@ sg_status sg_model_describe(const sg_gguf *g, sg_model_desc *d, sg_error *err) {
     if (s == SG_OK) s = sg_bundles_describe(g, d, &n_bound, err);
     if (s == SG_OK) s = bind_all(g, d, &n_bound, err);
     if (s == SG_OK) s = check_groups(g, d, err);
+    if (s == SG_OK) s = check_routers(g, d, err);
     if (s == SG_OK && n_bound != sg_gguf_n_tensors(g)) s = refuse_unknown(g, d, err);
     if (s != SG_OK) sg_model_desc_finish(d);
     return s;

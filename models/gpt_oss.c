@@ -4,7 +4,7 @@
 static const sg_tensor_rule gpt_oss_tensors[] = {
     SG_TENSORS_EMBEDDING, SG_TENSORS_ATTENTION, SG_TENSORS_FFN_NORM_POST_ATTENTION, SG_TENSORS_EXPERTS,
     SG_VEC(SG_L_SINKS, "blk.%u.attn_sinks.weight", SG_D_HEADS, SG_IN_ATTENTION),
-    SG_VEC(SG_L_ROUTER_BIAS, "blk.%u.ffn_gate_inp.bias", SG_D_EXPERTS, SG_IN_EXPERTS),
+    SG_OPT_VEC(SG_L_ROUTER_BIAS, "blk.%u.ffn_gate_inp.bias", SG_D_EXPERTS, SG_IN_EXPERTS),
     SG_VECS(SG_L_GATE_EXPS_BIAS, "blk.%u.ffn_gate_exps.bias", SG_D_FF_EXP, SG_D_EXPERTS, SG_IN_EXPERTS),
     SG_VECS(SG_L_UP_EXPS_BIAS, "blk.%u.ffn_up_exps.bias", SG_D_FF_EXP, SG_D_EXPERTS, SG_IN_EXPERTS),
     SG_VECS(SG_L_DOWN_EXPS_BIAS, "blk.%u.ffn_down_exps.bias", SG_D_EMBD, SG_D_EXPERTS, SG_IN_EXPERTS),

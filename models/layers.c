@@ -67,8 +67,10 @@ sg_status sg_layers_read(const sg_gguf *g, const sg_arch *arch, sg_hparams *hp, 
     SG_TRY(read_kv_heads(&k, arch, hp, layer, err));
     SG_TRY(read_kinds(&k, arch, hp, layer, err));
     SG_TRY(read_windows(&k, arch, hp, layer, err));
-    for (uint32_t l = 0; l < hp->n_layer; l++)
+    for (uint32_t l = 0; l < hp->n_layer; l++) {
         if (layer[l].n_head_kv > hp->n_head_kv) hp->n_head_kv = layer[l].n_head_kv;
+        hp->n_expert_layer += layer[l].experts;
+    }
     return SG_OK;
 }
 
@@ -98,6 +100,7 @@ uint64_t sg_dim_value(const sg_hparams *hp, const sg_layer_params *l, sg_dim d) 
     case SG_D_VALUE: return value;
     case SG_D_KV_B: return heads * (key - hp->rope.n_rot + value);
     case SG_D_EXPERTS: return hp->n_expert;
+    case SG_D_ROUTES: return (uint64_t)hp->n_expert * hp->n_expert_layer;
     case SG_D_FF_EXP: return hp->n_ff_exp;
     case SG_D_FF_SHEXP: return hp->n_ff_shexp;
     case SG_D_TAPS: return hp->n_taps;

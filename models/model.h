@@ -89,6 +89,7 @@ typedef struct sg_hparams {
     float embd_scale, residual_scale, logit_scale; /* factors of embeddings, of both branches, of logits */
     /* experts; n_expert 0: none */
     uint32_t n_expert, n_expert_used, n_ff_exp, n_ff_shexp, n_expert_group, n_expert_group_used;
+    uint32_t n_expert_layer; /* layers that have them */
     sg_router_scores scores;
     bool weights_norm;      /* weights are divided by their sum */
     float weights_scale;    /* and multiplied by this */
@@ -111,6 +112,7 @@ typedef struct sg_layer_params {
 typedef enum sg_global_slot {
     SG_T_TOKEN_EMBD, SG_T_POS_EMBD /* [n_ctx_train rows] */, SG_T_OUTPUT_NORM, SG_T_OUTPUT_NORM_BIAS, SG_T_OUTPUT, SG_T_OUTPUT_BIAS,
     SG_T_ROPE_FREQS, SG_T_ROPE_LONG, SG_T_ROPE_SHORT, /* divisors of the frequencies: always, beyond rope.n_ctx_orig, up to it */
+    SG_T_PREGATE, SG_T_PREGATE_BIAS, /* says of an embedding what the routers of all layers will, one behind the other (docs/model_bin.md) */
     SG_T_GLOBALS
 } sg_global_slot;
 
@@ -132,6 +134,7 @@ typedef enum sg_layer_slot {
     SG_L_GATE, SG_L_UP, SG_L_DOWN, SG_L_GATE_BIAS, SG_L_UP_BIAS, SG_L_DOWN_BIAS,
     SG_L_GATE_UP,                        /* rows of gate, then of up */
     SG_L_ROUTER, SG_L_ROUTER_BIAS, SG_L_ROUTER_SELECT /* added to the scores only to choose */,
+    SG_L_AHEAD, SG_L_AHEAD_BIAS,         /* what look-ahead asks instead of the router, one layer of experts before (docs/model_bin.md) */
     SG_L_GATE_EXPS, SG_L_UP_EXPS, SG_L_DOWN_EXPS, SG_L_GATE_EXPS_BIAS, SG_L_UP_EXPS_BIAS, SG_L_DOWN_EXPS_BIAS,
     SG_L_GATE_SHEXP, SG_L_UP_SHEXP, SG_L_DOWN_SHEXP,
     SG_L_SHARED_GATE, /* the shared experts' output is multiplied by sigmoid of its product */
@@ -145,7 +148,7 @@ typedef enum sg_dim {
     SG_D_ATT /* n_head * head_dim_v */, SG_D_HEAD /* head_dim_k */, SG_D_HEADS /* n_head */, SG_D_ROT /* n_rot / 2 */,
     SG_D_Q_LORA, SG_D_KV_LORA, SG_D_KV_A /* kv_lora + n_rot */, SG_D_NOPE /* head_dim_k - n_rot */, SG_D_VALUE /* head_dim_v */,
     SG_D_KV_B /* n_head * (nope + value) */,
-    SG_D_EXPERTS, SG_D_FF_EXP, SG_D_FF_SHEXP,
+    SG_D_EXPERTS, SG_D_ROUTES /* experts of all layers */, SG_D_FF_EXP, SG_D_FF_SHEXP,
     SG_D_TAPS, SG_D_CONV3 /* 3 n_embd */,
     SG_D_DELTA_QKV, SG_D_DELTA_V /* value heads * dim */, SG_D_DELTA_VDIM, SG_D_DELTA_HEADS /* value heads */, SG_D_DELTA_HEADS2 /* twice */,
     SG_DIMS
@@ -228,6 +231,7 @@ typedef struct sg_model_desc {
     sg_threshold_grid shares;                    /* of neurons: magnitudes of the activated gate below which they lie */
     sg_threshold_grid recalls;                   /* of the predictors: scores above which a neuron is predicted */
     uint64_t calibration_tokens;                 /* that `counts` were taken over; 0: the neurons were not counted */
+    bool pregate_routes;                         /* no layer has a router: the pre-gate is the router of all */
     bool pred_residual;                          /* predictors read the residual stream instead of the normalised input */
 } sg_model_desc;
 

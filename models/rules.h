@@ -74,8 +74,13 @@
     SG_OPT_VEC(SG_L_GATE_BIAS, "blk.%u.ffn_gate.bias", SG_D_FF, SG_IN_DENSE),             \
     SG_TENSORS_UNGATED
 
+/* Routers are not optional by themselves: describe.c. */
 #define SG_TENSORS_EXPERTS                                                                                     \
-    SG_MAT(SG_L_ROUTER, "blk.%u.ffn_gate_inp.weight", SG_D_EMBD, SG_D_EXPERTS, SG_IN_EXPERTS),                 \
+    SG_OPT_MAT(SG_L_ROUTER, "blk.%u.ffn_gate_inp.weight", SG_D_EMBD, SG_D_EXPERTS, SG_IN_EXPERTS),             \
+    SG_OPT_MAT(SG_T_PREGATE, "sparsegen.pregate.weight", SG_D_EMBD, SG_D_ROUTES, SG_ALWAYS),                   \
+    SG_OPT_VEC(SG_T_PREGATE_BIAS, "sparsegen.pregate.bias", SG_D_ROUTES, SG_ALWAYS),                           \
+    SG_OPT_MAT(SG_L_AHEAD, "blk.%u.sparsegen.ahead.weight", SG_D_EMBD, SG_D_EXPERTS, SG_IN_EXPERTS),           \
+    SG_OPT_VEC(SG_L_AHEAD_BIAS, "blk.%u.sparsegen.ahead.bias", SG_D_EXPERTS, SG_IN_EXPERTS),                   \
     SG_MATS(SG_L_GATE_EXPS, "blk.%u.ffn_gate_exps.weight", SG_D_EMBD, SG_D_FF_EXP, SG_D_EXPERTS, SG_IN_EXPERTS), \
     SG_MATS(SG_L_UP_EXPS, "blk.%u.ffn_up_exps.weight", SG_D_EMBD, SG_D_FF_EXP, SG_D_EXPERTS, SG_IN_EXPERTS),   \
     SG_MATS(SG_L_DOWN_EXPS, "blk.%u.ffn_down_exps.weight", SG_D_FF_EXP, SG_D_EMBD, SG_D_EXPERTS, SG_IN_EXPERTS)

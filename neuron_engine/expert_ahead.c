@@ -3,7 +3,7 @@
 
 #include "neuron_engine/expert_store_private.h"
 
-/* How fast home->trust follows. */
+/* How fast home->trust and far_trust follow. */
 #define TRUST_KEEP 0.96875f
 
 /* With and without look-ahead in turns for some tokens, then as it was faster. The turns go to and fro, so that a cache that fills, or a text that
@@ -21,6 +21,10 @@ void sg_expert_time(sg_expert_store *s, double seconds) {
     if (s->ahead.trial) s->ahead.seconds[s->ahead.on] += seconds;
 }
 
+static void follow(float *trust, uint32_t named, uint32_t right) {
+    for (uint32_t i = 0; i < named; i++) *trust = *trust * TRUST_KEEP + (i < right ? 1 - TRUST_KEEP : 0);
+}
+
 /* How many of the experts that were named and not in slots are needed. */
 void sg_expert_judge_guess(sg_expert_store *s, const uint32_t *hit, uint32_t n) {
     sg_expert_home *h = s->home;
@@ -34,66 +38,88 @@ void sg_expert_judge_guess(sg_expert_store *s, const uint32_t *hit, uint32_t n) 
         h->finds.right += h->guess[hit[i]];
         right += h->guess[hit[i]] && sg_neuron_cache_find(&h->cache, hit[i]) == SG_SLOT_NONE;
     }
-    for (uint32_t i = 0; i < named; i++) h->trust = h->trust * TRUST_KEEP + (i < right ? 1 - TRUST_KEEP : 0);
+    follow(&h->trust, named, right);
 }
 
-bool sg_expert_looks_ahead(const sg_expert_store *s, const sg_expert_home *h) {
-    const bool trusted = h->trust > SG_EXPERT_TRUE || s->run % SG_EXPERT_PROBE == 0;
+/* Whether to read what is named for a layer by somebody who is trusted so far. */
+static bool reads_ahead(const sg_expert_store *s, const sg_expert_home *h, float trust) {
+    const bool trusted = trust > SG_EXPERT_TRUE || s->run % SG_EXPERT_PROBE == 0;
     return !s->no_ahead && (s->single ? s->ahead.on : !h->apart) && h->misses > SG_EXPERT_FEW && trusted;
 }
 
+bool sg_expert_looks_ahead(const sg_expert_store *s, const sg_expert_home *h) { return reads_ahead(s, h, h->trust); }
+
 void sg_expert_forget_named(sg_expert_store *s, const sg_expert_home *upto) {
-    for (uint32_t i = 0; i < SG_EXPERT_DEPTH; i++)
-        if (!upto || s->named[i].home <= upto) s->named[i].home = NULL;
+    for (sg_expert_home *h = s->homes; h < s->homes + s->n_homes && (!upto || h <= upto); h++) h->n_named = h->named_at = 0;
 }
 
-/* Of what was named and not yet looked at, the list of the nearest layer; SG_EXPERT_DEPTH: there is none. */
-static uint32_t nearest(const sg_expert_store *s) {
-    uint32_t best = SG_EXPERT_DEPTH;
-    for (uint32_t i = 0; i < SG_EXPERT_DEPTH; i++) {
-        const sg_expert_named *n = &s->named[i];
-        if (n->home && n->at < n->n && (best == SG_EXPERT_DEPTH || n->home < s->named[best].home)) best = i;
-    }
-    return best;
+/* The nearest layer of which something was named and not yet looked at; NULL: there is none. */
+static sg_expert_home *nearest(const sg_expert_store *s) {
+    for (sg_expert_home *h = s->home ? s->home : s->homes; h < s->homes + s->n_homes; h++)
+        if (h->named_at < h->n_named) return h;
+    return NULL;
 }
 
-bool sg_expert_idle(const sg_expert_store *s) { return s->started == s->n && nearest(s) == SG_EXPERT_DEPTH; }
+bool sg_expert_idle(const sg_expert_store *s) { return s->started == s->n && !nearest(s); }
 
 void sg_expert_start_named(sg_expert_store *s) {
-    uint32_t list;
-    while (s->started == s->n && (list = nearest(s)) < SG_EXPERT_DEPTH) {
-        sg_expert_named *n = &s->named[list];
-        const uint32_t expert = n->expert[n->at];
-        if (sg_neuron_cache_find(&n->home->cache, expert) == SG_SLOT_NONE && !sg_expert_find(s, n->home, expert)) {
-            sg_expert_read *r = sg_expert_free_area(s, false);
+    sg_expert_home *h;
+    while (s->started == s->n && (h = nearest(s))) {
+        const uint32_t expert = h->named[h->named_at];
+        if (sg_neuron_cache_find(&h->cache, expert) == SG_SLOT_NONE && !sg_expert_find(s, h, expert)) {
+            sg_expert_read *r = sg_expert_free_area(s, h);
+            if (!r) r = sg_expert_displace(s, h);
             if (!r) return;
-            sg_expert_start(s, r, n->home, expert, true);
-            n->home->finds.expected++;
+            sg_expert_start(s, r, h, expert, true);
+            h->finds.expected++;
         }
-        n->at++;
+        h->named_at++;
     }
 }
 
-/* The list of a layer: its own, which a later guess replaces, or one that is over. */
-static sg_expert_named *list_of(sg_expert_store *s, const sg_expert_home *h) {
-    sg_expert_named *best = &s->named[0];
-    for (uint32_t i = 0; i < SG_EXPERT_DEPTH; i++) {
-        if (s->named[i].home == h) return &s->named[i];
-        if (!s->named[i].home) best = &s->named[i];
-    }
-    return best;
+static void set_named(sg_expert_home *h, const uint32_t *named, uint32_t n) {
+    if (n > 0) memcpy(h->named, named, n * sizeof *named);
+    h->n_named = n;
+    h->named_at = 0;
 }
 
 void sg_expert_expect(sg_expert_store *s, sg_expert_home *h, const uint32_t *named, uint32_t n) {
-    sg_expert_named *list = list_of(s, h);
     memset(h->guess, 0, h->n_expert);
     h->guessed = s->run;
-    list->home = h;
-    list->n = n;
-    list->at = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        h->guess[named[i]] = 1;
-        list->expert[i] = named[i];
-    }
+    for (uint32_t i = 0; i < n; i++) h->guess[named[i]] = 1;
+    set_named(h, named, n);
     sg_expert_start_named(s);
+}
+
+/* ---- the pre-gate ---- */
+
+bool sg_expert_foresees(const sg_expert_store *s, const sg_expert_home *h) { return reads_ahead(s, h, h->far_trust); }
+
+void sg_expert_foresee(sg_expert_home *h, const uint32_t *first, uint32_t n_first, const uint32_t *named, uint32_t n) {
+    memset(h->foreseen, 0, h->n_expert);
+    h->foresaw = h->store->run;
+    for (uint32_t i = 0; i < n_first; i++) h->foreseen[first[i]] = 1;
+    set_named(h, named, n);
+}
+
+void sg_expert_judge_foreseen(const sg_expert_store *s, sg_expert_home *h, const uint32_t *used, uint32_t n) {
+    uint32_t named = 0, right = 0;
+    if (h->foresaw != s->run) return;
+    for (uint32_t e = 0; e < h->n_expert; e++) {
+        h->finds.foreseen += h->foreseen[e];
+        named += h->foreseen[e] && sg_neuron_cache_find(&h->cache, e) == SG_SLOT_NONE;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        h->finds.came += h->foreseen[used[i]];
+        right += h->foreseen[used[i]] && sg_neuron_cache_find(&h->cache, used[i]) == SG_SLOT_NONE;
+    }
+    follow(&h->far_trust, named, right);
+}
+
+bool sg_expert_is_foreseen(const sg_expert_store *s, const sg_expert_home *h) {
+    return s->single && h->foresaw == s->run && h->far_trust >= h->trust && s->run % SG_EXPERT_PROBE != 0;
+}
+
+bool sg_expert_weighs(const sg_expert_store *s, const sg_expert_home *h, bool probing) {
+    return !s->no_cache && h->misses > SG_EXPERT_FEW && (h->far_trust > SG_EXPERT_TRUE || (probing && s->run % SG_EXPERT_PROBE == 0));
 }

@@ -34,6 +34,9 @@ void sg_expert_store_lay_out(sg_expert_store *s, sg_carver *c) {
         sg_neuron_cache_lay_out(&h->cache, c);
         h->resident = sg_carve(c, h->n_expert, 1);
         h->guess = sg_carve(c, h->n_expert, 1);
+        h->foreseen = sg_carve(c, h->n_expert, 1);
+        h->named = sg_carve(c, h->n_expert, sizeof *h->named);
+        h->soon = sg_carve(c, h->n_expert, sizeof *h->soon);
         h->slot_memory = h->in_place ? sg_carve(c, h->cache.n_slots, sizeof *h->slot_memory) : NULL;
         h->at = h->in_place ? sg_carve(c, h->n_expert, sizeof *h->at) : NULL;
     }
@@ -44,7 +47,6 @@ void sg_expert_store_lay_out(sg_expert_store *s, sg_carver *c) {
     s->expert = sg_carve(c, s->n_expert, sizeof *s->expert);
     s->slot = sg_carve(c, s->n_expert, sizeof *s->slot);
     s->index = sg_carve(c, s->n_expert, sizeof *s->index);
-    for (uint32_t i = 0; i < SG_EXPERT_DEPTH; i++) s->named[i].expert = sg_carve(c, s->n_expert, sizeof *s->named[i].expert);
     s->read = sg_carve(c, s->n_expert, sizeof *s->read);
 }
 
@@ -54,7 +56,7 @@ void sg_expert_store_clear(sg_expert_store *s) {
         h->store = s;
         sg_neuron_cache_clear(&h->cache);
         memset(h->resident, 0, h->n_expert);
-        h->trust = h->misses = 1;
+        h->trust = h->far_trust = h->misses = 1;
         for (uint32_t slot = 0; h->in_place && slot < h->cache.n_slots; slot++) h->slot_memory[slot] = h->arena + slot * h->slot_bytes;
     }
     s->home = NULL;
@@ -121,24 +123,54 @@ sg_expert_read *sg_expert_find(const sg_expert_store *s, const sg_expert_home *h
 /* Nobody will ask for it any more in this run. */
 static bool over(const sg_expert_store *s, const sg_expert_read *r) { return r->due != s->run || r->home <= s->home; }
 
-sg_expert_read *sg_expert_free_area(const sg_expert_store *s, bool for_demand) {
+/* Of two that are only expected: a is of less use. */
+static bool before(const sg_expert_store *s, const sg_expert_read *a, const sg_expert_read *b) {
+    if (over(s, a) || over(s, b)) return over(s, a) && !over(s, b);
+    return a->home > b->home;
+}
+
+static bool gives_way(const sg_expert_store *s, const sg_expert_read *r, const sg_expert_home *to) {
+    if (!to || over(s, r) || r->home > to) return true;
+    bool named = r->home < to;
+    for (uint32_t i = 0; i < to->n_named && !named; i++) named = to->named[i] == r->expert;
+    return !named;
+}
+
+sg_expert_read *sg_expert_free_area(const sg_expert_store *s, const sg_expert_home *expected) {
     sg_expert_read *best = NULL;
     for (uint32_t i = 0; i < s->n_reads; i++) {
         sg_expert_read *r = &s->reads[i];
         if (r->wanted || sg_expert_pending(r)) continue; /* also of those that are free: where a piece failed, nobody waits for the others */
         if (!r->home) return r;
-        if (!for_demand && !over(s, r)) continue;
-        if (!best || (over(s, r) && !over(s, best))) best = r;
+        if (gives_way(s, r, expected) && (!best || before(s, r, best))) best = r;
     }
     if (best) best->home->finds.unused++;
     return best;
 }
 
+/* The least useful of those that are still being read, but for what is `expected`, and before it; NULL: there is none. */
+static sg_expert_read *least_useful(const sg_expert_store *s, const sg_expert_home *expected) {
+    sg_expert_read *best = NULL;
+    for (uint32_t i = 0; i < s->n_reads; i++) {
+        sg_expert_read *r = &s->reads[i];
+        if (r->wanted || (!r->home && expected) || (r->home && !gives_way(s, r, expected))) continue;
+        if (!best || !r->home || (best->home && before(s, r, best))) best = r;
+    }
+    return best;
+}
+
+sg_expert_read *sg_expert_displace(const sg_expert_store *s, const sg_expert_home *expected) {
+    sg_expert_read *r = least_useful(s, expected);
+    if (!r) return NULL;
+    sg_stream_cancel(s->stream, r->piece, r->first[SG_EXPERT_SLICES]);
+    if (sg_expert_pending(r)) return NULL; /* it began */
+    r->home->finds.unused++;
+    return r;
+}
+
 sg_expert_read *sg_expert_wait_for_area(const sg_expert_store *s) {
-    uint32_t which = 0;
-    while (which < s->n_reads && s->reads[which].wanted) which++;
-    if (which == s->n_reads) return NULL;
-    sg_expert_read *r = &s->reads[which];
+    sg_expert_read *r = least_useful(s, NULL);
+    if (!r) return NULL;
     const uint32_t n = r->first[SG_EXPERT_SLICES];
     sg_stream_cancel(s->stream, r->piece, n);
     for (uint32_t i = 0; i < n; i++) sg_stream_wait(s->stream, &r->piece[i]);

@@ -10,8 +10,11 @@
  * One layer at a time: sg_expert_demand starts the reads of what is missing, in the order of use; the experts in slots can be
  * computed with at once, those that are read follow, group by group, as landing areas allow (half of them being computed with, half being filled).
  * sg_expert_expect starts reads for a layer that comes later: behind all demands, into areas that are free, and given up when they were wrong.
+ * What layers will need is said by the router of a layer over the stream of one before (look-ahead), or of all layers at once by the pre-gate, over
+ * the embedding; which of the two is believed of a layer is measured. Of several layers the nearest is read first, and what is expected of a farther
+ * one gives its area to a nearer one.
  *
- * Everything here is called by one thread of a team at a time (the first), except sg_expert_get. */
+ * Everything here is called by one thread of a team at a time (the first), except sg_expert_get, and where it is said. */
 #ifndef SG_NE_EXPERT_STORE_H
 #define SG_NE_EXPERT_STORE_H
 
@@ -38,7 +41,8 @@ typedef struct sg_expert_finds {
     uint64_t missed;       /* read on demand */
     uint64_t kept;         /* of those that were read: got a slot */
     uint64_t guessed, right; /* look-ahead: experts that were named, and those of them that were used */
-    uint64_t expected, unused; /* look-ahead: reads that were started, and those nobody needed */
+    uint64_t foreseen, came; /* the pre-gate, likewise, of the first token of a run */
+    uint64_t expected, unused; /* both: reads that were started, and those nobody needed */
 } sg_expert_finds;
 
 /* The experts of one layer. */
@@ -54,10 +58,14 @@ typedef struct sg_expert_home {
     uint8_t **slot_memory; /* [n_slots], in place */
     const uint8_t **at;    /* [n_expert], in place: where an expert is, or is being read to; NULL: nowhere */
     uint8_t *guess;        /* [n_expert], 1: named by look-ahead for the run `guessed` */
-    uint32_t guessed;
+    uint8_t *foreseen;     /* [n_expert], 1: by the pre-gate, for the first token of the run `foresaw` */
+    uint32_t guessed, foresaw;
+    uint32_t *named, n_named, named_at; /* [n_expert], what is expected in the order of its reads; those that were looked at */
+    uint16_t *soon;        /* [n_expert], tokens of the next batch that will need it */
     bool apart;            /* those of the last batch did not fit into RAM together; set by the owner */
     float misses;          /* of a token lately */
     float trust;           /* share of what look-ahead named, and was not in a slot, that was needed lately */
+    float far_trust;       /* the same of the pre-gate */
     sg_expert_finds finds;
 } sg_expert_home;
 
@@ -72,13 +80,8 @@ typedef struct sg_expert_read {
     uint32_t first[SG_EXPERT_SLICES + 1]; /* pieces of each slice */
 } sg_expert_read;
 
-/* How many layers look-ahead may be ahead. */
+/* How many layers of experts look-ahead may be ahead. */
 #define SG_EXPERT_DEPTH 2u
-/* Experts that are expected of a layer, in the order of their reads. */
-typedef struct sg_expert_named {
-    sg_expert_home *home; /* NULL: of none */
-    uint32_t *expert, n, at; /* [n_expert]; all, those that were looked at */
-} sg_expert_named;
 
 /* What the layers of a model share. */
 typedef struct sg_expert_store {
@@ -105,7 +108,6 @@ typedef struct sg_expert_store {
     uint32_t *slot;        /* [n_expert] of each, or SG_SLOT_NONE */
     uint32_t *index;       /* [n_expert] of each, its place in hit[] */
     sg_expert_read **read; /* [n_expert] of each, NULL: in a slot, or not started */
-    sg_expert_named named[SG_EXPERT_DEPTH]; /* what look-ahead named */
     const uint32_t *count; /* as in sg_expert_demand */
     uint32_t n, n_here;    /* all, those in slots */
     uint32_t started;      /* position of the next that has to be read */
@@ -160,8 +162,23 @@ bool sg_expert_idle(const sg_expert_store *s);
 /* A run of a single token took so long. */
 void sg_expert_time(sg_expert_store *s, double seconds);
 /* Look-ahead: the layer will probably need experts named[n] in this run, the surest first. Starts reads of those that are nowhere, now and as areas
- * become free. */
+ * become free; takes the place of what the pre-gate named. */
 void sg_expert_expect(sg_expert_store *s, sg_expert_home *h, const uint32_t *named, uint32_t n);
+
+/* The pre-gate, at the beginning of a run, before any layer. Whether to ask it what to read for a layer: as with look-ahead. */
+bool sg_expert_foresees(const sg_expert_store *s, const sg_expert_home *h);
+/* It names first[n_first] for the first token, which is what it is judged by, and named[n] for the run, the surest first. Several threads at a time,
+ * each for other layers; reads begin with sg_expert_start_named. */
+void sg_expert_foresee(sg_expert_home *h, const uint32_t *first, uint32_t n_first, const uint32_t *named, uint32_t n);
+void sg_expert_start_named(sg_expert_store *s);
+/* The first token of the run uses these: how good was it? Before sg_expert_demand. */
+void sg_expert_judge_foreseen(const sg_expert_store *s, sg_expert_home *h, const uint32_t *used, uint32_t n);
+/* Of this layer look-ahead would say nothing better. Where it was not asked for long it is all the same once in a while. */
+bool sg_expert_is_foreseen(const sg_expert_store *s, const sg_expert_home *h);
+/* What the next batch will need decides who stays, where it is known and the pre-gate is believed: whether to count that for a layer (`probing`: also
+ * where it is only to be judged), and that h->soon holds it now, until the next run begins. Any thread. */
+bool sg_expert_weighs(const sg_expert_store *s, const sg_expert_home *h, bool probing);
+static inline void sg_expert_weighed(sg_expert_home *h) { h->cache.soon = h->soon; }
 
 /* Where a slice of the expert in a slot lies. */
 static inline uint8_t *sg_expert_in_slot(const sg_expert_home *h, uint32_t slot, int slice) {

@@ -15,6 +15,7 @@ void sg_expert_begin(sg_expert_store *s, bool single) {
     s->ahead.trial = s->ahead.trial && single;
     for (uint32_t i = 0; i < s->n_homes; i++) {
         sg_neuron_cache_begin(&s->homes[i].cache);
+        s->homes[i].cache.soon = NULL;
         if (!s->no_cache) continue;
         sg_neuron_cache_clear(&s->homes[i].cache);
         memset(s->homes[i].resident, 0, s->homes[i].n_expert);
@@ -37,6 +38,7 @@ void sg_expert_recover(sg_expert_store *s) {
         note_residents(h);
     }
     s->home = NULL;
+    s->n = s->started = 0;
     sg_expert_forget_named(s, NULL);
 }
 
@@ -51,13 +53,23 @@ static void set_heat(const sg_expert_store *s) {
     }
 }
 
-/* Looks for a slot for the expert at a position, which is about to be read. Of a batch only what is hotter displaces another. */
+/* Whether a slot's holder stays all the same: it is used more soon; or just as much, and of a batch only what is hotter displaces another. */
+static bool holds(const sg_expert_store *s, uint32_t held, uint32_t expert) {
+    const sg_neuron_cache *c = &s->home->cache;
+    const uint32_t a = sg_neuron_cache_soon(c, held), b = sg_neuron_cache_soon(c, expert);
+    return a != b ? a > b : s->n_tokens > 1 && c->heat[held] >= c->heat[expert];
+}
+
+/* Looks for a slot for the expert at a position, which is about to be read. */
 static void place(sg_expert_store *s, uint32_t p) {
     sg_expert_home *h = s->home;
     const uint32_t expert = s->expert[p];
-    if (s->n_tokens > 1 && h->cache.free_from == h->cache.n_slots) {
+    if ((s->n_tokens > 1 || h->cache.soon) && h->cache.free_from == h->cache.n_slots) {
         const uint32_t slot = sg_neuron_cache_coldest(&h->cache, s->run), held = slot == SG_SLOT_NONE ? SG_SLOT_NONE : h->cache.place_of[slot];
-        if (slot == SG_SLOT_NONE || (held != SG_SLOT_NONE && h->cache.heat[held] >= h->cache.heat[expert])) return;
+        if (slot == SG_SLOT_NONE || (held != SG_SLOT_NONE && holds(s, held, expert))) {
+            if (s->n_tokens == 1) sg_neuron_cache_warm(&h->cache, expert); /* used all the same */
+            return;
+        }
     }
     const uint32_t slot = s->slot[p] = sg_neuron_cache_take(&h->cache, expert, s->run, true);
     if (slot == SG_SLOT_NONE) return;
@@ -99,7 +111,7 @@ static void start_some(sg_expert_store *s) {
     for (; s->started < s->n; s->started++) {
         sg_expert_read *r = NULL;
         if (!s->read[s->started]) {
-            r = sg_expert_free_area(s, true);
+            r = sg_expert_free_area(s, NULL);
             if (!r) r = sg_expert_wait_for_area(s);
             if (!r && !bring_forward(s)) return;
         }

@@ -43,11 +43,12 @@ static uint32_t coldest(sg_neuron_cache *c, uint32_t run) {
 }
 
 uint32_t sg_neuron_cache_coldest(const sg_neuron_cache *c, uint32_t run) {
-    uint32_t best = SG_SLOT_NONE, heat = 256;
+    uint32_t best = SG_SLOT_NONE, heat = UINT32_MAX;
     for (uint32_t slot = 0; slot < c->n_slots; slot++) {
         if (!may_go(c, slot, run)) continue;
-        if (c->place_of[slot] == SG_SLOT_NONE) return slot;
-        const uint32_t h = c->heat[c->place_of[slot]];
+        const uint32_t place = c->place_of[slot];
+        if (place == SG_SLOT_NONE) return slot;
+        const uint32_t h = sg_neuron_cache_soon(c, place) << 8 | c->heat[place];
         if (h > heat || (h == heat && c->used[slot] >= c->used[best])) continue;
         heat = h;
         best = slot;

@@ -5,7 +5,8 @@
  * Compared with other rules in docs/cache.md. What was used in the present run, and what is being read, never goes.
  *
  * Of experts there are few, large, and needed in bursts: for them the owner sets `exact` and `halve_after`. Then the coldest of all slots
- * gives way, of equals the one whose last use is longest ago, and heat is kept by uses that found no slot, too.
+ * gives way, of equals the one whose last use is longest ago, and heat is kept by uses that found no slot, too. Where the owner knows what comes
+ * next (`soon`), what is used least then gives way, and heat decides among equals (after Belady, IBM Systems Journal 5-2, 1966).
  *
  * Not thread-safe: the owner has a lock. */
 #ifndef SG_NE_NEURON_CACHE_H
@@ -30,6 +31,7 @@ typedef struct sg_neuron_cache {
     uint32_t runs;            /* since the last halving */
     uint32_t halve_after;     /* runs; 0: SG_HEAT_TOKENS. This and the next are set by the owner before the first use */
     bool exact;
+    const uint16_t *soon; /* [n_places], uses that are to come, of exact caches; NULL: not known. The owner's, at any time */
 } sg_neuron_cache;
 
 /* The arrays from a carver, sizes from n_slots and n_places; sg_neuron_cache_clear before the first use. */
@@ -55,8 +57,10 @@ static inline void sg_neuron_cache_use(sg_neuron_cache *c, uint32_t slot, uint32
  * `sure`: it is used in this one, else only expected to be, which makes it no hotter. SG_SLOT_NONE: all are in use (exact: it is hotter
  * all the same, so this is called once for a use). */
 uint32_t sg_neuron_cache_take(sg_neuron_cache *c, uint32_t place, uint32_t run, bool sure);
-/* The slot that an exact cache would give away: the coldest that may go, of equals the one used longest ago, then the first; an empty one before
- * any other. SG_SLOT_NONE: all are in use. */
+/* Uses that are to come; 0 where nothing is known. */
+static inline uint32_t sg_neuron_cache_soon(const sg_neuron_cache *c, uint32_t place) { return c->soon ? c->soon[place] : 0; }
+/* The slot that an exact cache would give away: of those that may go the one that is used least soon, then the coldest, then the one used longest
+ * ago, then the first; an empty one before any other. SG_SLOT_NONE: all are in use. */
 uint32_t sg_neuron_cache_coldest(const sg_neuron_cache *c, uint32_t run);
 /* The neuron in this slot is not there after all. */
 void sg_neuron_cache_forget(sg_neuron_cache *c, uint32_t slot);

@@ -13,22 +13,51 @@ static float *row(const sg_exec *e, sg_buf b, uint32_t t) { return sg_exec_row(e
 /* First token that a step works on. */
 static uint32_t first(const run *r, const sg_step *s) { return s->last_only ? r->n - r->n_keep : 0; }
 
-/* Embeddings, scaled; learned positions are added. */
-static void embed(const run *r, uint32_t thread, uint32_t threads) {
+/* The row of a token that is kept, or NULL. */
+static const float *kept_row(const sg_exec *e, int32_t token) {
+    for (uint32_t i = 0; i < e->n_kept; i++)
+        if (e->kept[i] == token) return e->kept_rows + (size_t)i * e->m.hp->n_embd;
+    return NULL;
+}
+
+/* Rows of the table from the file; each is read once, by the run before if that looked for it. A failure shows in sg_stream_failure. */
+static void rows_away(sg_exec *e, const sg_matrix *table, const int32_t *tokens, uint32_t n, float *out, size_t ld) {
+    for (uint32_t t = 0, end; t < n; t = end) {
+        const float *kept = kept_row(e, tokens[t]);
+        end = t + 1;
+        if (kept) {
+            memcpy(out + t * ld, kept, table->k * sizeof *out);
+            continue;
+        }
+        while (end < n && !kept_row(e, tokens[end])) end++;
+        (void)sg_streaming_rows(e->m.streaming, table, tokens + t, end - t, e->rows, out + t * ld, ld);
+    }
+}
+
+static void keep_rows(sg_exec *e, const int32_t *tokens, uint32_t n, const float *rows, size_t ld) {
+    e->n_kept = n < SG_EXPECT_TOKENS ? n : SG_EXPECT_TOKENS;
+    for (uint32_t i = 0; i < e->n_kept; i++) {
+        e->kept[i] = tokens[i];
+        memcpy(e->kept_rows + (size_t)i * e->m.hp->n_embd, rows + i * ld, e->m.hp->n_embd * sizeof *rows);
+    }
+}
+
+void sg_exec_embed(const sg_exec_turn *r, const int32_t *tokens, uint32_t n, uint32_t pos, float *out, size_t ld, bool keep, uint32_t thread) {
     sg_exec *e = r->e;
     const sg_vec_fns *vec = &e->m.kernels->vec;
     const sg_hparams *hp = e->m.hp;
     const sg_matrix *table = &e->m.weights->globals[SG_T_TOKEN_EMBD].m, *positions = &e->m.weights->globals[SG_T_POS_EMBD].m;
-    if (table->away) { /* a failure shows in sg_stream_failure */
-        if (thread == 0) (void)sg_streaming_rows(e->m.streaming, table, r->tokens, r->n, e->rows, row(e, SG_BUF_X, 0), e->m.plan->width[SG_BUF_X]);
+    if (table->away) {
+        if (thread == 0) rows_away(e, table, tokens, n, out, ld);
+        if (thread == 0 && keep) keep_rows(e, tokens, n, out, ld);
         sg_team_barrier(e->team);
     }
-    for (uint32_t t = thread; t < r->n; t += threads) {
-        float *x = row(e, SG_BUF_X, t);
-        if (!table->away) sg_matrix_row(table, (uint32_t)r->tokens[t], x);
+    for (uint32_t t = thread; t < n; t += sg_team_size(e->team)) {
+        float *x = out + t * ld;
+        if (!table->away) sg_matrix_row(table, (uint32_t)tokens[t], x);
         if (hp->embd_scale != 1) vec->scale(x, hp->n_embd, hp->embd_scale);
         if (!positions->kernel) continue;
-        sg_matrix_row(positions, r->pos + t, row(e, SG_BUF_BRANCH, t));
+        sg_matrix_row(positions, pos + t, row(e, SG_BUF_BRANCH, t));
         vec->add(x, row(e, SG_BUF_BRANCH, t), hp->n_embd);
     }
 }
@@ -57,7 +86,8 @@ static void norm(const run *r, const sg_step *s, uint32_t thread, uint32_t threa
     for (uint32_t t = first(r, s) + thread; t < r->n; t += threads) {
         if (s->add) add_branch(r, s, SG_BUF_BRANCH, t);
         if (s->add_both) add_branch(r, s, SG_BUF_BRANCH2, t);
-        sg_exec_norm(e, sg_exec_acts_row(&out, t), row(e, s->in, t) + s->at, s->norm, s->norm_bias, s->n);
+        if (s->plain) vec->rmsnorm(sg_exec_acts_row(&out, t), row(e, s->in, t) + s->at, e->ones, s->n, e->m.hp->norm_eps);
+        else sg_exec_norm(e, sg_exec_acts_row(&out, t), row(e, s->in, t) + s->at, s->norm, s->norm_bias, s->n);
         if (s->quantise) sg_acts_quantise(vec, &out, t);
         if (s->quantise_x) sg_acts_quantise(vec, &e->acts[SG_BUF_X], t);
         if (s->lanes) sg_lane_acts_fill_both(&e->ffn.x, &out, t);
@@ -135,14 +165,14 @@ static const char *const op_names[] = {
     [SG_OP_EMBED] = "embed",         [SG_OP_NORM] = "norm",       [SG_OP_MATMUL] = "matmul",   [SG_OP_ROPE] = "rope",
     [SG_OP_LATENT] = "latent",       [SG_OP_HEADS] = "heads",     [SG_OP_ATTENTION] = "attention", [SG_OP_CONV] = "convolution",
     [SG_OP_DELTA] = "delta net",     [SG_OP_ACTIVATE] = "activate", [SG_OP_ROUTE] = "route",   [SG_OP_EXPERTS] = "experts",
-    [SG_OP_COMBINE] = "combine",     [SG_OP_AHEAD] = "look ahead", [SG_OP_EXPECT] = "expect experts", [SG_OP_FFN] = "feed-forward", [SG_OP_LOGITS] = "logits",
+    [SG_OP_COMBINE] = "combine",     [SG_OP_AHEAD] = "look ahead", [SG_OP_EXPECT] = "expect experts", [SG_OP_PREGATE] = "pre-gate", [SG_OP_FFN] = "feed-forward", [SG_OP_LOGITS] = "logits",
 };
 
 static bool failed(const sg_exec *e) { return e->m.streaming && sg_stream_failure(e->m.streaming->stream, NULL) != SG_OK; }
 
 static void step(const run *r, const sg_step *s, uint32_t thread, uint32_t threads) {
     switch (s->op) {
-    case SG_OP_EMBED: embed(r, thread, threads); break;
+    case SG_OP_EMBED: sg_exec_embed(r, r->tokens, r->n, r->pos, row(r->e, SG_BUF_X, 0), r->e->m.plan->width[SG_BUF_X], false, thread); break;
     case SG_OP_NORM: norm(r, s, thread, threads); break;
     case SG_OP_MATMUL: matmul(r, s, thread); break;
     case SG_OP_ROPE: sg_exec_rope(r, s, thread, threads); break;
@@ -157,6 +187,7 @@ static void step(const run *r, const sg_step *s, uint32_t thread, uint32_t threa
     case SG_OP_COMBINE: sg_exec_combine(r, s, thread, threads); break;
     case SG_OP_AHEAD: sg_exec_look_ahead(r, s, thread); break;
     case SG_OP_EXPECT: sg_exec_expect(r, s, thread); break;
+    case SG_OP_PREGATE: sg_exec_pregate(r, s, thread); break;
     case SG_OP_FFN: sg_exec_ffn(r, s, thread); break;
     case SG_OP_LOGITS: logits(r, thread, threads); break;
     }
@@ -195,6 +226,7 @@ sg_status sg_exec_run(sg_exec *e, sg_kv_cache *kv, sg_recurrent_state *state, co
     sg_team_run(e->team, walk, &r);
     e->f32[SG_BUF_LOGITS] = NULL;
     const bool stopped = r.stop[0] || r.stop[1];
+    if (stopped) e->n_kept = 0; /* a row may have failed */
     if (st) {
         sg_trace_add(st->trace, SG_TRACE_TOKEN, NULL, 0, begin, sg_trace_now(), pos);
         SG_TRY(sg_streaming_end(st, stopped, err));

@@ -58,6 +58,7 @@ typedef struct sg_exec {
     float *attention_parts;        /* of one token, see sg_attention_part */
     sg_acts *head_acts;            /* [threads], inputs of one head; where there are steps of that kind */
     float *delta_gates;            /* [2][n_batch][n_value_heads] */
+    const float *ones;             /* [n_embd], where there is a pre-gate */
     sg_router router;
     uint32_t *route_expert;        /* [n_batch][n_expert_used] */
     float *route_weight, *route_scratch;
@@ -79,6 +80,15 @@ typedef struct sg_exec {
     sg_acts ahead;                 /* [SG_EXPECT_TOKENS], input of SG_OP_EXPECT, and of SG_OP_AHEAD, of one token */
     float *expect_scores, *expect_weight; /* [SG_EXPECT_TOKENS][n_expert], [n_expert_used], of SG_OP_EXPECT */
     uint32_t *expect_expert, *expect_uses; /* [n_expert] in the order of their uses, and how many */
+    /* What follows the tokens of the run, as far as it is known: those of the next one. Set by the owner before each run. */
+    const int32_t *next;
+    uint32_t n_next;               /* at most n_batch */
+    float *pregate;                /* [SG_EXPECT_TOKENS][n_expert * n_expert_layer], what SG_OP_PREGATE asks for */
+    float *pregate_scores;         /* [threads][n_expert + n_expert_used], of a route: products, weights */
+    uint32_t *pregate_experts;     /* [threads][2 * n_expert + n_expert_used]: uses, experts by uses, those of a route */
+    float *kept_rows;              /* [SG_EXPECT_TOKENS][n_embd], embeddings of the next tokens, as in the file, where that holds them */
+    int32_t kept[SG_EXPECT_TOKENS]; /* of these */
+    uint32_t n_kept;
     const float *ahead_cut;
     sg_waited *waited;             /* [threads] */
 } sg_exec;

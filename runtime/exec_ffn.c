@@ -24,8 +24,7 @@ void sg_exec_activate(const sg_exec_turn *r, const sg_step *s, uint32_t thread, 
 static sg_ffn_route route(const sg_exec *e) { return (sg_ffn_route) { e->router.n_used, e->route_expert, e->route_weight, e->route_drop > 0 }; }
 static sg_expert_home *home_of(const sg_exec *e, uint32_t layer) { return e->m.weights->experts ? e->m.weights->experts[layer] : NULL; }
 
-/* What the session gives up of a layer's routes. */
-static sg_route_policy route_policy(const sg_exec *e, uint32_t layer) {
+sg_route_policy sg_exec_route_policy(const sg_exec *e, uint32_t layer) {
     if (e->route_drop == 0 && e->route_prefer == 0) return (sg_route_policy) { 0 };
     const sg_expert_home *home = home_of(e, layer);
     return (sg_route_policy) { .resident = e->resident ? e->resident(e->resident_user, layer) : home ? home->resident : NULL,
@@ -40,16 +39,16 @@ static void route_tokens(const sg_exec_turn *r, const sg_step *s, uint32_t threa
     const sg_vec_fns *vec = &e->m.kernels->vec;
     float *scratch = e->route_scratch + thread * sg_route_scratch(router);
     const bool ranges = e->route_prefer > 0;
-    sg_route_policy policy = route_policy(e, s->layer);
+    sg_route_policy policy = sg_exec_route_policy(e, s->layer);
     sg_route_range range = e->route_range[s->layer]; /* as it is when the token's turn comes, whichever thread has it */
     for (uint32_t t = thread; ranges && t < r->n; t += threads)
-        e->route_spread[t] = sg_route_spread(router, vec, sg_exec_row(e, SG_BUF_ROUTER, t), s->select_bias, scratch);
+        e->route_spread[t] = sg_route_spread(router, vec, sg_exec_row(e, s->in, t) + s->at, s->select_bias, scratch);
     if (ranges) sg_team_barrier(e->team);
     for (uint32_t t = 0; t < r->n; t++) {
         if (ranges) sg_route_range_add(&range, e->route_spread[t]);
         if (t % threads != thread) continue;
         policy.range = sg_route_range_mean(&range);
-        sg_route(router, vec, sg_exec_row(e, SG_BUF_ROUTER, t), s->select_bias, &policy, e->route_expert + (size_t)t * router->n_used,
+        sg_route(router, vec, sg_exec_row(e, s->in, t) + s->at, s->select_bias, &policy, e->route_expert + (size_t)t * router->n_used,
                  e->route_weight + (size_t)t * router->n_used, scratch);
     }
     if (!ranges) return;
@@ -65,26 +64,36 @@ void sg_exec_route(const sg_exec_turn *r, const sg_step *s, uint32_t thread, uin
     sg_team_barrier(e->team);
     const sg_ffn_route rt = route(e);
     if (thread != 0) return;
+    sg_expert_judge_foreseen(home->store, home, e->route_expert, e->router.n_used);
     if (home->in_place) sg_ffn_demand(&e->ffn, e->m.weights->units[s->layer].main, &rt, r->n);
     else sg_experts_demand(&e->experts, home, &rt, r->n);
+}
+
+uint32_t sg_exec_by_uses(const uint32_t *uses, uint32_t n_expert, uint32_t most, uint32_t *out) {
+    uint32_t found = 0, below;
+    for (uint32_t level = most; level > 0; level = below) {
+        below = 0;
+        for (uint32_t i = 0; i < n_expert; i++) {
+            if (uses[i] == level) out[found++] = i;
+            else if (uses[i] < level && uses[i] > below) below = uses[i];
+        }
+    }
+    return found;
 }
 
 /* The experts that the routes of n tokens name, those that most of them name first; from scores. Returns how many. What the session gives up is not
  * read. */
 static uint32_t name_experts(sg_exec *e, const sg_step *s, uint32_t n) {
     const uint32_t n_expert = e->router.n_expert, n_used = e->router.n_used;
-    uint32_t *named = e->expect_expert, *expert = named + n_expert, *uses = e->expect_uses, found = 0;
-    const sg_route_policy policy = route_policy(e, s->layer);
+    uint32_t *named = e->expect_expert, *expert = named + n_expert, *uses = e->expect_uses;
+    const sg_route_policy policy = sg_exec_route_policy(e, s->layer);
     const sg_ffn_route rt = { n_used, expert, e->expect_weight, e->route_drop > 0 };
     memset(uses, 0, n_expert * sizeof *uses);
     for (uint32_t t = 0; t < n; t++) {
         sg_route(&e->router, &e->m.kernels->vec, e->expect_scores + (size_t)t * n_expert, s->select_bias, &policy, expert, e->expect_weight, e->route_scratch);
         for (uint32_t i = 0; i < n_used; i++) uses[expert[i]] += !sg_route_skips(&rt, i);
     }
-    for (uint32_t level = n; level > 0; level--)
-        for (uint32_t i = 0; i < n_expert; i++)
-            if (uses[i] == level) named[found++] = i;
-    return found;
+    return sg_exec_by_uses(uses, n_expert, n, named);
 }
 
 /* What the next layer's router would say of this layer's stream, for some tokens of a batch. */
@@ -92,6 +101,7 @@ void sg_exec_expect(const sg_exec_turn *r, const sg_step *s, uint32_t thread) {
     sg_exec *e = r->e;
     sg_expert_home *home = home_of(e, s->layer);
     /* further ahead only a single token, and only where the drive would have nothing to do. Thread 0 changes neither here before a barrier */
+    if (sg_expert_is_foreseen(home->store, home)) return;
     if (!sg_expert_looks_ahead(home->store, home) || (s->n > 1 && (r->n > 1 || !sg_expert_idle(home->store)))) return;
     const uint32_t n = r->n < SG_EXPECT_TOKENS ? r->n : SG_EXPECT_TOKENS, threads = sg_team_size(e->team);
     sg_acts a = e->ahead;

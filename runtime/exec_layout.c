@@ -20,6 +20,7 @@ static void lay_out_away(sg_exec *e, sg_carver *c) {
         }
     e->scratch = sg_carve(c, threads, e->scratch_bytes);
     e->waited = sg_carve(c, threads, sizeof *e->waited);
+    const sg_matrix *pregate = &e->m.weights->globals[SG_T_PREGATE].m;
     const uint32_t guesses = e->m.hp->n_expert > 0 && e->n_batch > 1 ? SG_EXPECT_TOKENS : 1;
     float *x = sg_carve(c, (size_t)guesses * k, sizeof *x);
     sg_acts_lay_out(&e->ahead, c, guesses, k, false, false);
@@ -31,6 +32,12 @@ static void lay_out_away(sg_exec *e, sg_carver *c) {
     e->expect_weight = sg_carve(c, e->m.hp->n_expert_used, sizeof *e->expect_weight);
     e->expect_expert = sg_carve(c, e->m.hp->n_expert + e->m.hp->n_expert_used, sizeof *e->expect_expert);
     e->expect_uses = sg_carve(c, e->m.hp->n_expert, sizeof *e->expect_uses);
+    if (pregate->kernel) {
+        e->pregate = sg_carve(c, (size_t)guesses * pregate->rows, sizeof *e->pregate);
+        e->pregate_scores = sg_carve(c, threads, (e->m.hp->n_expert + e->m.hp->n_expert_used) * sizeof *e->pregate_scores);
+        e->pregate_experts = sg_carve(c, threads, (2 * e->m.hp->n_expert + e->m.hp->n_expert_used) * sizeof *e->pregate_experts);
+        e->kept_rows = sg_carve(c, (size_t)guesses * k, sizeof *e->kept_rows);
+    }
     e->ffn.waited = e->experts.waited = e->waited;
     e->ffn.store = &e->m.streaming->store;
     for (uint32_t i = 0; i < e->m.weights->n_units; i++) {
@@ -102,6 +109,14 @@ static void lay_out_experts(sg_exec *e, sg_carver *c) {
         }
 }
 
+/* The weight of the norm before the pre-gate. */
+static void lay_out_ones(sg_exec *e, sg_carver *c) {
+    if (!e->m.weights->globals[SG_T_PREGATE].m.kernel) return;
+    float *ones = sg_carve(c, e->m.hp->n_embd, sizeof *ones);
+    for (uint32_t i = 0; ones && i < e->m.hp->n_embd; i++) ones[i] = 1;
+    e->ones = ones;
+}
+
 size_t sg_exec_lay_out(sg_exec *e, char *base) {
     sg_carver c = { base, 0 };
     for (int b = 0; b < SG_BUFS; b++) {
@@ -115,6 +130,7 @@ size_t sg_exec_lay_out(sg_exec *e, char *base) {
     lay_out_heads(e, &c);
     e->delta_gates = sg_carve(&c, 2 * (size_t)e->n_batch * e->m.hp->n_value_heads, sizeof(float));
     lay_out_experts(e, &c);
+    lay_out_ones(e, &c);
     if (e->m.streaming) lay_out_away(e, &c);
     if (e->m.weights->ffn) {
         sg_ffn_lay_out(&e->ffn, &c);

@@ -46,7 +46,17 @@ void sg_exec_experts(const sg_exec_turn *r, const sg_step *s, uint32_t thread);
 void sg_exec_combine(const sg_exec_turn *r, const sg_step *s, uint32_t thread, uint32_t threads);
 void sg_exec_ffn(const sg_exec_turn *r, const sg_step *s, uint32_t thread);
 void sg_exec_expect(const sg_exec_turn *r, const sg_step *s, uint32_t thread);
+void sg_exec_pregate(const sg_exec_turn *r, const sg_step *s, uint32_t thread);
 void sg_exec_look_ahead(const sg_exec_turn *r, const sg_step *s, uint32_t thread);
+
+/* The embeddings of tokens[0 .. n) at positions pos .., n <= n_batch, scaled, as rows of out, ld values apart. Called by every thread; rows are there
+ * behind a barrier. BRANCH is overwritten where positions are learned. keep: rows that come from the file are kept for the next run. */
+void sg_exec_embed(const sg_exec_turn *r, const int32_t *tokens, uint32_t n, uint32_t pos, float *out, size_t ld, bool keep, uint32_t thread);
+
+/* What the session gives up of a layer's routes. */
+sg_route_policy sg_exec_route_policy(const sg_exec *e, uint32_t layer);
+/* The experts that were counted, most uses (at most `most`) first, equals in the order of their numbers. Returns how many. */
+uint32_t sg_exec_by_uses(const uint32_t *uses, uint32_t n_expert, uint32_t most, uint32_t *out);
 
 /* The delta net of a layer. */
 sg_delta sg_exec_delta_of(const sg_exec_model *m, uint32_t layer);

@@ -51,6 +51,7 @@ static sg_info_part part_of(const sg_file_info *info, const char *name) {
     const bool block = split_name(name, &layer, &rest);
     if (begins(rest, "ssm_") || begins(rest, "shortconv") || begins(rest, "time_mix")) return SG_PART_RECURRENT;
     if (strstr(rest, "norm")) return SG_PART_NORMS;
+    if (begins(rest, "sparsegen.pregate.") || begins(rest, "sparsegen.ahead.")) return SG_PART_ROUTER;
     if (!block) {
         if (begins(rest, "token_embd") || begins(rest, "position_embd") || begins(rest, "token_types"))
             return SG_PART_EMBEDDING;
@@ -191,6 +192,22 @@ static void add_to(sg_info_sum *s, const sg_tensor_info *t, uint64_t weights) {
     s->bytes += t->n_bytes;
 }
 
+/* Layers of experts: those with a router; where the pre-gate is the router, those that it is for. */
+static void gather_routers(sg_file_info *info) {
+    const sg_tensor_info *pregate = sg_gguf_tensor(info->g, "sparsegen.pregate.weight");
+    for (size_t i = 0; i < sg_gguf_n_tensors(info->g); i++) {
+        uint64_t layer = 0;
+        const char *rest;
+        if (!split_name(sg_gguf_tensor_at(info->g, i)->name, &layer, &rest) || is_extra_layer(info, layer)) continue;
+        info->n_moe += strcmp(rest, "ffn_gate_inp.weight") == 0;
+        info->n_ahead += strcmp(rest, "sparsegen.ahead.weight") == 0;
+    }
+    if (!pregate || !info->experts.hi) return;
+    info->n_pregate = pregate->ne[1] / info->experts.hi;
+    info->pregate_routes = info->n_moe == 0;
+    if (info->pregate_routes) info->n_moe = info->n_pregate;
+}
+
 static void gather_tensors(sg_file_info *info) {
     const uint64_t experts = info->experts.hi, used = info->experts_used.hi < experts ? info->experts_used.hi : experts;
     info->tied_output = sg_gguf_tensor(info->g, "token_embd.weight") && !sg_gguf_tensor(info->g, "output.weight");
@@ -207,7 +224,6 @@ static void gather_tensors(sg_file_info *info) {
         add_to(&info->by_part[part], t, weights);
         if (block && is_extra_layer(info, layer)) continue;
         if (block && marks_attention(info, layer, rest)) add_kv_cache(info, layer);
-        if (block && strcmp(rest, "ffn_gate_inp.weight") == 0) info->n_moe++;
         if (part == SG_PART_EXPERTS && experts > 0) {
             const bool single = is_single_expert(rest);
             /* of a stack of experts (the last dimension) `used` are read; of single ones that share on average */
@@ -234,6 +250,7 @@ sg_status sg_file_info_from_gguf(sg_gguf *g, sg_file_info **out, sg_error *err) 
     if (status == SG_OK) status = gather_hyper(info, err);
     if (status == SG_OK) status = sg_info_gather_bin(info, err);
     if (status == SG_OK) {
+        gather_routers(info);
         gather_tensors(info);
         *out = info;
     } else {

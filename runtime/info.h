@@ -53,6 +53,9 @@ struct sg_file_info {
     uint64_t n_moe;         /* layers with a router */
     uint64_t expert_bytes;  /* one expert, mean over the layers */
     uint64_t routed_bytes;  /* experts that one token touches, all layers */
+    uint64_t n_pregate;     /* layers of experts that a pre-gate names, docs/model_bin.md; 0: there is none */
+    uint64_t n_ahead;       /* layers of experts with a correction for look-ahead */
+    bool pregate_routes;    /* it is the router of all */
     /* model.bin (docs/model_bin.md): */
     sg_info_int bin_version; /* not present: an ordinary file, and all below is 0 */
     sg_info_int cluster, gate_type, up_type, down_type, calibrated;
@@ -67,7 +70,7 @@ SG_NODISCARD sg_status sg_file_info_from_gguf(sg_gguf *g, sg_file_info **out, sg
 
 /* A number or an array of them; an absent key leaves *out as it is. */
 SG_NODISCARD sg_status sg_info_int_of(const sg_gguf *g, const char *key, sg_info_int *out, sg_error *err);
-/* Weights in a tensor: its values, but what a bundle was cut from, and none in predictors, orders, counts and checksums. */
+/* Weights in a tensor: its values, but what a bundle was cut from, and none in predictors, orders, counts, checksums and what names experts ahead. */
 uint64_t sg_info_weights(const sg_file_info *info, const sg_tensor_info *t);
 /* Experts in the bundle of a layer; 0: none. */
 uint64_t sg_info_bundle_experts(const sg_file_info *info, uint64_t layer);

@@ -44,6 +44,8 @@ static uint64_t of_layer(const sg_gguf *g, const char *key, uint64_t layer, uint
 uint64_t sg_info_bundle_experts(const sg_file_info *info, uint64_t layer) { return of_layer(info->g, "sparsegen.bundle.experts", layer, 0); }
 
 uint64_t sg_info_weights(const sg_file_info *info, const sg_tensor_info *t) {
+    const bool hint = strncmp(t->name, "sparsegen.pregate.", 18) == 0 && !info->pregate_routes;
+    if (hint || strstr(t->name, ".sparsegen.ahead.")) return 0;
     if (!info->bin_version.present) return t->n_values;
     static const char *const others[] = { SG_BIN_CHECKSUMS, ".ffn_order", ".ffn_counts", ".ffn_pred_a", ".ffn_pred_b",
                                          ".ffn_pred_scale", ".ffn_pred_bias" };

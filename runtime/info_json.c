@@ -117,6 +117,9 @@ static void put_experts(json j, const sg_file_info *info) {
     put_number(e, "layers", (double)info->n_moe);
     put_number(e, "bytes_of_one", (double)info->expert_bytes);
     put_number(e, "routed_bytes_per_token", (double)info->routed_bytes);
+    put_number(e, "pregate_layers", (double)info->n_pregate);
+    put_bool(e, "pregate_routes", info->pregate_routes);
+    put_number(e, "ahead_layers", (double)info->n_ahead);
 }
 
 static void put_bin(json j, const sg_file_info *info) {

@@ -167,8 +167,10 @@ sg_work sg_model_get_work(const sg_model *model, size_t n, size_t n_keep) {
     if (!model || !model->weights.layers) return work;
     const sg_weights *w = &model->weights;
     for (uint32_t l = 0; l < model->desc.hp.n_layer; l++)
-        for (int slot = 0; slot < SG_L_SLOTS; slot++) add_work(&work, &w->layers[l][slot].m, n, used_of(&model->desc.hp, slot, &w->layers[l][slot].m));
+        for (int slot = 0; slot < SG_L_SLOTS; slot++)
+            if (slot != SG_L_AHEAD) add_work(&work, &w->layers[l][slot].m, n, used_of(&model->desc.hp, slot, &w->layers[l][slot].m));
     for (uint32_t i = 0; i < w->n_units; i++) add_bundle_work(&work, &w->ffn[i], n);
+    if (model->desc.pregate_routes) add_work(&work, &w->globals[SG_T_PREGATE].m, n, 1);
     const sg_matrix *output = &w->globals[SG_T_OUTPUT].m; /* the embedding table where a model has none */
     add_work(&work, output->kernel ? output : &w->globals[SG_T_TOKEN_EMBD].m, n_keep, 1);
     return work;

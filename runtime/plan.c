@@ -5,7 +5,7 @@
 #include <stdlib.h>
 
 #define STEPS_PER_LAYER 24
-#define STEPS_AROUND 4 /* embedding, final norm, logits, their scale */
+#define STEPS_AROUND 7 /* embedding, pre-gate, final norm, logits, their scale */
 
 sg_neuron_act sg_plan_act(sg_ffn_act act) {
     switch (act) {
@@ -32,6 +32,7 @@ typedef struct builder {
     sg_step *input;     /* that makes NORMED */
     bool both;          /* BRANCH2 waits to be added, too */
     const float *post;  /* norm of the branch that waits */
+    uint32_t n_experts; /* layers of experts before this one */
 } builder;
 
 static uint64_t dim(const builder *b, sg_dim d) { return sg_dim_value(&b->d->hp, b->l < b->d->hp.n_layer ? &b->d->layer[b->l] : NULL, d); }
@@ -220,15 +221,44 @@ static void matrices(builder *b, sg_step *first, const sg_weight *gate, const sg
 }
 
 static void router(builder *b, sg_step *s, sg_step *maker) {
-    product(b, s, maker, &b->w[SG_L_ROUTER], b->w[SG_L_ROUTER_BIAS].v, SG_BUF_ROUTER, 0);
+    if (!b->d->pregate_routes) product(b, s, maker, &b->w[SG_L_ROUTER], b->w[SG_L_ROUTER_BIAS].v, SG_BUF_ROUTER, 0);
 }
 
-/* The router of a later layer over the stream of this one. */
+static void route(builder *b) {
+    sg_step *s = next(b, SG_OP_ROUTE);
+    s->in = b->d->pregate_routes ? SG_BUF_PREGATE : SG_BUF_ROUTER;
+    s->at = b->d->pregate_routes ? b->n_experts * b->d->hp.n_expert : 0;
+    s->select_bias = b->w[SG_L_ROUTER_SELECT].v;
+}
+
+/* What will be routed, of all layers, from the embedding: for that itself, or to read ahead. */
+static void pregate(builder *b) {
+    const sg_weight *g = b->weights->globals, *w = &g[SG_T_PREGATE];
+    if (!w->m.kernel) return;
+    if (b->d->pregate_routes) {
+        sg_step *s = next(b, SG_OP_NORM);
+        s->in = SG_BUF_X;
+        s->n = b->d->hp.n_embd;
+        s->plain = true;
+        makes(b, s, SG_BUF_NORMED, s->n);
+        product(b, next(b, SG_OP_MATMUL), s, w, g[SG_T_PREGATE_BIAS].v, SG_BUF_PREGATE, 0);
+    }
+    if (!b->weights->experts) return;
+    sg_step *s = next(b, SG_OP_PREGATE);
+    s->in = b->d->pregate_routes ? SG_BUF_PREGATE : SG_BUF_X;
+    s->w = w;
+    s->bias = g[SG_T_PREGATE_BIAS].v;
+}
+
+/* The router of a later layer of experts over the stream of this one; of the next one what was fitted for that, if there is such a thing. */
 static void expect(builder *b, uint32_t ahead) {
-    const uint32_t l = b->l + ahead;
-    if (!b->weights->experts || l >= b->d->hp.n_layer || !b->weights->experts[l]) return;
+    uint32_t l = b->l + 1;
+    for (uint32_t n = 0; l < b->d->hp.n_layer; l++)
+        if (b->d->layer[l].experts && ++n == ahead) break;
+    if (!b->weights->experts || b->d->pregate_routes || l >= b->d->hp.n_layer || !b->weights->experts[l]) return;
     const sg_weight *w = b->weights->layers[l];
-    if (w[SG_L_ROUTER].m.away) return;
+    const bool fitted = ahead == 1 && w[SG_L_AHEAD].m.kernel;
+    if (!fitted && w[SG_L_ROUTER].m.away) return;
     sg_step *s = next(b, SG_OP_EXPECT);
     s->layer = l;
     s->n = ahead;
@@ -236,8 +266,8 @@ static void expect(builder *b, uint32_t ahead) {
         s->norm = w[SG_L_FFN_NORM].v;
         s->norm_bias = w[SG_L_FFN_NORM_BIAS].v;
     }
-    s->w = &w[SG_L_ROUTER];
-    s->bias = w[SG_L_ROUTER_BIAS].v;
+    s->w = &w[fitted ? SG_L_AHEAD : SG_L_ROUTER];
+    s->bias = w[fitted ? SG_L_AHEAD_BIAS : SG_L_ROUTER_BIAS].v;
     s->select_bias = w[SG_L_ROUTER_SELECT].v;
 }
 
@@ -252,7 +282,7 @@ static void experts(builder *b) {
     if (w[SG_L_UP_SHEXP].m.kernel)
         matrices(b, s, &w[SG_L_GATE_SHEXP], &w[SG_L_UP_SHEXP], &w[SG_L_DOWN_SHEXP], &none, (const float *[3]) { 0 }, SG_BUF_BRANCH2);
     if (s->n_products == 0) b->p->n_steps--; /* the router was asked before */
-    if (!b->d->arch->router_before) next(b, SG_OP_ROUTE)->select_bias = w[SG_L_ROUTER_SELECT].v;
+    if (!b->d->arch->router_before) route(b);
     for (uint32_t ahead = 1; ahead <= SG_EXPERT_DEPTH; ahead++) expect(b, ahead);
     if (shared_bundle) bundles(b, units.shared, false, SG_BUF_BRANCH2);
     if (units.main != SG_NO_UNIT) {
@@ -264,6 +294,7 @@ static void experts(builder *b) {
         if (w[SG_L_GATE_EXPS].m.kernel->acts_q8 || w[SG_L_UP_EXPS].m.kernel->acts_q8) b->input->quantise = true;
     }
     if (shared) next(b, SG_OP_COMBINE)->gated = w[SG_L_SHARED_GATE].m.kernel != NULL;
+    b->n_experts++;
 }
 
 static void feed_forward(builder *b) {
@@ -308,10 +339,11 @@ static void layer(builder *b) {
     }
     b->input = norm(b, &w[SG_L_ATTN_NORM], &w[SG_L_ATTN_NORM_BIAS], b->l > 0);
     if (b->d->layer[b->l].experts && b->d->arch->router_before) {
-        sg_step *s = next(b, SG_OP_MATMUL);
-        router(b, s, &(sg_step) { .out = SG_BUF_X });
-        b->input->quantise_x = w[SG_L_ROUTER].m.kernel->acts_q8;
-        next(b, SG_OP_ROUTE)->select_bias = w[SG_L_ROUTER_SELECT].v;
+        if (!b->d->pregate_routes) {
+            router(b, next(b, SG_OP_MATMUL), &(sg_step) { .out = SG_BUF_X });
+            b->input->quantise_x = w[SG_L_ROUTER].m.kernel->acts_q8;
+        }
+        route(b);
     }
     look_ahead(b);
     mixer(b, SG_BUF_BRANCH);
@@ -328,6 +360,7 @@ sg_status sg_plan_create(sg_plan *p, const sg_model_desc *d, const sg_weights *w
     builder b = { .p = p, .d = d, .weights = w };
     p->width[SG_BUF_X] = p->width[SG_BUF_BRANCH] = p->width[SG_BUF_NORMED] = d->hp.n_embd;
     next(&b, SG_OP_EMBED)->out = SG_BUF_X;
+    pregate(&b);
     for (b.l = 0; b.l < d->hp.n_layer; b.l++) {
         b.w = w->layers[b.l];
         layer(&b);

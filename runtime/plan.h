@@ -21,6 +21,7 @@ typedef enum sg_op {
     SG_OP_COMBINE,  /* branch += branch2, times the sigmoid of the shared gate, if there is one */
     SG_OP_AHEAD,    /* a guess of the layer's feed-forward input: reads of the neurons that its predictor names are started */
     SG_OP_EXPECT,   /* a guess of the layer's route, of one token: reads of the experts that its router names are started */
+    SG_OP_PREGATE,  /* the pre-gate names the experts of all layers: reads are started; what the next batch will need is counted */
     SG_OP_FFN,      /* a feed-forward unit of neuron bundles */
     SG_OP_LOGITS,   /* scale and cap of the logits */
 } sg_op;
@@ -36,6 +37,7 @@ typedef enum sg_buf {
     SG_BUF_LATENT,  /* what attention over latent vectors gives */
     SG_BUF_GATE_UP, /* gate, up */
     SG_BUF_ROUTER,  /* products of the router; one more: of the shared gate */
+    SG_BUF_PREGATE, /* of the pre-gate where it is the router, of all layers */
     SG_BUF_NORMED,  /* acts, n_embd */
     SG_BUF_SMALL,   /* acts, n_q_lora */
     SG_BUF_ATT,     /* acts, what the mixer gives, before its output matrix */
@@ -56,11 +58,13 @@ typedef struct sg_step {
     uint32_t layer;
     sg_buf in, out;
     uint32_t width;     /* values of a token in `out`, of steps that make acts; they lie without gaps */
-    uint32_t at, n;     /* NORM, HEADS: first value of `in`, and how many (per head); ACTIVATE: neurons; EXPECT: layers ahead */
+    uint32_t at, n;     /* NORM, HEADS: first value of `in`, and how many (per head); ACTIVATE: neurons; EXPECT: layers of experts
+                         * ahead; ROUTE: first value of `in` */
     bool quantise;      /* a matrix that reads `out` wants 8-bit activations */
     bool quantise_x;    /* NORM: one reads X itself */
     bool lanes;         /* neuron bundles read `out` (sg_lane_acts) */
     bool add, add_both; /* NORM: BRANCH; and BRANCH2 */
+    bool plain;         /* NORM: divided by the root mean square, whatever the architecture */
     bool gated;         /* ACTIVATE: there is a gate. COMBINE: likewise */
     bool last_only;     /* only tokens whose logits are kept */
     const float *norm, *norm_bias; /* NORM, AHEAD, EXPECT; NULL: none */
@@ -68,8 +72,8 @@ typedef struct sg_step {
     const float *q_norm, *k_norm;  /* ROPE; LATENT: k_norm of the latent vector */
     bool norm_whole;               /* ROPE: of all heads together */
     const float *select_bias;      /* ROUTE, EXPECT; or NULL */
-    const sg_weight *w;            /* HEADS; EXPECT: the router */
-    const float *bias;             /* EXPECT: of the router */
+    const sg_weight *w;            /* HEADS; EXPECT: the router, or what stands for it; PREGATE */
+    const float *bias;             /* of the latter two */
     uint32_t head_in, head_out;    /* HEADS: values from one head to the next in `in` and `out` */
     uint32_t unit;                 /* FFN */
     bool routed;

@@ -214,8 +214,8 @@ static uint32_t batch_of(const sg_session *s, size_t left) {
 }
 
 /* Evaluates tokens at the end of the timeline, whose positions from s->n on they take; the logits of the last n_keep go to `rows`. *done:
- * those that were evaluated. */
-static sg_status evaluate(sg_session *s, const int32_t *tokens, size_t n, size_t n_keep, float *rows, size_t *done, sg_error *err) {
+ * those that were evaluated. n_after: tokens behind them that are to be evaluated next. */
+static sg_status evaluate(sg_session *s, const int32_t *tokens, size_t n, size_t n_after, size_t n_keep, float *rows, size_t *done, sg_error *err) {
     const size_t n_vocab = s->model->desc.hp.n_vocab, skip = n - n_keep;
     sg_status status = SG_OK;
     for (*done = 0; status == SG_OK && *done < n;) {
@@ -224,6 +224,9 @@ static sg_status evaluate(sg_session *s, const int32_t *tokens, size_t n, size_t
         const size_t end = *done + batch;
         const uint32_t keep = end <= skip ? 0 : (uint32_t)(end - (*done > skip ? *done : skip));
         if (s->routes) sg_route_log_begin(s->routes, batch);
+        const size_t left = end < n ? n - end : n_after;
+        s->exec.next = tokens + end;
+        s->exec.n_next = left > 0 ? batch_of(s, left) : 0;
         status = sg_exec_run(&s->exec, &s->past.kv, &s->past.state, tokens + *done, batch, s->n, keep,
                              keep ? rows + (end - keep - skip) * n_vocab : NULL, &s->cancel, err);
         sg_past_wrote(&s->past, s->n + batch, status == SG_OK);
@@ -234,6 +237,7 @@ static sg_status evaluate(sg_session *s, const int32_t *tokens, size_t n, size_t
         s->n += batch;
         *done = end;
     }
+    s->exec.n_next = 0;
     if (status != SG_OK) atomic_store(&s->cancel, false);
     return status;
 }
@@ -245,7 +249,7 @@ sg_status sg_session_catch_up(sg_session *s, sg_error *err) {
     size_t done = 0;
     if (from == n) return SG_OK;
     s->n = from;
-    const sg_status status = evaluate(s, s->tokens + from, n - from, 0, NULL, &done, err);
+    const sg_status status = evaluate(s, s->tokens + from, n - from, 0, 0, NULL, &done, err);
     s->stats.prompt_tokens += done;
     s->stats.prompt_seconds += now() - start;
     s->n = n; /* the timeline stays also after a failure; the past says what is missing */
@@ -255,10 +259,10 @@ sg_status sg_session_catch_up(sg_session *s, sg_error *err) {
 /* Of a prompt a copy of the state is kept from before its last token: who comes back to it wants the logits of that one again. */
 static sg_status evaluate_prompt(sg_session *s, const int32_t *tokens, size_t n, size_t n_keep, size_t *done, sg_error *err) {
     size_t last = 0;
-    if (s->past.n_copies == 0) return evaluate(s, tokens, n, n_keep, s->logits, done, err);
-    SG_TRY(evaluate(s, tokens, n - 1, n_keep - 1, s->logits, done, err));
+    if (s->past.n_copies == 0) return evaluate(s, tokens, n, 0, n_keep, s->logits, done, err);
+    SG_TRY(evaluate(s, tokens, n - 1, 1, n_keep - 1, s->logits, done, err));
     sg_past_keep(&s->past);
-    const sg_status status = evaluate(s, tokens + n - 1, 1, 1, s->logits + (n_keep - 1) * s->model->desc.hp.n_vocab, &last, err);
+    const sg_status status = evaluate(s, tokens + n - 1, 1, 0, 1, s->logits + (n_keep - 1) * s->model->desc.hp.n_vocab, &last, err);
     *done += last;
     return status;
 }
@@ -271,7 +275,7 @@ sg_status sg_session_feed(sg_session *s, const int32_t *tokens, size_t n, size_t
     SG_TRY(sg_session_catch_up(s, err));
     const double start = now();
     size_t done = 0;
-    const sg_status status = n > 1 ? evaluate_prompt(s, tokens, n, n_keep, &done, err) : evaluate(s, tokens, 1, 1, s->logits, &done, err);
+    const sg_status status = n > 1 ? evaluate_prompt(s, tokens, n, n_keep, &done, err) : evaluate(s, tokens, 1, 0, 1, s->logits, &done, err);
     const double seconds = now() - start;
     if (status == SG_OK) s->logits_rows = n_keep;
     if (n == 1 && done == 1) s->times[s->stats.decode_tokens % TIMES] = (float)seconds;
@@ -351,6 +355,8 @@ static void add_experts(const sg_expert_finds *f, sg_expert_stats *sum) {
     sum->missed += f->missed;
     sum->guessed += f->guessed;
     sum->right += f->right;
+    sum->foreseen += f->foreseen;
+    sum->came += f->came;
     sum->expected += f->expected;
     sum->unused += f->unused;
 }

@@ -160,9 +160,9 @@ static sg_status find_down_max(sg_weights *w, sg_error *err) {
 static void finish_units(sg_weights *w, uint32_t n_layer) {
     for (uint32_t i = 0; i < n_layer && w->n_units > 0; i++) {
         const sg_weight *v = w->layers[i];
-        const bool experts = v[SG_L_ROUTER].m.kernel != NULL;
         if (w->units[i].main == SG_NO_UNIT) continue;
         sg_ffn_layer *u = &w->ffn[w->units[i].main];
+        const bool experts = u->bundle.l.n_expert > 0;
         u->gate_bias = v[experts ? SG_L_GATE_EXPS_BIAS : SG_L_GATE_BIAS].v;
         u->up_bias = v[experts ? SG_L_UP_EXPS_BIAS : SG_L_UP_BIAS].v;
         u->down_bias = v[experts ? SG_L_DOWN_EXPS_BIAS : SG_L_DOWN_BIAS].v;

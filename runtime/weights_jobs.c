@@ -54,7 +54,8 @@ static sg_load_rows all_rows(const sg_tensor_info *info) {
 /* A tensor as the architecture's table sees it. */
 static sg_status add_tensor(sg_loader *l, const sg_tensor_rule *rule, const sg_tensor_info *info, bool per_layer, sg_weight *dst, sg_error *err) {
     if (rule->values) return add_values(l, SG_LOAD_VECTOR, info, dst, err);
-    const bool table = !per_layer && rule->slot == SG_T_TOKEN_EMBD, fixed = info->ne[2] > 1 || (!per_layer && rule->slot == SG_T_POS_EMBD);
+    const bool table = !per_layer && rule->slot == SG_T_TOKEN_EMBD, hint = rule->slot == (per_layer ? (uint32_t)SG_L_AHEAD : (uint32_t)SG_T_PREGATE);
+    const bool fixed = info->ne[2] > 1 || hint || (!per_layer && rule->slot == SG_T_POS_EMBD);
     const bool experts = per_layer && (rule->slot == SG_L_GATE_EXPS || rule->slot == SG_L_UP_EXPS || rule->slot == SG_L_DOWN_EXPS);
     const sg_load_part part = experts ? SG_LOAD_EXPERTS : table ? SG_LOAD_EMBEDDING : fixed ? SG_LOAD_FIXED : SG_LOAD_MATRIX;
     return add_matrices(l, part, info, all_rows(info), dst, err);

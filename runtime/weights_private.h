@@ -4,7 +4,7 @@
 
 #include "runtime/weights.h"
 
-/* FIXED: matrices that always stay in RAM: those of heads, learned positions. EXPERTS: matrices or bundles. */
+/* FIXED: matrices that always stay in RAM: those of heads, learned positions, what names experts ahead. EXPERTS: matrices or bundles. */
 typedef enum sg_load_part {
     SG_LOAD_VECTOR, SG_LOAD_MATRIX, SG_LOAD_EMBEDDING, SG_LOAD_PREDICTOR, SG_LOAD_BUNDLE, SG_LOAD_FIXED, SG_LOAD_EXPERTS
 } sg_load_part;

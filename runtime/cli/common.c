@@ -227,21 +227,33 @@ static long peak_kib(void) {
 
 static double rate(uint64_t tokens, double seconds) { return seconds > 0.0 ? (double)tokens / seconds : 0.0; }
 
-/* Where experts were found, and of each layer how good look-ahead was. */
+/* How many of the experts that were named were used, in all and by layer: by look-ahead, or by the pre-gate. */
+static void print_named(const cli_model *m, const sg_expert_stats *all, const char *who, bool pregate) {
+    const uint64_t named = pregate ? all->foreseen : all->guessed, right = pregate ? all->came : all->right;
+    if (named == 0) return;
+    fprintf(stderr, "%-8s %.1f %% of the experts named right; by layer", who, 100 * (double)right / (double)named);
+    for (uint32_t l = 0; l < sg_model_get_info(m->model)->n_layer; l++) {
+        sg_expert_stats e;
+        if (!sg_session_get_expert_stats(m->session, l, &e)) continue;
+        const uint64_t n = pregate ? e.foreseen : e.guessed, good = pregate ? e.came : e.right;
+        if (n > 0) fprintf(stderr, " %.0f", 100 * (double)good / (double)n);
+        else fprintf(stderr, " -");
+    }
+    fputc('\n', stderr);
+}
+
+/* Where experts were found, and of each layer how good those were who named them. */
 static void print_experts(const cli_model *m, const sg_expert_stats *e) {
     const double used = (double)(e->in_ram + e->ahead + e->late + e->missed), not_here = used - (double)e->in_ram;
     if (used == 0) return;
     fprintf(stderr, "experts  %.1f %% in memory, %.1f %% missing", 100 * (double)e->in_ram / used, 100 * not_here / used);
-    if (e->guessed > 0)
+    if (e->guessed + e->expected > 0)
         fprintf(stderr, ": of these look-ahead had %.1f %% there and %.1f %% on the way; %.1f %% of what it read was not needed",
                 not_here > 0 ? 100 * (double)e->ahead / not_here : 0, not_here > 0 ? 100 * (double)e->late / not_here : 0,
                 e->expected > 0 ? 100 * (double)e->unused / (double)e->expected : 0);
-    if (e->guessed > 0) fprintf(stderr, "\nahead    %.1f %% of the experts named right; by layer", 100 * (double)e->right / (double)e->guessed);
-    sg_expert_stats layer;
-    for (uint32_t l = 0; e->guessed > 0 && l < sg_model_get_info(m->model)->n_layer; l++)
-        if (sg_session_get_expert_stats(m->session, l, &layer) && layer.guessed > 0)
-            fprintf(stderr, " %.0f", 100 * (double)layer.right / (double)layer.guessed);
     fputc('\n', stderr);
+    print_named(m, e, "ahead", false);
+    print_named(m, e, "pre-gate", true);
 }
 
 /* What was found and read, of a model that is not all in RAM. */

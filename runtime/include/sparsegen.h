@@ -261,11 +261,12 @@ SG_API SG_NODISCARD sg_status sg_session_restore(sg_session *session, const char
 SG_API void sg_session_cancel(sg_session *session);
 
 /* Experts of a model that is not all in RAM, since it was opened, all sessions together. An expert that several tokens of a batch use counts once:
- * it was in RAM; or was there, or on its way, thanks to look-ahead; or had to be read. */
+ * it was in RAM; or was there, or on its way, because it was expected; or had to be read. */
 typedef struct sg_expert_stats {
     uint64_t in_ram, ahead, late, missed;
     uint64_t guessed, right;   /* named by look-ahead, and those of them that were used; of the tokens for which it looked ahead */
-    uint64_t expected, unused; /* reads that look-ahead started, and those that nobody needed */
+    uint64_t expected, unused; /* reads that were started because something was named, and those that nobody needed */
+    uint64_t foreseen, came;   /* as guessed and right, of the pre-gate; in batches of their first token */
 } sg_expert_stats;
 
 typedef struct sg_stats {

@@ -273,6 +273,155 @@ START_TEST(as_areas_become_free) {
 }
 END_TEST
 
+/* ---- several layers ---- */
+
+/* Areas that hold something of a layer; one expert of it: the area, or NULL. */
+static uint32_t areas_of(const shelf *h, uint32_t layer) {
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < h->s.n_reads; i++) n += h->s.reads[i].home == &h->home[layer];
+    return n;
+}
+static const sg_expert_read *area_of(const shelf *h, uint32_t layer, uint32_t expert) {
+    for (uint32_t i = 0; i < h->s.n_reads; i++)
+        if (h->s.reads[i].home == &h->home[layer] && h->s.reads[i].expert == expert) return &h->s.reads[i];
+    return NULL;
+}
+
+/* Until nothing is under way; what waits is not dropped. */
+static void settle(shelf *h) {
+    set_gate(false, NOWHERE);
+    for (uint32_t i = 0; i < h->s.n_reads; i++)
+        for (uint32_t k = 0; h->s.reads[i].home && k < h->s.reads[i].first[SG_EXPERT_SLICES]; k++)
+            if (sg_fetch_pending(&h->s.reads[i].piece[k])) sg_stream_wait(h->stream, &h->s.reads[i].piece[k]);
+}
+
+/* Two layers ahead: whichever is named first, the nearer one is read first; the drive is idle when all that is known has begun. */
+START_TEST(two_layers_ahead) {
+    shelf *h = make(3, 10, 0, 4, 1, _i);
+    sg_expert_store *s = &h->s;
+    static const uint32_t hit[] = { 0, 2, 4 }, near[] = { 3, 7, 8 }, far[] = { 6, 5 };
+    sg_expert_begin(s, true);
+    sg_expert_demand(s, &h->home[0], hit, 3, NULL, 1);
+    ck_assert(sg_expert_idle(s));
+    sg_expert_expect(s, &h->home[2], far, 1); /* the one area that is left */
+    ck_assert(sg_expert_idle(s));
+    ck_assert_ptr_nonnull(area_of(h, 2, 6));
+    sg_expert_expect(s, &h->home[2], far, 2);
+    ck_assert(!sg_expert_idle(s));
+    settle(h);
+    sg_expert_expect(s, &h->home[1], near, 3); /* comes before it */
+    ck_assert_ptr_null(area_of(h, 2, 6));
+    ck_assert_ptr_nonnull(area_of(h, 1, 3));
+    ck_assert_uint_eq(h->home[2].finds.unused, 1);
+    ck_assert(sg_expert_group(s));
+    for (uint32_t p = 0; p < 3; p++)
+        for (int i = 0; i < (_i ? 1 : SG_EXPERT_SLICES); i++) ck_assert_ptr_nonnull(sg_expert_get(s, p, i, 0, h->home[0].slice[i].bytes, &(double) { 0 }));
+    sg_expert_end(s);
+    ck_assert_uint_eq(areas_of(h, 1), 3); /* all of the nearer one, and of the farther one what was not looked at yet */
+    ck_assert_ptr_nonnull(area_of(h, 2, 5));
+    ck_assert(sg_expert_idle(s));
+    static const uint32_t all[] = { 3, 7, 8 }, other[] = { 5, 6 };
+    shelf_run(h, 1, all, 3, NULL, 1);
+    shelf_run(h, 2, other, 2, NULL, 1);
+    ck_assert_uint_eq(h->home[1].finds.ahead + h->home[1].finds.late, 3);
+    ck_assert_uint_eq(h->home[2].finds.ahead + h->home[2].finds.late, 1);
+    ck_assert_uint_eq(h->home[2].finds.missed, 1);
+    shelf_close(h);
+}
+END_TEST
+
+/* A pre-gate names all layers before the first one: the nearest are read first, the others as areas become free, and what was right is there. */
+START_TEST(all_layers_at_once) {
+    enum { LAYERS = 5 };
+    shelf *h = make(LAYERS, 10, 0, 5, 2, _i);
+    sg_expert_store *s = &h->s;
+    static const uint32_t hit[] = { 1, 4, 8 };
+    sg_expert_begin(s, true);
+    for (uint32_t k = LAYERS; k-- > 0;) sg_expert_foresee(&h->home[k], hit, 3, hit, 3);
+    ck_assert_uint_eq(areas(h), 0);
+    ck_assert(!sg_expert_idle(s));
+    sg_expert_start_named(s);
+    ck_assert_uint_eq(areas_of(h, 0), 3);
+    ck_assert_uint_eq(areas_of(h, 1), 2);
+    for (uint32_t k = 0; k < LAYERS; k++) {
+        sg_expert_judge_foreseen(s, &h->home[k], hit, 3);
+        shelf_run(h, k, hit, 3, NULL, 1);
+        ck_assert_uint_eq(areas_of(h, k), 0);
+        if (k + 1 < LAYERS) ck_assert_uint_eq(areas_of(h, k + 1), 3);
+        if (k + 2 < LAYERS) ck_assert_uint_eq(areas_of(h, k + 2), 2);
+        ck_assert_uint_eq(h->home[k].finds.ahead + h->home[k].finds.late, 3);
+        ck_assert_uint_eq(h->home[k].finds.unused, 0);
+        ck_assert_uint_eq(h->home[k].finds.came, 3);
+        ck_assert(h->home[k].far_trust == 1);
+    }
+    for (uint32_t k = 0; k < LAYERS; k++) ck_assert_uint_eq(h->home[k].finds.missed, 0);
+    /* what was named for one run is of no meaning in the next */
+    sg_expert_foresee(&h->home[LAYERS - 1], hit, 3, hit, 3);
+    sg_expert_begin(s, true);
+    sg_expert_start_named(s);
+    ck_assert_uint_eq(areas(h), 0);
+    shelf_close(h);
+}
+END_TEST
+
+/* Areas are few: what is expected of a farther layer leaves, the farthest first, for a demand and for a nearer layer; a nearer one never for a farther. */
+START_TEST(nearer_ones_have_the_areas) {
+    shelf *h = make(4, 10, 0, 3, 1, _i);
+    sg_expert_store *s = &h->s;
+    static const uint32_t a[] = { 1 }, b[] = { 2 }, c[] = { 3 }, d[] = { 4 }, e[] = { 5, 6 };
+    sg_expert_begin(s, true);
+    sg_expert_foresee(&h->home[1], a, 1, a, 1);
+    sg_expert_foresee(&h->home[2], b, 1, b, 1);
+    sg_expert_foresee(&h->home[3], c, 1, c, 1);
+    sg_expert_start_named(s);
+    settle(h);
+    ck_assert(area_of(h, 1, 1) && area_of(h, 2, 2) && area_of(h, 3, 3));
+    shelf_run(h, 0, d, 1, NULL, 1); /* a demand */
+    ck_assert(area_of(h, 1, 1) && area_of(h, 2, 2) && !area_of(h, 3, 3));
+    ck_assert_uint_eq(h->home[3].finds.unused, 1);
+    sg_expert_expect(s, &h->home[3], e, 2); /* a free one, and no other */
+    ck_assert(area_of(h, 1, 1) && area_of(h, 2, 2) && area_of(h, 3, 5) && !area_of(h, 3, 6));
+    settle(h);
+    sg_expert_expect(s, &h->home[2], e, 2); /* that of 3, and that of what is not named any more */
+    ck_assert(area_of(h, 1, 1) && area_of(h, 2, 5) && area_of(h, 2, 6));
+    settle(h);
+    sg_expert_expect(s, &h->home[2], e, 2); /* the same again: nothing changes */
+    ck_assert(area_of(h, 1, 1) && area_of(h, 2, 5) && area_of(h, 2, 6));
+    ck_assert_uint_eq(h->home[2].finds.unused, 1);
+    shelf_run(h, 1, a, 1, NULL, 1);
+    ck_assert_uint_eq(h->home[1].finds.ahead, 1);
+    shelf_close(h);
+}
+END_TEST
+
+/* The same while reads wait: what did not begin is taken back, what flies is left alone. */
+START_TEST(far_reads_that_wait_give_way) {
+    shelf *h = make(4, 10, 0, 2, 1, _i);
+    sg_expert_store *s = &h->s;
+    static const uint32_t far[] = { 1, 2 }, near[] = { 7, 8 }, hit[] = { 0 };
+    set_gate(true, NOWHERE);
+    sg_expert_begin(s, true);
+    sg_expert_foresee(&h->home[2], far, 1, far, 1);
+    sg_expert_foresee(&h->home[3], far + 1, 1, far + 1, 1);
+    sg_expert_start_named(s);
+    wait_arrived(1);
+    ck_assert_int_eq(state_of(area_of(h, 2, 1), 0), SG_FETCH_FLYING);
+    ck_assert_int_eq(state_of(area_of(h, 3, 2), 0), SG_FETCH_QUEUED);
+    sg_expert_expect(s, &h->home[1], near, 2);
+    ck_assert(area_of(h, 2, 1) && !area_of(h, 3, 2) && area_of(h, 1, 7) && !area_of(h, 1, 8));
+    ck_assert_uint_eq(h->home[3].finds.unused, 1);
+    ck_assert_uint_eq(h->home[2].finds.unused, 0);
+    const pthread_t id = opener();
+    shelf_run(h, 0, hit, 1, NULL, 1);
+    pthread_join(id, NULL);
+    ck_assert_ptr_nonnull(area_of(h, 1, 7));
+    static const uint32_t both[] = { 7, 8 };
+    shelf_run(h, 1, both, 2, NULL, 1);
+    shelf_run(h, 2, far, 2, NULL, 1);
+    shelf_close(h);
+}
+END_TEST
+
 /* ---- failures ---- */
 
 /* In each slice of each expert, with nothing in slots and with some; then everything is right again. */
@@ -421,6 +570,10 @@ int main(void) {
     tcase_add_loop_test(t, dropped_and_claimed, 0, 2);
     tcase_add_loop_test(t, areas_of_later_ones, 0, 3); /* slots */
     tcase_add_test(t, as_areas_become_free);
+    tcase_add_loop_test(t, two_layers_ahead, 0, 2);
+    tcase_add_loop_test(t, all_layers_at_once, 0, 2);
+    tcase_add_loop_test(t, nearer_ones_have_the_areas, 0, 2);
+    tcase_add_loop_test(t, far_reads_that_wait_give_way, 0, 2);
     tcase_add_loop_test(t, fails_and_is_right_again, 0, 2);
     tcase_add_loop_test(t, fails_while_others_fly, 0, 2);
     tcase_add_loop_test(t, fails_ahead, 0, 2);

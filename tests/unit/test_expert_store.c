@@ -330,6 +330,155 @@ START_TEST(trial) {
 }
 END_TEST
 
+/* The pre-gate is believed by layer as it proves, of what is not in slots; look-ahead is not asked where it is at least as good, but for a probe. */
+START_TEST(trust_of_the_pregate) {
+    shelf *h = create();
+    const size_t bytes[] = { 100, 100, 100 };
+    static const uint32_t one[] = { 1 }, two[] = { 2 }, both[] = { 1, 2 };
+    shelf_layer(h, 4, 0, bytes, 0, false);
+    shelf_layer(h, 4, 0, bytes, 0, false);
+    open_with(h, _i, 4, 1);
+    sg_expert_store *s = &h->s;
+    sg_expert_home *bad = &h->home[0], *half = &h->home[1];
+    uint32_t believed = 0;
+    for (uint32_t run = 1; run < SG_EXPERT_FIRST; run++) {
+        sg_expert_begin(s, true);
+        ck_assert(!sg_expert_is_foreseen(s, half)); /* nothing was said yet */
+        believed += sg_expert_foresees(s, bad);
+        ck_assert(sg_expert_foresees(s, half));
+        sg_expert_foresee(bad, one, 1, one, 1);
+        sg_expert_foresee(half, both, 2, both, 2);
+        const bool probe = s->run % SG_EXPERT_PROBE == 0;
+        ck_assert_int_eq(sg_expert_is_foreseen(s, half), half->far_trust >= half->trust && !probe);
+        if (!sg_expert_is_foreseen(s, half)) sg_expert_expect(s, half, one, 1);
+        sg_expert_judge_foreseen(s, bad, two, 1);
+        shelf_run(h, 0, two, 1, NULL, 1);
+        sg_expert_judge_foreseen(s, half, two, 1);
+        shelf_run(h, 1, two, 1, NULL, 1);
+        ck_assert_int_eq(sg_expert_weighs(s, half, false), true);
+        ck_assert_int_eq(sg_expert_weighs(s, bad, false), bad->far_trust > SG_EXPERT_TRUE);
+        ck_assert_int_eq(sg_expert_weighs(s, bad, true), bad->far_trust > SG_EXPERT_TRUE || probe);
+    }
+    ck_assert(believed > 10 && believed < 40);
+    ck_assert(bad->far_trust < SG_EXPERT_TRUE && half->far_trust > SG_EXPERT_TRUE && half->far_trust < 0.7f);
+    ck_assert_uint_eq(bad->finds.foreseen, SG_EXPERT_FIRST - 1);
+    ck_assert_uint_eq(bad->finds.came, 0);
+    ck_assert_uint_eq(half->finds.foreseen, 2 * (SG_EXPERT_FIRST - 1));
+    ck_assert_uint_eq(half->finds.came, SG_EXPERT_FIRST - 1);
+    ck_assert(half->finds.guessed > 5 && half->finds.right == 0); /* it was asked, and is worse */
+    ck_assert(half->trust < half->far_trust);
+    half->trust = 0; /* even so: a probe */
+    for (uint32_t k = 0; k < SG_EXPERT_PROBE + 3; k++) {
+        sg_expert_begin(s, true);
+        sg_expert_foresee(half, both, 2, both, 2);
+        ck_assert_int_eq(sg_expert_is_foreseen(s, half), s->run % SG_EXPERT_PROBE != 0);
+    }
+    sg_expert_begin(s, false); /* in batches it names for the first token only */
+    sg_expert_foresee(half, both, 2, both, 0);
+    ck_assert(!sg_expert_is_foreseen(s, half));
+    sg_expert_begin(s, true);
+    s->no_ahead = true; /* reads nothing, and counts all the same */
+    ck_assert(!sg_expert_foresees(s, half));
+    ck_assert(sg_expert_weighs(s, half, false));
+    s->no_cache = true;
+    ck_assert(!sg_expert_weighs(s, half, false));
+    shelf_close(h);
+}
+END_TEST
+
+/* Experts of a run that is hardly like the one before, as real ones; of batches with counts. */
+static uint32_t next_run(uint64_t *seed, uint32_t n_expert, uint32_t n_tokens, uint32_t n_used, uint32_t round, uint16_t *uses) {
+    uint32_t all = 0;
+    memset(uses, 0, n_expert * sizeof *uses);
+    for (uint32_t t = 0; t < n_tokens; t++)
+        for (uint32_t i = 0; i < n_used;) {
+            const uint64_t a = rnd(seed) % n_expert, b = rnd(seed) % n_expert;
+            const uint32_t e = (uint32_t)(a * b / n_expert + round / 20 * 5) % n_expert;
+            if (uses[e] > t) continue; /* at most once a token, about */
+            uses[e]++;
+            i++;
+        }
+    for (uint32_t e = 0; e < n_expert; e++) all += uses[e] > 0;
+    return all;
+}
+
+/* Experts that had to be read in all runs, with the next one known or not. */
+static uint64_t reads_of(int i, uint32_t n_slots, uint32_t n_tokens, bool in_place, bool known) {
+    enum { N = 16, ROUNDS = 120 };
+    shelf *h = create();
+    const size_t bytes[] = { 64, 64, 64 };
+    shelf_layer(h, N, n_slots, bytes, 0, in_place);
+    open_with(h, i, in_place ? N : 4, 1);
+    uint64_t seed = 17;
+    uint16_t now[N], next[N];
+    uint32_t n = next_run(&seed, N, n_tokens, 2, 0, now);
+    for (uint32_t round = 0; round < ROUNDS; round++) {
+        uint32_t hit[N], count[N + 1] = { 0 }, at = 0;
+        const uint32_t n_next = next_run(&seed, N, n_tokens, 2, round + 1, next);
+        for (uint32_t e = 0; e < N; e++) {
+            if (now[e]) hit[at++] = e;
+            count[e + 1] = count[e] + now[e];
+        }
+        sg_expert_begin(&h->s, n_tokens == 1);
+        ck_assert_ptr_null(h->home[0].cache.soon);
+        if (known) {
+            memcpy(h->home[0].soon, next, sizeof next);
+            sg_expert_weighed(&h->home[0]);
+        }
+        shelf_run(h, 0, hit, n, n_tokens > 1 ? count : NULL, n_tokens);
+        memcpy(now, next, sizeof now);
+        n = n_next;
+    }
+    const uint64_t missed = h->home[0].finds.missed;
+    shelf_close(h);
+    return missed;
+}
+
+/* Who is needed by the next batch stays: fewer reads, with any number of slots, whatever the batch. */
+START_TEST(next_ones_stay) {
+    for (int in_place = 0; in_place < 2; in_place++)
+        for (uint32_t n_tokens = 1; n_tokens <= 9; n_tokens += 4)
+            for (uint32_t n_slots = 1; n_slots < 16; n_slots += 2) {
+                const uint64_t with = reads_of(_i, n_slots, n_tokens, in_place, true), without = reads_of(_i, n_slots, n_tokens, in_place, false);
+                ck_assert_msg(with <= without, "%u tokens, %u slots: %llu reads, %llu without knowing", n_tokens, n_slots, (unsigned long long)with,
+                              (unsigned long long)without);
+                if (n_slots >= 3 && n_slots <= 9) ck_assert_msg(with < without, "%u tokens, %u slots: %llu reads either way", n_tokens, n_slots, (unsigned long long)with);
+            }
+}
+END_TEST
+
+/* Of a single token: what the next one is named to need is not displaced, not even by what this one uses, which is warmer for it all the same. */
+START_TEST(needed_next_is_not_displaced) {
+    shelf *h = create();
+    const size_t bytes[] = { 100, 100, 100 };
+    static const uint32_t a[] = { 0, 1 }, b[] = { 2, 3 };
+    shelf_layer(h, 6, 2, bytes, 0, false);
+    open_with(h, _i, 2, 1);
+    sg_expert_home *e = &h->home[0];
+    sg_expert_begin(&h->s, true);
+    shelf_run(h, 0, a, 2, NULL, 1);
+    for (uint32_t round = 0; round < 3; round++) {
+        sg_expert_begin(&h->s, true);
+        memset(e->soon, 0, 6 * sizeof *e->soon);
+        e->soon[0] = 1;
+        if (round == 1) e->soon[1] = 1;
+        sg_expert_weighed(e);
+        if (round < 2) ck_assert_uint_ne(e->cache.slot_of[1], SG_SLOT_NONE);
+        const uint8_t heat = e->cache.heat[2];
+        shelf_run(h, 0, b, 2, NULL, 1);
+        ck_assert_uint_gt(e->cache.heat[2], heat);
+        ck_assert_uint_ne(e->cache.slot_of[0], SG_SLOT_NONE);
+        if (round == 0) { /* 2 has the other slot; it gives it up again */
+            ck_assert_uint_eq(e->cache.slot_of[1], SG_SLOT_NONE);
+            sg_expert_begin(&h->s, true);
+            shelf_run(h, 0, a, 2, NULL, 1);
+        }
+    }
+    ck_assert_uint_eq(e->cache.slot_of[1], SG_SLOT_NONE);
+    shelf_close(h);
+}
+END_TEST
+
 int main(void) {
     const int n = sg_reader_uring_probe(NULL, 0) ? 6 : 4;
     Suite *s = suite_create("expert_store");
@@ -343,6 +492,9 @@ int main(void) {
     tcase_add_loop_test(t, any_work, 0, n);
     tcase_add_loop_test(t, trust, 0, 1);
     tcase_add_loop_test(t, trial, 0, 1);
+    tcase_add_loop_test(t, trust_of_the_pregate, 0, 1);
+    tcase_add_loop_test(t, next_ones_stay, 0, 1);
+    tcase_add_loop_test(t, needed_next_is_not_displaced, 0, 1);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
     srunner_set_fork_status(r, CK_NOFORK); /* OpenMP teams do not survive a fork */

@@ -191,6 +191,36 @@ START_TEST(exact_keeps_what_must_stay) {
 }
 END_TEST
 
+/* Whoever is needed least soon goes first, heat and age decide among equals; where nothing is known, they alone. */
+START_TEST(needed_soon_stays) {
+    enum { SLOTS = 12 };
+    sg_neuron_cache c = make(SLOTS, 100);
+    uint16_t soon[100] = { 0 };
+    c.exact = true;
+    fill(&c, 1);
+    for (uint32_t i = 0; i < SLOTS; i++) {
+        soon[i] = (uint16_t)(i * 7 % 5 == 4 ? 65535 : i * 7 % 5);
+        c.heat[i] = (uint8_t)(255 - 20 * (i * 5 % 7)); /* the coldest is needed most */
+    }
+    c.soon = soon;
+    for (uint32_t n = 0; n < SLOTS; n++) {
+        uint32_t want = SG_SLOT_NONE;
+        for (uint32_t i = 0; i < SLOTS; i++) {
+            if (c.used[i] == 20) continue;
+            if (want == SG_SLOT_NONE || soon[i] < soon[want] || (soon[i] == soon[want] && c.heat[i] < c.heat[want])) want = i;
+        }
+        ck_assert_uint_eq(sg_neuron_cache_coldest(&c, 20), want);
+        ck_assert_uint_eq(sg_neuron_cache_take(&c, 50 + n, 20, true), want);
+        check(&c);
+    }
+    c.soon = NULL;
+    ck_assert_uint_eq(sg_neuron_cache_soon(&c, 3), 0);
+    c.heat[53] = 0;
+    ck_assert_uint_eq(sg_neuron_cache_coldest(&c, 21), c.slot_of[53]);
+    drop(&c);
+}
+END_TEST
+
 START_TEST(halved_when_the_owner_says) {
     sg_neuron_cache c = make(2, 4);
     c.halve_after = SG_HEAT_TOKENS_EXPERTS;
@@ -394,6 +424,7 @@ int main(void) {
     tcase_add_test(tc, hot_ones_stay);
     tcase_add_test(tc, exact_finds_the_coldest);
     tcase_add_test(tc, exact_keeps_what_must_stay);
+    tcase_add_test(tc, needed_soon_stays);
     tcase_add_test(tc, halved_when_the_owner_says);
     tcase_add_test(tc, heat_is_halved);
     tcase_add_test(tc, what_is_forgotten);
