@@ -179,7 +179,7 @@ void sg_ffn_run(sg_ffn *f, uint32_t unit, const sg_acts *x, const float *residua
         return;
     }
     if (l->experts) {
-        sg_ffn_run_away(f, &k, seen, y, ldy, team);
+        sg_ffn_run_away(f, &k, seen, residual, y, ldy, team);
         return;
     }
     if (b->n_expert > 0 && x->n > 1) sg_ffn_run_experts(f, &k, team);

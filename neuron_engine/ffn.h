@@ -259,11 +259,10 @@ void sg_ffn_run_experts(sg_ffn *f, const sg_ffn_task *k, sg_team *team);
 /* The same for cluster c of an expert; with_gates, with_ups: which half. */
 void sg_ffn_visit(sg_ffn *f, const sg_ffn_task *k, uint32_t expert, uint32_t c, bool with_gates, bool with_ups);
 /* Experts that are not all in RAM (ffn_experts_away.c); as sg_ffn_run, called by it. */
-void sg_ffn_run_away(sg_ffn *f, const sg_ffn_task *k, const sg_acts *seen, float *y, size_t ldy, sg_team *team);
+void sg_ffn_run_away(sg_ffn *f, const sg_ffn_task *k, const sg_acts *seen, const float *residual, float *y, size_t ldy, sg_team *team);
 /* The predictor's first half for all tokens, by every thread. Returns what the second half reads besides f->z. */
 const sg_acts *sg_ffn_project(sg_ffn *f, const sg_ffn_layer *l, const sg_acts *x, const float *residual, sg_team *team, uint32_t thread);
-/* Lets the observer look, if there is one; by every thread, gates and h being there. Not at experts that are not
- * all in RAM. */
+/* Lets the observer look, if there is one; by every thread, gates and h being there. */
 void sg_ffn_observe(sg_ffn *f, const sg_ffn_task *k, const sg_acts *x, const float *residual, sg_team *team);
 /* The cuts of the tokens for policy.top_k, by every thread, gates being there. Ends with a barrier. */
 void sg_ffn_top_k(sg_ffn *f, const sg_ffn_task *k, sg_team *team);

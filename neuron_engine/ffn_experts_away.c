@@ -124,11 +124,12 @@ static bool next_range(sg_ffn *f, const sg_ffn_task *k, bool again, sg_team *tea
     return more;
 }
 
-static void run_ranges(sg_ffn *f, const sg_ffn_task *k, const sg_acts *seen, float *y, size_t ldy, sg_team *team) {
+static void run_ranges(sg_ffn *f, const sg_ffn_task *k, const sg_acts *seen, const float *residual, float *y, size_t ldy, sg_team *team) {
     const bool together = *f->hit_hi == *f->n_hit;
     bool more = true;
     sg_ffn_clear_skipped(f, k, sg_team_size(team));
     for (; more; more = next_range(f, k, false, team)) visit_range(f, k, seen, team);
+    sg_ffn_observe(f, k, seen, residual, team);
     sg_ffn_down_begin(f, k, team);
     if (together) {
         sg_ffn_down_clusters(f, k, 0, k->n_clusters, y, ldy, team);
@@ -141,9 +142,9 @@ static void run_ranges(sg_ffn *f, const sg_ffn_task *k, const sg_acts *seen, flo
     sg_ffn_down_end(f, k, y, ldy, team);
 }
 
-void sg_ffn_run_away(sg_ffn *f, const sg_ffn_task *k, const sg_acts *seen, float *y, size_t ldy, sg_team *team) {
+void sg_ffn_run_away(sg_ffn *f, const sg_ffn_task *k, const sg_acts *seen, const float *residual, float *y, size_t ldy, sg_team *team) {
     if (k->n > 1) {
-        run_ranges(f, k, seen, y, ldy, team);
+        run_ranges(f, k, seen, residual, y, ldy, team);
     } else {
         if (f->policy.top_k > 0) {
             visit_all(f, k, seen, true, false, team);
@@ -151,6 +152,7 @@ void sg_ffn_run_away(sg_ffn *f, const sg_ffn_task *k, const sg_acts *seen, float
         }
         if (k->thread == 0) (void)sg_expert_group(k->l->experts->store);
         visit_all(f, k, seen, f->policy.top_k == 0, true, team);
+        sg_ffn_observe(f, k, seen, residual, team);
         sg_ffn_down(f, k, y, ldy, team);
     }
     sg_team_barrier(team);

@@ -2,6 +2,7 @@
 #ifndef SG_NE_OBSERVE_H
 #define SG_NE_OBSERVE_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 /* n tokens in one bundled unit; neurons by their place in the bundle, or in that of their expert. Valid during the call. */
@@ -17,5 +18,12 @@ typedef struct sg_ffn_sample {
 
 /* Called on one thread, layer by layer, in the order of the tokens. */
 typedef void (*sg_ffn_observe_fn)(void *user, const sg_ffn_sample *sample);
+
+/* What other steps make of n tokens: rows[n], `ld` values apart. Valid during the call, on one thread, in the order of the tokens. */
+typedef enum sg_seen {
+    SG_SEEN_EMBEDDED, /* the stream before the first layer */
+    SG_SEEN_ROUTER    /* the products of a layer's router, its bias included */
+} sg_seen;
+typedef void (*sg_rows_observe_fn)(void *user, sg_seen what, uint32_t layer, const float *rows, size_t ld, uint32_t n);
 
 #endif

@@ -207,6 +207,8 @@ static void walk(void *arg, uint32_t thread) {
         sg_trace_add(trace, SG_TRACE_STEP, op_names[s->op], thread, begin, trace ? sg_trace_now() : 0, s->layer);
         if (thread == 0) r->stop[i % 2] = (s->op == SG_OP_NORM && atomic_load(r->cancel)) || failed(e);
         sg_team_barrier(e->team);
+        if (s->op == SG_OP_EMBED && e->on_rows && thread == 0) /* the step behind it only reads the stream */
+            e->on_rows(e->on_rows_user, SG_SEEN_EMBEDDED, 0, row(e, SG_BUF_X, 0), p->width[SG_BUF_X], r->n);
         if (r->stop[i % 2]) break;
     }
 }

@@ -69,6 +69,8 @@ typedef struct sg_exec {
      * routed. NULL: all. The function: set by the owner; NULL: those that the layer's home has in slots, all where there is no home. */
     const uint8_t *(*resident)(void *user, uint32_t layer);
     void *resident_user;
+    sg_rows_observe_fn on_rows; /* set by the owner, NULL: nobody looks on */
+    void *on_rows_user;
     void (*on_route)(void *user, uint32_t layer, const sg_ffn_route *route); /* set by the owner, NULL: nobody looks on */
     void *on_route_user;
     sg_experts experts;            /* when they are matrices */

@@ -58,6 +58,10 @@ static void route_tokens(const sg_exec_turn *r, const sg_step *s, uint32_t threa
 
 void sg_exec_route(const sg_exec_turn *r, const sg_step *s, uint32_t thread, uint32_t threads) {
     sg_exec *e = r->e;
+    if (e->on_rows) { /* before scores take the place of the products */
+        if (thread == 0) e->on_rows(e->on_rows_user, SG_SEEN_ROUTER, s->layer, sg_exec_row(e, s->in, 0) + s->at, e->m.plan->width[s->in], r->n);
+        sg_team_barrier(e->team);
+    }
     route_tokens(r, s, thread, threads);
     sg_expert_home *home = home_of(e, s->layer);
     if (!home) return;

@@ -436,6 +436,11 @@ sg_status sg_session_observe(sg_session *s, sg_ffn_observe_fn fn, void *user, sg
     return SG_OK;
 }
 
+void sg_session_observe_rows(sg_session *s, sg_rows_observe_fn fn, void *user) {
+    s->exec.on_rows = fn;
+    s->exec.on_rows_user = user;
+}
+
 static void on_route(void *user, uint32_t layer, const sg_ffn_route *route) { sg_route_log_add(user, layer, route, NULL); }
 
 /* Bytes of one expert of a layer as they lie in the file. */

@@ -15,5 +15,7 @@ bool sg_session_take_cancel(sg_session *session);
 /* From now on fn looks on while feed-forward layers of neuron bundles compute (observe.h), NULL: no longer. SG_E_UNSUPPORTED when
  * the model has none. */
 SG_NODISCARD sg_status sg_session_observe(sg_session *session, sg_ffn_observe_fn fn, void *user, sg_error *err);
+/* The same for embeddings and the products of routers, of any model. */
+void sg_session_observe_rows(sg_session *session, sg_rows_observe_fn fn, void *user);
 
 #endif

@@ -20,6 +20,9 @@ A gain belongs to a layer and is small in the first ones: in the trace early lay
 for --topic-length tokens in the mean and a subtopic for two. The constants of Router were fitted by simulating such scores to a trace of
 Qwen3-30B-A3B (BigMoeOnEdge, docs/bench-data/2026-07-15-route-trace): 6 of 128 experts, a prompt of 28 tokens and 128 of the answer.
 
+--pregate adds a pre-gate (docs/model_bin.md), the rows of all routers. As the layers write little, the embedding says nearly what they will. With
+--pregate-routes the layers have no routers of their own: the pre-gate is the router, and what it names comes true.
+
 smallthinker: its ReLU neurons fire at the mean rate --active, hot and cold ones in every expert, as in make_sparse.py. All matrices have one
 type; norms and routers are F32. Needs numpy.
 """
@@ -98,7 +101,7 @@ def topic_ids(shape, n, topic_length, seed):
     return ids
 
 
-def list_tensors(s, layers, kind):
+def list_tensors(s, layers, kind, pregate=False, routers=True):
     """The tensors as (name, dimensions with the row length first, type)."""
     q, kv, d = s.heads * s.head, s.kv_heads * s.head, s.width
     out = [("token_embd.weight", (d, s.vocab), kind), ("output_norm.weight", (d,), "f32"), ("output.weight", (d, s.vocab), kind)]
@@ -109,8 +112,8 @@ def list_tensors(s, layers, kind):
             layer += [("attn_q_norm", (s.head,), "f32"), ("attn_k_norm", (s.head,), "f32")]
         layer += [("ffn_norm", (d,), "f32"), ("ffn_gate_inp", (d, s.experts), "f32"), ("ffn_gate_exps", (d, s.expert, s.experts), kind),
                   ("ffn_up_exps", (d, s.expert, s.experts), kind), ("ffn_down_exps", (s.expert, d, s.experts), kind)]
-        out += [(f"blk.{i}.{name}.weight", dims, quant) for name, dims, quant in layer]
-    return out
+        out += [(f"blk.{i}.{name}.weight", dims, quant) for name, dims, quant in layer if routers or name != "ffn_gate_inp"]
+    return out + [("sparsegen.pregate.weight", (d, s.experts * layers), "f32")] * pregate
 
 
 class Maker:
@@ -189,6 +192,9 @@ class Maker:
         name = tensor.split(".")[-2]
         if name == "ffn_gate_inp":
             f.write(self.routers(int(tensor.split(".")[1])).data)
+        elif name == "pregate":
+            for layer in range(dims[1] // self.s.experts):  # times the weights of the norm before the router, which are 1 here
+                f.write(self.routers(layer).data)
         elif quant == "f32":
             f.write(np.ones(dims[0], "<f4").data)
         else:
@@ -228,7 +234,8 @@ def metadata(args, s, layers):
 
 def write_model(path, args, shape, layers):
     """Write the model to `path`; returns the number of parameters and of bytes."""
-    maker, tensors = Maker(args, shape, layers), list_tensors(shape, layers, args.type)
+    maker = Maker(args, shape, layers)
+    tensors = list_tensors(shape, layers, args.type, args.pregate or args.pregate_routes, not args.pregate_routes)
     with open(path, "wb") as f:
         base.write_header(f, [(*tensor, None) for tensor in tensors], metadata(args, shape, layers))
         for tensor in tensors:
@@ -250,6 +257,8 @@ def main():
     add("--layers", type=int, metavar="N", help="write only N layers (default: all of the shape)")
     add("--experts", type=int, metavar="N", help="write only N experts in a layer (default: all of the shape)")
     add("--expert-width", type=int, metavar="N", help="write only N neurons of an expert: to see the same routes with little memory")
+    add("--pregate", action="store_true", help="add a pre-gate: the routers of all layers, for the embedding")
+    add("--pregate-routes", action="store_true", help="leave out the layers' own routers: the pre-gate is the router of all")
     add("--seed", type=int, default=1, metavar="S", help="seed of weights and ids (default %(default)s)")
     args = parser.parse_args()
     shape = SHAPES[args.shape]

@@ -1,10 +1,9 @@
 /* Calibration from one end to the other: the text goes through the model, layers are counted and fitted, the file is written. */
-#include "runtime/calibrate/calibrate.h"
-
 #include <stdlib.h>
 #include <string.h>
 
-#include "runtime/model.h"
+#include "runtime/calibrate/prepare.h"
+#include "runtime/session_private.h"
 
 #define WINDOW 512u
 #define SAMPLES 8192u               /* of a layer: for a rank of some hundred, many more than unknowns in its eigenvectors */
@@ -126,10 +125,12 @@ static sg_status start(calibration *k, sg_error *err) {
     SG_TRY(sg_session_observe(k->session, sg_cal_observe, c, err));
     c->act = sg_plan_act(k->model->desc.hp.ffn_act);
     SG_TRY(sg_team_create(sg_session_get_stats(k->session).n_threads, &c->team, err));
-    if (!c->predictors) return SG_OK;
-    k->have_la = sg_linalg_open(&k->la, sg_team_size(c->team));
-    if (!k->have_la)
-        sg_log_line(&c->log, SG_LOG_WARN, "no LAPACK (libopenblas.so.0): predictors of the kind \"sign\" only");
+    const bool routes = k->model->desc.hp.n_expert > 0 && !o->no_ahead;
+    k->have_la = (c->predictors || routes) && sg_linalg_open(&k->la, sg_team_size(c->team));
+    if (!k->have_la && c->predictors) sg_log_line(&c->log, SG_LOG_WARN, "no LAPACK (libopenblas.so.0): predictors of the kind \"sign\" only");
+    if (!k->have_la && routes) sg_log_line(&c->log, SG_LOG_WARN, "no LAPACK (libopenblas.so.0): what names experts ahead stays as it is");
+    SG_TRY(sg_cal_prepare_routes(c, k->model, &k->session->exec.router, routes, k->have_la, err));
+    sg_session_observe_rows(k->session, sg_cal_see_rows, &c->routes);
     return SG_OK;
 }
 
@@ -161,7 +162,9 @@ static sg_status work_on_layer(calibration *k, uint32_t layer, sg_error *err) {
     for (size_t e = 0; e < l->n_expert; e++) sg_cal_order(l->counts + e * l->n, l->n, l->order + e * l->n);
     for (uint32_t i = 0; i < SG_CAL_SHARES; i++) l->shares[i] = sg_cal_quantile(l->magnitudes, sg_cal_shares[i]);
     sg_cal_coactivity(c, layer);
-    if (c->predictors) SG_TRY(sg_cal_choose(c, layer, k->have_la ? &k->la : NULL, err));
+    const sg_linalg *la = k->have_la ? &k->la : NULL;
+    if (c->predictors) SG_TRY(sg_cal_choose(c, layer, la, err));
+    SG_TRY(sg_cal_fit_layer(&c->routes, layer, la, err));
     return step(k, FIT_WORK * (double)k->n / c->n_layer) ? SG_OK : cancelled(k, err);
 }
 
@@ -174,6 +177,7 @@ static sg_status walk_layers(calibration *k, sg_error *err) {
         c->most_samples = (uint32_t)(c->most_samples * (double)ram / (double)sg_cal_sample_bytes(c));
         if (c->most_samples < LEAST_TOKENS)
             return sg_fail(err, SG_E_ARG, "%s: samples of a layer need more than %llu bytes of memory", c->path, (unsigned long long)ram);
+        c->routes.most_samples = c->most_samples;
         at_once = 1;
     }
     const uint32_t n = at_once < c->n_layer ? (uint32_t)at_once : c->n_layer, passes = (c->n_layer + n - 1) / n;
@@ -187,7 +191,7 @@ static sg_status walk_layers(calibration *k, sg_error *err) {
         sg_cal_end_samples(c);
         SG_TRY(s);
     }
-    return SG_OK;
+    return sg_cal_choose_hints(&c->routes, err);
 }
 
 /* ---- all of it ---------------------------------------------------------------------------------------------------- */
@@ -199,6 +203,7 @@ static void finish(calibration *k) {
     sg_gguf_close(&k->gguf);
     sg_team_destroy(&c->team);
     sg_linalg_close(&k->la);
+    sg_cal_routes_finish(&c->routes);
     for (uint32_t i = 0; c->layers && i < c->n_layer; i++) {
         free(c->layers[i].counts);
         free(c->layers[i].order);

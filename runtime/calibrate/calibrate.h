@@ -5,6 +5,7 @@
  *   evaluate.c       what a candidate finds (recall) and what it names besides (precision), on text that it was not fitted to
  *   choose.c         candidates of a layer: made, measured, the best one kept
  *   coactivity.c     which neurons fire together, which clusters a token touches
+ *   routes.h         what names experts before their layer is there
  *   report.c, plot.c tables and curves
  *   rewrite.c        the new file
  *
@@ -17,6 +18,7 @@
 #include "io/gguf.h"
 #include "neuron_engine/ffn.h"
 #include "runtime/base/mem.h"
+#include "runtime/calibrate/routes.h"
 
 /* Histogram of |act(gate)| by the upper bits of the float: 64 bins from one power of two to the next, so a quantile is right within
  * 1.6 %. Bin 0 also holds zero. Anything not finite is in the last. */
@@ -103,6 +105,7 @@ typedef struct sg_cal {
     sg_predictor_kind only; /* NONE: all kinds */
     uint32_t first, end; /* the layers that this pass collects */
     sg_cal_layer *layers; /* [n_layer] */
+    sg_cal_routes routes;
     const sg_bundle_layout *layouts; /* [n_layer] of the main units */
     sg_team *team;
     sg_log log;

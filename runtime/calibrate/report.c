@@ -82,6 +82,7 @@ void sg_cal_report(const sg_cal *c, sg_str *out) {
     predictors(c, out);
     if (c->experts) {
         sg_str_puts(out, "\nno predictors: a router says which neurons of experts are needed\n");
+        sg_cal_routes_report(&c->routes, out);
         return;
     }
     for (uint32_t i = 0; i < c->n_layer; i++) {

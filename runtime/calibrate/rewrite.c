@@ -24,11 +24,16 @@ typedef struct rewrite {
 
 static bool begins(const char *s, const char *prefix) { return strncmp(s, prefix, strlen(prefix)) == 0; }
 
-/* A tensor that is made anew, or left out: blk.N.ffn_order, ffn_counts, ffn_pred_*; the checksums. */
-static bool is_ours(const char *name) {
+/* A tensor that is made anew, or left out: blk.N.ffn_order, ffn_counts, ffn_pred_*, what names experts ahead; the checksums. */
+static bool is_ours(const sg_cal *c, const char *name) {
+    uint32_t layer;
+    int end = 0;
     if (strcmp(name, SG_BIN_CHECKSUMS) == 0) return true;
-    const char *dot = strrchr(name, '.');
-    return begins(name, "blk.") && dot && (strcmp(dot, ".ffn_order") == 0 || strcmp(dot, ".ffn_counts") == 0 || begins(dot, ".ffn_pred_"));
+    if (begins(name, SG_CAL_PREGATE)) return !c->routes.keep_pre;
+    if (sscanf(name, "blk.%" SCNu32 ".%n", &layer, &end) != 1 || end == 0) return false;
+    const char *stem = name + end;
+    if (begins(stem, SG_CAL_AHEAD)) return !c->routes.keep_ahead;
+    return strcmp(stem, "ffn_order") == 0 || strcmp(stem, "ffn_counts") == 0 || begins(stem, "ffn_pred_");
 }
 
 /* ---- keys --------------------------------------------------------------------------------------------------------- */
@@ -97,16 +102,50 @@ static sg_status declare_learned(const rewrite *r, uint32_t i, sg_error *err) {
     return declare(r, i, "ffn_pred_b", p->type, p->rank, c->n_ff, err);
 }
 
+/* What names experts: n rows and n offsets. */
+static sg_status declare_hint(const rewrite *r, const sg_cal_hint *h, const char *name, uint32_t n, sg_error *err) {
+    const uint64_t ne[2] = { r->c->k, n };
+    char full[96];
+    if (!h->rows) return SG_OK;
+    snprintf(full, sizeof full, "%sweight", name);
+    SG_TRY(sg_bin_writer_tensor(r->w, full, h->type, 2, ne, err));
+    snprintf(full, sizeof full, "%sbias", name);
+    return sg_bin_writer_tensor(r->w, full, SG_DTYPE_F32, 1, &ne[1], err);
+}
+
+static sg_status declare_hints(const rewrite *r, sg_error *err) {
+    const sg_cal_routes *t = &r->c->routes;
+    for (uint32_t i = 0; i < t->n; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "blk.%" PRIu32 "." SG_CAL_AHEAD, t->layer[i].layer);
+        SG_TRY(declare_hint(r, &t->layer[i].ahead, name, t->n_expert, err));
+    }
+    return declare_hint(r, &t->pre, SG_CAL_PREGATE, t->n * t->n_expert, err);
+}
+
+static sg_status write_hint(const rewrite *r, const sg_cal_hint *h, uint32_t n, sg_error *err) {
+    if (!h->rows) return SG_OK;
+    SG_TRY(sg_bin_writer_data(r->w, h->rows, h->bytes, err));
+    return sg_bin_writer_data(r->w, h->bias, n * sizeof *h->bias, err);
+}
+
+static sg_status write_hints(const rewrite *r, sg_error *err) {
+    const sg_cal_routes *t = &r->c->routes;
+    for (uint32_t i = 0; i < t->n; i++) SG_TRY(write_hint(r, &t->layer[i].ahead, t->n_expert, err));
+    return write_hint(r, &t->pre, t->n * t->n_expert, err);
+}
+
 /* Order of the file: what is not cut, what was learned, the bundles. */
 static sg_status declare_all(const rewrite *r, sg_error *err) {
     const sg_cal *c = r->c;
     for (int bundles = 0; bundles < 2; bundles++) {
         for (size_t i = 0; i < sg_gguf_n_tensors(c->gguf); i++) {
             const sg_tensor_info *t = sg_gguf_tensor_at(c->gguf, i);
-            if (!is_ours(t->name) && sg_bin_is_bundle(t->name, NULL) == bundles)
+            if (!is_ours(c, t->name) && sg_bin_is_bundle(t->name, NULL) == bundles)
                 SG_TRY(sg_bin_writer_tensor(r->w, t->name, t->type, t->n_dims, t->ne, err));
         }
         for (uint32_t i = 0; !bundles && i < c->n_layer; i++) SG_TRY(declare_learned(r, i, err));
+        if (!bundles) SG_TRY(declare_hints(r, err));
     }
     return SG_OK;
 }
@@ -213,10 +252,11 @@ static sg_status write_all(const rewrite *r, sg_error *err) {
     uint32_t layer;
     for (size_t i = 0; i < sg_gguf_n_tensors(c->gguf); i++) {
         const sg_tensor_info *t = sg_gguf_tensor_at(c->gguf, i);
-        if (is_ours(t->name) || sg_bin_is_bundle(t->name, NULL)) continue;
+        if (is_ours(c, t->name) || sg_bin_is_bundle(t->name, NULL)) continue;
         SG_TRY(is_neuron_bias(t->name, &layer) ? write_bias(r, t, layer, err) : copy(r, t, err));
     }
     for (uint32_t i = 0; i < c->n_layer; i++) SG_TRY(write_learned(r, i, err));
+    SG_TRY(write_hints(r, err));
     for (size_t i = 0; i < sg_gguf_n_tensors(c->gguf); i++) {
         const sg_tensor_info *t = sg_gguf_tensor_at(c->gguf, i);
         if (!sg_bin_is_bundle(t->name, &layer)) continue;

@@ -11,7 +11,7 @@ const float sg_cal_recalls[SG_CAL_RECALLS] = { 0.80f, 0.90f, 0.95f, 0.98f, 0.99f
 
 size_t sg_cal_sample_bytes(const sg_cal *c) {
     const size_t one = (c->predictors ? c->k * sizeof(uint16_t) : 0) + c->words * sizeof(uint64_t) + sizeof(uint32_t);
-    return c->most_samples * one + SG_CAL_BINS * sizeof(uint64_t);
+    return c->most_samples * one + SG_CAL_BINS * sizeof(uint64_t) + sg_cal_route_bytes(&c->routes);
 }
 
 sg_status sg_cal_begin(sg_cal *c, uint32_t first, uint32_t end, sg_error *err) {
@@ -28,7 +28,7 @@ sg_status sg_cal_begin(sg_cal *c, uint32_t first, uint32_t end, sg_error *err) {
         if (!l->counts || !l->order || !l->magnitudes || (c->predictors && !l->x) || !l->bits || !l->expert)
             return sg_fail(err, SG_E_NOMEM, "%s: out of memory for the samples of layer %u", c->path, i);
     }
-    return SG_OK;
+    return sg_cal_routes_begin(&c->routes, first, end, err);
 }
 
 void sg_cal_end_samples(sg_cal *c) {
@@ -43,6 +43,7 @@ void sg_cal_end_samples(sg_cal *c) {
         l->expert = NULL;
         l->magnitudes = NULL;
     }
+    sg_cal_routes_end_samples(&c->routes, c->first, c->end);
 }
 
 /* |act(g)| of n values, n at most SG_CLUSTER_MAX: what --lossy threshold compares (ffn_up.c, choose). */
@@ -81,8 +82,9 @@ static void keep_use(const sg_cal *c, sg_cal_layer *l, const float *x, const flo
 }
 
 void sg_cal_observe(void *user, const sg_ffn_sample *s) {
-    const sg_cal *c = user;
+    sg_cal *c = user;
     const sg_cal_unit unit = c->units[s->unit];
+    if (s->expert) sg_cal_see_stream(&c->routes, unit.layer, s->residual, s->k, s->n);
     if (unit.layer < c->first || unit.layer >= c->end) return;
     sg_cal_layer *l = &c->layers[unit.layer];
     for (uint32_t t = 0; t < s->n; t++) {

@@ -448,9 +448,10 @@ typedef struct sg_calibrate_options {
     sg_log_fn log;
     sg_progress_fn progress;
     void *user;
+    bool no_ahead; /* nothing that names the experts of a layer before its turn: neither corrections of routers nor a pre-gate */
 } sg_calibrate_options;
 #define SG_CALIBRATE_OPTIONS_INIT                                                                                      \
-    { sizeof(sg_calibrate_options), NULL, NULL, NULL, 0, false, false, false, NULL, 0, 0, 0, 0, 0, SG_IO_AUTO, NULL, NULL, NULL, NULL }
+    { sizeof(sg_calibrate_options), NULL, NULL, NULL, 0, false, false, false, NULL, 0, 0, 0, 0, 0, SG_IO_AUTO, NULL, NULL, NULL, NULL, false }
 
 /* Runs a model.bin over a text and writes it anew: neurons sorted by how often they were active, counts, thresholds, and for each
  * layer the predictor that was measured to be the best within the budget (docs/model_bin.md). What the model computes without a

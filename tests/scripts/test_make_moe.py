@@ -77,6 +77,27 @@ class MakeMoe(unittest.TestCase):
                     meant = scores > np.sort(scores, axis=1)[:, [-5]]
                     self.assertGreater(same(got[:, layer], meant), 0.9, layer)
 
+    def test_pregate(self):
+        """The pre-gate is the routers, and names nearly the routes that they take; without them exactly its own, whatever is in memory."""
+        for shape in ("tiny-qwen3moe", "tiny-smallthinker"):
+            with self.subTest(shape=shape):
+                plain = self.made(shape, "--layers", 4)
+                routers = np.concatenate([plain.rows(f"blk.{i}.ffn_gate_inp.weight", 0, make_moe.SHAPES[shape].experts) for i in range(4)])
+                got = self.routes()
+                model = self.made(shape, "--layers", 4, "--pregate")
+                np.testing.assert_array_equal(model.rows("sparsegen.pregate.weight", 0, len(routers)), routers)
+                np.testing.assert_array_equal(self.routes(), got)
+                x = np.concatenate([model.rows("token_embd.weight", i, 1) for i in self.ids])
+                x /= np.sqrt((x ** 2).mean(1, keepdims=True))
+                scores = (x @ routers.T).reshape(len(x), 4, -1)
+                self.assertGreater(same(got, scores > np.sort(scores, axis=2)[:, :, [-5]]), 0.9)
+                model = self.made(shape, "--layers", 4, "--pregate-routes")
+                self.assertEqual([name for name in model.tensors if "gate_inp" in name], [])
+                own = self.routes()
+                self.assertGreater(same(own, scores > np.sort(scores, axis=2)[:, :, [-5]]), 0.999)
+                said = self.program("bench", "-m", self.path, "--ids", self.ids_file, "-p", 0, "-n", 60, "-r", 1, "--no-limits", "--stats").stderr
+                self.assertNotIn("pre-gate", said)  # all is in memory
+
     def test_like_the_trace(self):
         """Uneven, steady within a topic, less so across topics; every layer chooses for itself. Bounds: of 32 experts by chance 12.5 %."""
         self.made("tiny-qwen3moe", "--layers", 8, "--topic-length", 60)
