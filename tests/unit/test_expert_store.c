@@ -358,6 +358,9 @@ START_TEST(trust_of_the_pregate) {
         ck_assert_int_eq(sg_expert_weighs(s, half, false), true);
         ck_assert_int_eq(sg_expert_weighs(s, bad, false), bad->far_trust > SG_EXPERT_TRUE);
         ck_assert_int_eq(sg_expert_weighs(s, bad, true), bad->far_trust > SG_EXPERT_TRUE || probe);
+        sg_expert_weighed(s, bad);
+        sg_expert_weighed(s, half);
+        ck_assert(half->cache.soon == half->soon && bad->cache.soon == (bad->far_trust > SG_EXPERT_TRUE ? bad->soon : NULL));
     }
     ck_assert(believed > 10 && believed < 40);
     ck_assert(bad->far_trust < SG_EXPERT_TRUE && half->far_trust > SG_EXPERT_TRUE && half->far_trust < 0.7f);
@@ -423,7 +426,7 @@ static uint64_t reads_of(int i, uint32_t n_slots, uint32_t n_tokens, bool in_pla
         ck_assert_ptr_null(h->home[0].cache.soon);
         if (known) {
             memcpy(h->home[0].soon, next, sizeof next);
-            sg_expert_weighed(&h->home[0]);
+            sg_expert_weighed(&h->s, &h->home[0]);
         }
         shelf_run(h, 0, hit, n, n_tokens > 1 ? count : NULL, n_tokens);
         memcpy(now, next, sizeof now);
@@ -462,7 +465,7 @@ START_TEST(needed_next_is_not_displaced) {
         memset(e->soon, 0, 6 * sizeof *e->soon);
         e->soon[0] = 1;
         if (round == 1) e->soon[1] = 1;
-        sg_expert_weighed(e);
+        sg_expert_weighed(&h->s, e);
         if (round < 2) ck_assert_uint_ne(e->cache.slot_of[1], SG_SLOT_NONE);
         const uint8_t heat = e->cache.heat[2];
         shelf_run(h, 0, b, 2, NULL, 1);
