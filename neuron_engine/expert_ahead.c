@@ -123,3 +123,7 @@ bool sg_expert_is_foreseen(const sg_expert_store *s, const sg_expert_home *h) {
 bool sg_expert_weighs(const sg_expert_store *s, const sg_expert_home *h, bool probing) {
     return !s->no_cache && h->misses > SG_EXPERT_FEW && (h->far_trust > SG_EXPERT_TRUE || (probing && s->run % SG_EXPERT_PROBE == 0));
 }
+
+void sg_expert_weighed(const sg_expert_store *s, sg_expert_home *h) {
+    if (sg_expert_weighs(s, h, false)) h->cache.soon = h->soon;
+}

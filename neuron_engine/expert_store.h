@@ -176,9 +176,9 @@ void sg_expert_judge_foreseen(const sg_expert_store *s, sg_expert_home *h, const
 /* Of this layer look-ahead would say nothing better. Where it was not asked for long it is all the same once in a while. */
 bool sg_expert_is_foreseen(const sg_expert_store *s, const sg_expert_home *h);
 /* What the next batch will need decides who stays, where it is known and the pre-gate is believed: whether to count that for a layer (`probing`: also
- * where it is only to be judged), and that h->soon holds it now, until the next run begins. Any thread. */
+ * where it is only to be judged), and that h->soon holds it now, until the next run begins: without effect for layers not to count for. Any thread. */
 bool sg_expert_weighs(const sg_expert_store *s, const sg_expert_home *h, bool probing);
-static inline void sg_expert_weighed(sg_expert_home *h) { h->cache.soon = h->soon; }
+void sg_expert_weighed(const sg_expert_store *s, sg_expert_home *h);
 
 /* Where a slice of the expert in a slot lies. */
 static inline uint8_t *sg_expert_in_slot(const sg_expert_home *h, uint32_t slot, int slice) {

@@ -165,7 +165,8 @@ static const char *const op_names[] = {
     [SG_OP_EMBED] = "embed",         [SG_OP_NORM] = "norm",       [SG_OP_MATMUL] = "matmul",   [SG_OP_ROPE] = "rope",
     [SG_OP_LATENT] = "latent",       [SG_OP_HEADS] = "heads",     [SG_OP_ATTENTION] = "attention", [SG_OP_CONV] = "convolution",
     [SG_OP_DELTA] = "delta net",     [SG_OP_ACTIVATE] = "activate", [SG_OP_ROUTE] = "route",   [SG_OP_EXPERTS] = "experts",
-    [SG_OP_COMBINE] = "combine",     [SG_OP_AHEAD] = "look ahead", [SG_OP_EXPECT] = "expect experts", [SG_OP_PREGATE] = "pre-gate", [SG_OP_FFN] = "feed-forward", [SG_OP_LOGITS] = "logits",
+    [SG_OP_COMBINE] = "combine",     [SG_OP_AHEAD] = "look ahead", [SG_OP_EXPECT] = "expect experts", [SG_OP_PREGATE] = "pre-gate",
+    [SG_OP_FFN] = "feed-forward",    [SG_OP_LOGITS] = "logits",
 };
 
 static bool failed(const sg_exec *e) { return e->m.streaming && sg_stream_failure(e->m.streaming->stream, NULL) != SG_OK; }

@@ -116,7 +116,7 @@ static void weigh_all(const sg_exec_turn *r, const sg_step *s, uint32_t thread) 
             if ((m - 1) % threads != thread || !sg_expert_weighs(x, h, false)) continue;
             if (from == 0) memset(h->soon, 0, h->n_expert * sizeof *h->soon);
             count_next(e, &v, l, e->pregate + (size_t)(m - 1) * e->router.n_expert, s->w->m.rows, n);
-            if (last) sg_expert_weighed(h);
+            if (last) sg_expert_weighed(x, h);
         }
     }
 }

@@ -93,7 +93,8 @@ static void write_experts(const sg_file_info *info, sg_str *s) {
                   (double)info->routed_bytes / MIB, info->n_moe, info->experts_used.hi,
                   (double)info->expert_bytes / MIB);
     if (info->n_pregate > 0)
-        sg_str_printf(s, LABEL "of %" PRIu64 " layers%s\n", "  pre-gate", info->n_pregate, info->pregate_routes ? ", which have no routers of their own" : "");
+        sg_str_printf(s, LABEL "of %" PRIu64 " layers%s\n", "  pre-gate", info->n_pregate,
+                      info->pregate_routes ? ", which have no routers of their own" : "");
     if (info->n_ahead > 0) sg_str_printf(s, LABEL "corrected in %" PRIu64 " layers\n", "  look-ahead", info->n_ahead);
 }
 
