@@ -93,6 +93,8 @@ static sg_status open_model(calibration *k, sg_error *err) {
     c->n_layer = hp->n_layer;
     c->k = hp->n_embd;
     c->n_ff = hp->n_ff;
+    if (c->experts && c->predictors && c->only != SG_PRED_NONE)
+        return sg_fail(err, SG_E_UNSUPPORTED, "%s: a model with experts gets no predictors, so none of the kind %s: a router says what is needed", o->model, o->only);
     c->predictors = c->predictors && !c->experts;
     return SG_OK;
 }

@@ -53,10 +53,14 @@ static sg_status prepare_layer(const sg_cal *c, const sg_model *m, sg_cal_route 
 sg_status sg_cal_prepare_routes(sg_cal *c, const sg_model *m, const sg_router *router, bool wanted, bool can, sg_error *err) {
     const sg_hparams *hp = &m->desc.hp;
     sg_cal_routes *r = &c->routes;
-    bool own = true;
+    const bool own = !m->desc.pregate_routes, fits = wanted && can && own;
     *r = (sg_cal_routes) { .n_expert = hp->n_expert, .k = hp->n_embd, .router = *router, .path = c->path, .vec = &c->kernels->vec,
                            .norm = m->desc.arch->norm, .eps = hp->norm_eps, .n_tokens = c->n_tokens, .n_train = c->n_train, .most_samples = c->most_samples };
     if (hp->n_expert == 0) return SG_OK;
+    /* A pre-gate that is the only router there is no hint that could be made anew. */
+    r->keep_pre = !own || (wanted && !can);
+    r->keep_ahead = wanted && !fits;
+    if (!fits) return SG_OK;
     r->layer = calloc(hp->n_layer, sizeof *r->layer);
     if (!r->layer) return no_memory(c, err);
     for (uint32_t i = 0; i < hp->n_layer; i++) {
@@ -64,11 +68,6 @@ sg_status sg_cal_prepare_routes(sg_cal *c, const sg_model *m, const sg_router *r
         sg_cal_route *l = &r->layer[r->n++];
         l->layer = i;
         SG_TRY(prepare_layer(c, m, l, err));
-        own = own && l->w;
     }
-    /* A pre-gate that is the only router there is no hint that could be made anew. */
-    r->keep_pre = !own || (wanted && !can);
-    r->keep_ahead = wanted && !(own && can);
-    if (!wanted || !own || !can) r->n = 0;
     return SG_OK;
 }

@@ -71,8 +71,7 @@ void sg_cal_routes_finish(sg_cal_routes *r) {
 
 /* ---- samples ---- */
 
-/* As for neurons (stats.c): evenly over the text. */
-static bool kept(const sg_cal_routes *r, uint64_t tokens, uint32_t n) { return tokens * r->most_samples / r->n_tokens == n && n < r->most_samples; }
+static bool kept(const sg_cal_routes *r, uint64_t token, uint32_t n) { return sg_cal_takes(token, r->n_tokens, n, r->most_samples); }
 
 static void see_embedded(sg_cal_routes *r, const float *rows, size_t ld, uint32_t n) {
     if (r->first > 0) return; /* they are there since the first pass */

@@ -1,4 +1,4 @@
-/* What names the experts of a layer before it is its turn, fitted to a text (docs/model_bin.md, Hints):
+/* What names the experts of a layer before it is its turn, fitted to a text (docs/model_bin.md, Tensors that name experts ahead):
  *
  *   ahead     router of layer N for the stream of the layer before, as look-ahead sees it (exec_ffn.c, sg_exec_expect): W + D, where W is the
  *             router and D, with an offset, is fitted to what W misses. The ridge pulls D to 0.
@@ -73,6 +73,9 @@ typedef struct sg_cal_routes {
     double pre_share, ahead_share; /* mean over the layers that have look-ahead */
     double pre_first, used_first;  /* over the others */
 } sg_cal_routes;
+
+/* Samples lie evenly over the text: whether token number `token` of n_tokens is the next one, of at most `most`, when there are n. */
+static inline bool sg_cal_takes(uint64_t token, uint64_t n_tokens, uint32_t n, uint32_t most) { return token * most / n_tokens == n && n < most; }
 
 /* Bytes of samples of a layer. */
 size_t sg_cal_route_bytes(const sg_cal_routes *r);

@@ -88,8 +88,8 @@ void sg_cal_observe(void *user, const sg_ffn_sample *s) {
     if (unit.layer < c->first || unit.layer >= c->end) return;
     sg_cal_layer *l = &c->layers[unit.layer];
     for (uint32_t t = 0; t < s->n; t++) {
-        /* evenly over the text: sample number s is of the first token at or after s / most_samples of it, in turns of each of its experts */
-        const bool keep = unit.main && l->tokens * c->most_samples / c->n_tokens == l->n_samples && l->n_samples < c->most_samples;
+        /* of a token that is taken each of its experts in turns */
+        const bool keep = unit.main && sg_cal_takes(l->tokens, c->n_tokens, l->n_samples, c->most_samples);
         const uint32_t which = l->n_samples % s->n_used;
         for (uint32_t u = 0; u < s->n_used; u++) {
             const size_t at = (size_t)t * s->ld + (size_t)u * s->apart;

@@ -1,4 +1,5 @@
 """A GGUF file with many times the experts of a small one: so much that it does not fit a budget."""
+import math
 import struct
 import sys
 
@@ -14,6 +15,27 @@ BLOCKS = {**gguf_file.BLOCKS, 3: (32, 20), 6: (32, 22), 7: (32, 24), 10: (256, 8
 def turned(data, by):
     by %= len(data)
     return data[by:] + data[:by]
+
+
+def raw(g, name):
+    """The bytes of a tensor."""
+    dims, kind, at = g.tensors[name]
+    values, size = BLOCKS[kind]
+    total = math.prod(dims) // values * size
+    return bytes(g.map[g.data + at:g.data + at + total])
+
+
+def write(target, head, tensors, align):
+    """head: everything before the tensors, their number included. tensors: name to (dimensions, type, bytes)."""
+    infos, data = bytearray(), bytearray()
+    for name, (dims, kind, values) in tensors.items():
+        data += bytes(-len(data) % align)
+        infos += struct.pack('<Q', len(name)) + name.encode() + struct.pack(f'<I{len(dims)}QIQ', len(dims), *dims, kind, len(data))
+        data += values
+    head += infos
+    head += bytes(-len(head) % align)
+    with open(target, 'wb') as f:
+        f.write(head + data)
 
 
 def more_experts(source, target, times):
@@ -32,24 +54,15 @@ def more_experts(source, target, times):
         if name == f'{arch}.expert_count':
             struct.pack_into('<I', pair, len(pair) - 4, count * times)
         head += pair
-    infos, data = bytearray(), bytearray()
-    for name, (dims, kind, at) in g.tensors.items():
-        values, size = BLOCKS[kind]
-        row = dims[0] // values * size
-        total = row
-        for n in dims[1:]:
-            total *= n
-        raw = bytes(g.map[g.data + at:g.data + at + total])
+    made = {}
+    for name, (dims, kind, _) in g.tensors.items():
+        data = raw(g, name)
         if '_exps.' in name or 'ffn_gate_inp.' in name or 'exp_probs_b' in name:
             assert dims[-1] == count, (name, dims)
-            each = total // count
-            by = row if len(dims) == 3 else 4 * ('ffn_gate_inp.weight' in name)
-            raw = b''.join(turned(raw[e * each:(e + 1) * each], by * k) for k in range(times) for e in range(count))
+            each = len(data) // count
+            values, size = BLOCKS[kind]
+            by = dims[0] // values * size if len(dims) == 3 else 4 * ('ffn_gate_inp.weight' in name)
+            data = b''.join(turned(data[e * each:(e + 1) * each], by * k) for k in range(times) for e in range(count))
             dims = [*dims[:-1], count * times]
-        data += bytes(-len(data) % align)
-        infos += struct.pack('<Q', len(name)) + name.encode() + struct.pack(f'<I{len(dims)}QIQ', len(dims), *dims, kind, len(data))
-        data += raw
-    head += infos
-    head += bytes(-len(head) % align)
-    with open(target, 'wb') as f:
-        f.write(head + data)
+        made[name] = (dims, kind, data)
+    write(target, head, made, align)

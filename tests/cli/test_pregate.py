@@ -13,7 +13,7 @@ import re
 import test_streaming as base
 from cli_case import GOLDENS, Case, main, run
 from gguf_file import GgufFile
-from more_experts import more_experts
+from more_experts import more_experts, raw
 from test_streaming_experts import DEMO, GOLDEN_EXPERTS
 from with_tensors import pregate, routers, with_tensors
 
@@ -259,6 +259,21 @@ class Files(Case):
         self.refused('blk.2.ffn_gate_inp.weight is missing', {WEIGHT: (dims, rows)}, names[2:3])
         self.refused('blk.3.sparsegen.ahead.weight is 256 x 23 x 1, expected 256 x 24 x 1', {'blk.3.sparsegen.ahead.weight': ([256, 23], bytes(1024 * 23))})
         self.refused('blk.3.sparsegen.ahead.weight is missing', {'blk.3.sparsegen.ahead.bias': ([24], bytes(96))})
+
+    def test_the_only_router_stays(self):
+        """Calibration writes hints anew or leaves them out, but not a pre-gate that routes."""
+        path, text, out = model('moe', 'routes', 'bin'), self.tmp / 'text', str(self.tmp / 'new.bin')
+        text.write_text(' '.join(base.PROMPTS) * 3)
+        want = raw(GgufFile(path), WEIGHT)
+        for more in (), ('--no-ahead',):
+            self.ok('calibrate', '-m', path, '-f', text, '-o', out, '--force', *more)
+            self.assertEqual(raw(GgufFile(out), WEIGHT), want)
+            self.assertLess(difference(resident(path, IDS), self.logits_of(out)), 0.03)
+
+    def logits_of(self, path):
+        got, said = base.logits(path, IDS)
+        self.assertIsNotNone(got, said)
+        return got
 
     def test_info(self):
         for name, form in ('moe', 'gguf'), ('moe', 'bin'), ('qwen2moe', 'gguf'):

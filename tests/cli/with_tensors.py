@@ -4,21 +4,10 @@ import struct
 import sys
 
 from cli_case import ROOT
-from more_experts import BLOCKS
+from more_experts import raw, write
 
 sys.path.insert(0, str(ROOT / 'scripts'))
 import gguf_file  # noqa: E402  pylint: disable=wrong-import-position
-
-
-def raw(g, name):
-    """The bytes of a tensor."""
-    dims, kind, at = g.tensors[name]
-    values, size = BLOCKS[kind]
-    total = size
-    for n in dims:
-        total *= n
-    total //= values
-    return bytes(g.map[g.data + at:g.data + at + total])
 
 
 def with_tensors(source, target, more, without=()):
@@ -34,15 +23,7 @@ def with_tensors(source, target, more, without=()):
         g.text()
         g.value(g.scalar('<I'))
     head = struct.pack('<4sIQQ', b'GGUF', 3, len(tensors), pairs) + bytes(g.map[begin:g.at])
-    infos, data = bytearray(), bytearray()
-    for name, (dims, kind, values) in tensors.items():
-        data += bytes(-len(data) % align)
-        infos += struct.pack('<Q', len(name)) + name.encode() + struct.pack(f'<I{len(dims)}QIQ', len(dims), *dims, kind, len(data))
-        data += values
-    head += infos
-    head += bytes(-len(head) % align)
-    with open(target, 'wb') as f:
-        f.write(head + data)
+    write(target, head, tensors, align)
 
 
 def floats(g, name):

@@ -239,6 +239,9 @@ START_TEST(experts) {
     conv.output = in_dir("moe.bin");
     ok(sg_convert(&conv, err));
     sg_calibrate_options o = options("moe.bin", "one.bin");
+    o.only = "sign";
+    fails(sg_calibrate(&o, NULL, NULL, err), SG_E_UNSUPPORTED, "gets no predictors");
+    o.only = NULL;
     ok(sg_calibrate(&o, NULL, NULL, err));
     o = options("one.bin", NULL);
     o.len = story_len / 3;

@@ -28,16 +28,15 @@ static void fill(float *x, size_t n, float scale) {
 
 static sg_linalg la;
 
-/* False: no LAPACK on this machine. */
-static bool begin(void) {
+static void begin(void) {
     state = 88172645463325252u;
-    return sg_linalg_open(&la, 2);
+    ck_assert(sg_linalg_open(&la, 2));
 }
 
 /* ---- least squares ---- */
 
 START_TEST(linear_relation) {
-    if (!begin()) return;
+    begin();
     float w[EXPERTS * K], offset[EXPERTS], rows[EXPERTS * K], bias[EXPERTS], scratch[K * K], *y = calloc(TOKENS * EXPERTS, sizeof *y);
     uint16_t *x = malloc(TOKENS * K * sizeof *x);
     fill(w, EXPERTS * K, 1);
@@ -55,7 +54,7 @@ START_TEST(linear_relation) {
     ck_assert(sg_cal_normal_solve(&la, &p, 1e-6, rows, bias, scratch));
     for (uint32_t i = 0; i < EXPERTS * K; i++) ck_assert_float_eq_tol(rows[i], w[i], 2e-3f);
     for (uint32_t e = 0; e < EXPERTS; e++) ck_assert_float_eq_tol(bias[e], offset[e], 2e-2f);
-    /* a ridge as large as the sums themselves halves about everything, a huge one leaves the mean */
+    /* a huge ridge leaves the mean */
     ck_assert(sg_cal_normal_solve(&la, &p, 1e6, rows, bias, scratch));
     for (uint32_t i = 0; i < EXPERTS * K; i++) ck_assert(fabsf(rows[i]) < 1e-4f);
     for (uint32_t e = 0; e < EXPERTS; e++) ck_assert_float_eq_tol(bias[e], p.my[e], 1e-2f);
@@ -153,7 +152,7 @@ static void rig_run(rig *g, uint32_t per_pass) {
 }
 
 START_TEST(known_layers) {
-    if (!begin()) return;
+    begin();
     rig g;
     rig_init(&g);
     rig_run(&g, _i == 0 ? 4 : 2);
@@ -499,8 +498,12 @@ END_TEST
 int main(void) {
     Suite *s = suite_create("calibrate_routes");
     TCase *t = tcase_create("fits"), *whole = tcase_create("whole");
-    tcase_add_test(t, linear_relation);
-    tcase_add_loop_test(t, known_layers, 0, 2);
+    const bool fits = sg_linalg_open(&la, 1); /* else there is no OpenBLAS on this machine */
+    if (fits) {
+        sg_linalg_close(&la);
+        tcase_add_test(t, linear_relation);
+        tcase_add_loop_test(t, known_layers, 0, 2);
+    }
     tcase_add_test(t, choice);
     suite_add_tcase(s, t);
     tcase_set_timeout(t, 120);
@@ -515,5 +518,5 @@ int main(void) {
     srunner_run_all(r, CK_NORMAL);
     const int failed = srunner_ntests_failed(r);
     srunner_free(r);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return failed ? EXIT_FAILURE : fits ? EXIT_SUCCESS : 77;
 }
