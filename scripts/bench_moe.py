@@ -18,14 +18,16 @@ Prefill is a prompt of --prefill tokens after another one to warm up; decode, in
 of llama.cpp --llama-decode after --llama-warm since it may be slow. Both programs get the ids of the file in their order. ms: of the tokens of
 all turns' medians. MiB a token: read from the drive while decoding; of llama.cpp as the kernel counts it, read-ahead included. Peak:
 resident memory, of llama.cpp with the interpreter and with the mapped pages. Kills: by the kernel, for lack of memory. Of drive's bound: the
-decode speed as a share of what the drive alone would allow, for the bytes that were read a token (256 KiB anywhere, as fast as fio reads them before
-and after the turns); of either: of what the slower of the drive and of decoding with everything in memory would.
+decode speed as a share of what the drive alone would allow, for the bytes that were read a token (256 KiB anywhere, as fast as fio read them right before
+and after that process, the mean: a shared drive's speed changes within minutes); of either: of what the slower of the drive and of decoding with everything
+in memory would.
 """
 import argparse
 import contextlib
 import json
 import os
 import shlex
+import shutil
 import statistics
 import subprocess
 import sys
@@ -39,7 +41,7 @@ MIB = figures.MIB
 READ_AHEAD = 128  # KiB
 BLOCK = "/sys/block"
 HEAD = ("run", "budget, MiB", "decode, tokens/s (min-max)", "of resident", "times llama.cpp", "ms P50 / P90 / P99", "MiB a token",
-        "prefill, tokens/s (min-max)", "times llama.cpp", "peak, MiB", "kills", "of drive's / of either bound")
+        "prefill, tokens/s (min-max)", "times llama.cpp", "peak, MiB", "kills", "drive, MB/s", "of drive's / of either bound")
 BLOCK_READ = 256 << 10  # as the experts are read
 
 
@@ -67,6 +69,12 @@ def loop_device(path):
             subprocess.run(["losetup", "-d", device], check=False)
 
 
+def drive(args):
+    """Bytes a second that the drive gives now; None when that is not to be measured or cannot be."""
+    iops = args.drive_seconds and drive_speed.anywhere(args.bin or args.gguf, BLOCK_READ, args.drive_seconds, 1)
+    return iops * BLOCK_READ if iops else None
+
+
 class Run:
     """One row: a program, what it reads and its budget (0: none), and what came of it."""
 
@@ -89,7 +97,8 @@ class Run:
 
     def measure(self, args, place, test):
         """One process. A test that fails is not repeated; the reason is kept for the row."""
-        command = self.command(args, test)
+        command, timed = self.command(args, test), test == "tg" and self.budget and not self.peer
+        before = drive(args) if timed else None
         done, failed = memory_group.run_cold(command, args, place, self.budget and self.budget + args.slack * MIB,
                                                self.model if self.peer and not self.budget else None)
         self.kills += done["kills"]
@@ -100,6 +109,9 @@ class Run:
         row = next(iter(peers.parse_rows(command, done["out"]).values()), None)
         if not row or not row["seconds"] > 0:
             sys.exit(f"bench_moe: {shlex.join(command)}\nprinted no usable results")
+        if before and row.get("read_bytes_per_token"):
+            after = drive(args)
+            row["drive"] = (before + after) / 2 if after else before
         self.rows[test].append(row)
         self.peaks.append(done["peak"])
         say(f"{self}, {row['test']}: {row['tokens'] / row['seconds']:.2f} tokens/s")
@@ -137,16 +149,17 @@ def best_peer(runs, run, test):
     return max((r.speed(test) for r in runs if r.peer and r.budget == run.budget and r.rows[test]), default=None)
 
 
-def shares_of_bounds(run, resident, drive):
-    """Of the drive's and of the slower of the drive's and the processor's; "" where nothing is read, or the drive's speed is not known."""
-    read, speed = run.middle("read_bytes_per_token"), run.speed("tg")
-    if run.peer or not (read and speed and drive and drive["iops"]):
+def shares_of_bounds(run, resident):
+    """Medians over the turns: of the drive's and of the slower of the drive's and the processor's; "" where nothing is read, or the drive's speed is
+    not known."""
+    rows = [(row["tokens"] / row["seconds"], row["read_bytes_per_token"] / row["drive"]) for row in run.rows["tg"] if row.get("drive")]
+    if not rows:
         return ""
-    seconds = read / (drive["iops"] * BLOCK_READ)
-    return f"{speed * seconds:.1%} / " + (f"{speed * max(seconds, 1 / resident):.1%}" if resident else "")
+    of_drive = statistics.median(speed * seconds for speed, seconds in rows)
+    return f"{of_drive:.1%} / " + (f"{statistics.median(speed * max(seconds, 1 / resident) for speed, seconds in rows):.1%}" if resident else "")
 
 
-def cells_of(run, runs, drive):
+def cells_of(run, runs):
     """The cells of a row."""
     def speed(test):
         if not run.rows[test]:
@@ -159,11 +172,13 @@ def cells_of(run, runs, drive):
         return f"{run.speed(test) / peer:.2f}" if peer and run.rows[test] else ""
 
     resident = next((r.speed("tg") for r in runs if r.name == run.name.removesuffix(f" {READ_AHEAD}K") and not r.budget), None)
-    read, slow = run.middle("read_bytes_per_token"), [run.middle(f"token_p{p}") for p in (50, 90, 99)]
+    read, mb = run.middle("read_bytes_per_token"), run.middle("drive")
+    slow = [run.middle(f"token_p{p}") for p in (50, 90, 99)]
     return [run.name, f"{run.budget / MIB:.0f}{f' ({run.label})' if run.label.endswith('%') else ''}" if run.budget else "none", speed("tg"),
             f"{run.speed('tg') / resident:.1%}" if resident and run.rows["tg"] else "", times("tg"),
             "" if None in slow else " / ".join(f"{1e3 * t:.0f}" for t in slow), "" if read is None else f"{read / MIB:.1f}",
-            speed("pp"), times("pp"), f"{max(run.peaks) / MIB:.0f}" if run.peaks else "", str(run.kills), shares_of_bounds(run, resident, drive)]
+            speed("pp"), times("pp"), f"{max(run.peaks) / MIB:.0f}" if run.peaks else "", str(run.kills),
+            "" if mb is None else f"{mb / 1e6:.0f}", shares_of_bounds(run, resident)]
 
 
 def usable_place():
@@ -181,11 +196,7 @@ def usable_place():
 
 
 def measure(args, runs, place, save):
-    """All turns; save() after each, since a whole run may take hours. Returns the speed of the drive, or None."""
-    def drive():
-        return drive_speed.measure(args.bin or args.gguf, BLOCK_READ, args.drive_seconds, 1) if args.drive_seconds else None
-
-    before = drive()
+    """All turns; save() after each, since a whole run may take hours."""
     tests = [test for test, count in (("tg", args.decode), ("pp", args.prefill)) if count]
     for _ in range(args.repeat):
         for run in runs:
@@ -193,7 +204,6 @@ def measure(args, runs, place, save):
                 if test not in run.failed:
                     run.measure(args, place, test)
         save()
-    return drive_speed.better(before, drive()) if before else None
 
 
 def arguments():
@@ -214,7 +224,7 @@ def arguments():
     add("--repeat", type=int, default=3, metavar="N", help="turns (default %(default)s)")
     add("--limit", type=float, default=1800, metavar="S", help="seconds that a process may take (default %(default)s)")
     add("--slack", type=int, default=32, metavar="MIB", help="room of the cgroup beyond the budget (default %(default)s)")
-    add("--drive-seconds", type=float, default=5, metavar="S", help="time of each measurement of the drive, 0 for none (default %(default)s)")
+    add("--drive-seconds", type=float, default=5, metavar="S", help="time of each measurement of the drive, before and after a process, 0 for none (default %(default)s)")
     add("--no-loop", action="store_true", help="llama.cpp only with the read-ahead that the drive has")
     add("--threads", type=int, default=os.cpu_count(), metavar="T", help="threads (default: all cores)")
     add("--drop", choices=["all", "files"], default="all", help="what is dropped from the page cache (default %(default)s)")
@@ -256,17 +266,17 @@ def main():
                 with open(args.json, "w") as f:
                     json.dump({"info": info, "limited": bool(place), "runs": [vars(run) for run in runs]}, f, indent=1)
 
-        drive = measure(args, runs, place, save)
+        measure(args, runs, place, save)
     for key, value in info.items():
         print(f"- {key}: {value}")
     if budgets:
         print(f"- memory limited by a cgroup: {f'budget + {args.slack} MiB' if place else 'no'}")
     print(f"- prompts of {args.prefill} tokens; decode: {args.warm} tokens to warm up, {args.decode} timed; llama.cpp {args.llama_warm} and {args.llama_decode}")
-    if drive and drive["iops"]:
-        print(f"- drive: {drive['iops'] * BLOCK_READ / 1e6:.0f} MB/s of {BLOCK_READ >> 10} KiB anywhere ({drive['how']})")
+    if not shutil.which("fio"):
+        print("- the drive was not measured: there is no fio")
     print("\n| " + " | ".join(HEAD) + " |\n|" + "|".join("---:" if i else "---" for i in range(len(HEAD))) + "|")
     for run in runs:
-        print("| " + " | ".join(cells_of(run, runs, drive)) + " |")
+        print("| " + " | ".join(cells_of(run, runs)) + " |")
 
 
 if __name__ == "__main__":

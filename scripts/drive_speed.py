@@ -51,13 +51,19 @@ def python_in_order(path, seconds):
         os.close(file)
 
 
+def anywhere(path, block, seconds, jobs):
+    """Random reads of `block` bytes a second, None when fio is not there or fails."""
+    read = fio(path, seconds, jobs, "--rw=randread", f"--bs={block}", "--norandommap") if shutil.which("fio") else None
+    return float(read["iops"]) if read else None
+
+
 def measure(path, block, seconds, jobs):
     """{"sequential": bytes a second, "iops": random reads of `block` bytes a second, "how": the program}; None for what is not known."""
     if shutil.which("fio"):
         in_order = fio(path, seconds, 1, "--rw=read", "--bs=1M")
-        anywhere = fio(path, seconds, jobs, "--rw=randread", f"--bs={block}", "--norandommap")
-        if in_order and anywhere:
-            return {"sequential": float(in_order["bw_bytes"]), "iops": float(anywhere["iops"]), "how": "fio"}
+        iops = anywhere(path, block, seconds, jobs)
+        if in_order and iops:
+            return {"sequential": float(in_order["bw_bytes"]), "iops": iops, "how": "fio"}
     return {"sequential": python_in_order(path, seconds), "iops": None, "how": "python"}
 
 
