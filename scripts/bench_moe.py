@@ -19,7 +19,7 @@ of llama.cpp --llama-decode after --llama-warm since it may be slow. Both progra
 all turns' medians. MiB a token: read from the drive while decoding; of llama.cpp as the kernel counts it, read-ahead included. Peak:
 resident memory, of llama.cpp with the interpreter and with the mapped pages. Kills: by the kernel, for lack of memory. Of drive's bound: the
 decode speed as a share of what the drive alone would allow, for the bytes that were read a token (256 KiB anywhere, as fast as fio read them right before
-and after that process, the mean: a shared drive's speed changes within minutes); of either: of what the slower of the drive and of decoding with everything
+and after that process, the mean, nothing without fio: a shared drive's speed changes within minutes); of either: of what the slower of the drive and of decoding with everything
 in memory would.
 """
 import argparse
@@ -27,7 +27,6 @@ import contextlib
 import json
 import os
 import shlex
-import shutil
 import statistics
 import subprocess
 import sys
@@ -272,8 +271,6 @@ def main():
     if budgets:
         print(f"- memory limited by a cgroup: {f'budget + {args.slack} MiB' if place else 'no'}")
     print(f"- prompts of {args.prefill} tokens; decode: {args.warm} tokens to warm up, {args.decode} timed; llama.cpp {args.llama_warm} and {args.llama_decode}")
-    if not shutil.which("fio"):
-        print("- the drive was not measured: there is no fio")
     print("\n| " + " | ".join(HEAD) + " |\n|" + "|".join("---:" if i else "---" for i in range(len(HEAD))) + "|")
     for run in runs:
         print("| " + " | ".join(cells_of(run, runs)) + " |")

@@ -99,7 +99,7 @@ class Script(unittest.TestCase):
         self.assertEqual(rows[3][3:5], ["100.0%", "1.00"])
         # 3 MiB are 12 reads, 30 ms at 300 a second before and 500 after: 4 tokens a second are 12 % of that, and 25 % of what is reached in memory
         self.assertEqual([row[11:] for row in rows], [["", ""], ["", ""], ["105", "12.0% / 25.0%"], ["", ""]])
-        self.assertEqual((self.tmp / "fio.calls").read_text().count("--rw=randread --bs=262144"), 6)
+        self.assertEqual((self.tmp / "fio.calls").read_text().count("--rw=randread --bs=262144 --norandommap --randrepeat=0\n"), 6)
         self.assertEqual(len(runs), 3 * 4 * 2)
         for turn in (runs[:8], runs[8:16], runs[16:]):
             self.assertTrue(all(f"--ids {self.tmp}/m.ids -t 2 -r 1 -o json" in run for run in turn), turn)
