@@ -6,20 +6,53 @@
 /* How fast home->trust and far_trust follow. */
 #define TRUST_KEEP 0.96875f
 
-/* With and without look-ahead in turns for some tokens, then as it was faster. The turns go to and fro, so that a cache that fills, or a text that
- * changes, favours neither. */
+/* What a token's time counts for at most, in usual ones: the machine may have done something else. */
+#define STALL 4
+#define USUAL_KEEP 0.9375
+
+/* ---- the trial ---- */
+
 void sg_expert_judge_ahead(sg_expert_store *s) {
-    const uint32_t at = s->ahead.tokens++ % SG_EXPERT_PERIOD, in_trial = at - SG_EXPERT_FIRST;
-    if (s->ahead.tokens == 1) s->ahead.on = true;
-    if (at == SG_EXPERT_FIRST) memset(s->ahead.seconds, 0, sizeof s->ahead.seconds);
-    s->ahead.trial = at >= SG_EXPERT_FIRST && in_trial < SG_EXPERT_TRIAL;
-    if (s->ahead.trial) s->ahead.on = in_trial / SG_EXPERT_TURN % 4 == 0 || in_trial / SG_EXPERT_TURN % 4 == 3;
-    else if (in_trial == SG_EXPERT_TRIAL) s->ahead.on = s->ahead.seconds[1] <= s->ahead.seconds[0];
+    if (s->ahead.at == s->ahead.rest && !s->ahead.trial) {
+        s->ahead.trial = true;
+        s->ahead.at = s->ahead.rounds = 0;
+        s->ahead.saved = s->ahead.squares = s->ahead.seconds[0] = s->ahead.seconds[1] = 0;
+    }
+    /* to and fro, so that a cache that fills, or a text that changes, favours neither */
+    if (s->ahead.trial) s->ahead.on = s->ahead.at / SG_EXPERT_TURN % 4 == 0 || s->ahead.at / SG_EXPERT_TURN % 4 == 3;
+    s->ahead.at++;
+}
+
+/* Whether the rounds so far differ by more than chance would have it: the mean against the standard error of the mean. */
+static bool is_clear(const sg_expert_store *s) {
+    const double n = s->ahead.rounds, mean = s->ahead.saved / n, spread = s->ahead.squares - n * mean * mean;
+    return mean * mean * n * (n - 1) > SG_EXPERT_CLEAR * SG_EXPERT_CLEAR * spread;
+}
+
+static void end_round(sg_expert_store *s) {
+    const double *t = s->ahead.seconds, both = t[0] + t[1], saved = both > 0 ? (t[0] - t[1]) / both : 0;
+    s->ahead.rounds++;
+    s->ahead.saved += saved;
+    s->ahead.squares += saved * saved;
+    s->ahead.seconds[0] = s->ahead.seconds[1] = 0;
+    if (s->ahead.rounds < SG_EXPERT_ROUNDS) return;
+    const bool clear = is_clear(s), better = s->ahead.saved >= 0, again = clear && better == s->ahead.better && s->ahead.rest >= SG_EXPERT_REST;
+    if (!clear && s->ahead.rounds < SG_EXPERT_MOST_ROUNDS) return;
+    s->ahead.trial = false;
+    s->ahead.on = s->ahead.better = better;
+    s->ahead.at = 0;
+    s->ahead.rest = !again ? SG_EXPERT_REST : s->ahead.rest < SG_EXPERT_MOST_REST ? 2 * s->ahead.rest : s->ahead.rest;
 }
 
 void sg_expert_time(sg_expert_store *s, double seconds) {
-    if (s->ahead.trial) s->ahead.seconds[s->ahead.on] += seconds;
+    const double usual = s->ahead.usual > 0 ? s->ahead.usual : seconds, counts = seconds < STALL * usual ? seconds : STALL * usual;
+    s->ahead.usual = USUAL_KEEP * usual + (1 - USUAL_KEEP) * counts;
+    if (!s->ahead.trial) return;
+    s->ahead.seconds[s->ahead.on] += counts;
+    if (s->ahead.at % (4 * SG_EXPERT_TURN) == 0) end_round(s);
 }
+
+/* ---- look-ahead ---- */
 
 static void follow(float *trust, uint32_t named, uint32_t right) {
     for (uint32_t i = 0; i < named; i++) *trust = *trust * TRUST_KEEP + (i < right ? 1 - TRUST_KEEP : 0);

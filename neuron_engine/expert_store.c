@@ -60,6 +60,8 @@ void sg_expert_store_clear(sg_expert_store *s) {
         for (uint32_t slot = 0; h->in_place && slot < h->cache.n_slots; slot++) h->slot_memory[slot] = h->arena + slot * h->slot_bytes;
     }
     s->home = NULL;
+    s->ahead.on = true;
+    s->ahead.rest = SG_EXPERT_FIRST;
 }
 
 /* ---- reads ---- */

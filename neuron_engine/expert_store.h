@@ -94,9 +94,13 @@ typedef struct sg_expert_store {
     bool no_ahead;         /* nothing is read because it is expected */
     bool no_cache;         /* every run begins with empty slots */
     struct {
-        uint32_t tokens;   /* single ones so far */
-        bool trial, on;
-        double seconds[2]; /* of the trial's tokens, without and with */
+        bool trial, on;          /* with and without it in turns; with it */
+        bool better;             /* what the last trial said */
+        uint32_t at, rest;       /* single tokens of this trial, or since the last one; of these how many until the next trial */
+        uint32_t rounds;         /* of this trial */
+        double seconds[2];       /* of this round, without and with */
+        double saved, squares;   /* by look-ahead, of all time of a round: sum over rounds, and of its square */
+        double usual;            /* seconds of a token lately */
     } ahead;
     bool single;           /* the run is of one token */
     uint32_t run;          /* tokens or batches so far, from 1 */
@@ -146,13 +150,19 @@ const uint8_t *sg_expert_get(sg_expert_store *s, uint32_t position, int slice, s
 
 /* Whether to look ahead for a layer: not where almost everything is in slots, since asking the router costs time, too; not where too few of the
  * experts that it names, and that would be read, are needed (a probe now and then looks whether that is still so); not in batches whose experts
- * come part by part, since there is no room for more; and not while it makes tokens
- * slower: of every SG_EXPERT_PERIOD single tokens SG_EXPERT_TRIAL, from SG_EXPERT_FIRST on, run with and without it in turns of SG_EXPERT_TURN, those
- * behind them as it was faster. */
-#define SG_EXPERT_PERIOD 512u
-#define SG_EXPERT_FIRST 64u
-#define SG_EXPERT_TRIAL 64u
-#define SG_EXPERT_TURN 8u
+ * come part by part, since there is no room for more; and not while it makes tokens slower.
+ *
+ * That is tried: after SG_EXPERT_FIRST single tokens with it, which are what short answers have, rounds of four turns of SG_EXPERT_TURN tokens go with,
+ * without, without, with it, until the difference is SG_EXPERT_CLEAR times its standard error, at least SG_EXPERT_ROUNDS of them and at most
+ * SG_EXPERT_MOST_ROUNDS: where it is too small to be seen it matters little. Tokens then go as it was faster, SG_EXPERT_REST of them up to the next trial,
+ * twice as many whenever a trial clearly says the same again, up to SG_EXPERT_MOST_REST: so trials cost next to nothing. */
+#define SG_EXPERT_FIRST 32u
+#define SG_EXPERT_TURN 4u
+#define SG_EXPERT_CLEAR 2.5
+#define SG_EXPERT_ROUNDS 3u
+#define SG_EXPERT_MOST_ROUNDS 12u
+#define SG_EXPERT_REST 512u
+#define SG_EXPERT_MOST_REST 4096u
 #define SG_EXPERT_PROBE 32u
 #define SG_EXPERT_TRUE 0.4f
 #define SG_EXPERT_FEW 0.05f /* missing experts of a token in a layer */

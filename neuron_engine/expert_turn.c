@@ -12,7 +12,6 @@ void sg_expert_begin(sg_expert_store *s, bool single) {
     s->home = NULL;
     sg_expert_forget_named(s, NULL);
     if (single) sg_expert_judge_ahead(s);
-    s->ahead.trial = s->ahead.trial && single;
     for (uint32_t i = 0; i < s->n_homes; i++) {
         sg_neuron_cache_begin(&s->homes[i].cache);
         s->homes[i].cache.soon = NULL;

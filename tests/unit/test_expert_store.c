@@ -300,33 +300,86 @@ START_TEST(trust) {
 }
 END_TEST
 
-/* Single tokens go with look-ahead at first, then with and without it in turns, half of each; from then on as it was faster. */
+static shelf *open_for_trial(int i) {
+    shelf *h = create();
+    const size_t bytes[] = { 100, 100, 100 };
+    shelf_layer(h, 4, 0, bytes, 0, false);
+    open_with(h, i, 2, 1);
+    return h;
+}
+
+/* A single token, which takes so long with look-ahead and without it: whether it had it. */
+static bool token(shelf *h, double with, double without) {
+    sg_expert_begin(&h->s, true);
+    const bool ahead = sg_expert_looks_ahead(&h->s, &h->home[0]);
+    sg_expert_time(&h->s, ahead ? with : without);
+    return ahead;
+}
+
+static uint32_t tokens(shelf *h, uint32_t n, double with, double without) {
+    uint32_t ahead = 0;
+    for (uint32_t i = 0; i < n; i++) ahead += token(h, with, without);
+    return ahead;
+}
+
+#define ROUND (4 * SG_EXPERT_TURN)
+
+/* Single tokens go with look-ahead at first, then with and without it in turns, half of each; from then on as it was faster, for longer when that is
+ * said again. */
 START_TEST(trial) {
     for (int faster = 0; faster < 2; faster++) {
-        shelf *h = create();
-        const size_t bytes[] = { 100, 100, 100 };
-        shelf_layer(h, 4, 0, bytes, 0, false);
-        open_with(h, _i, 2, 1);
-        uint32_t with = 0, sum[2] = { 0 };
-        for (uint32_t i = 0; i < 2 * SG_EXPERT_PERIOD; i++) {
-            sg_expert_begin(&h->s, true);
-            const bool ahead = sg_expert_looks_ahead(&h->s, &h->home[0]);
-            const uint32_t at = i % SG_EXPERT_PERIOD;
-            if (at >= SG_EXPERT_FIRST && at < SG_EXPERT_FIRST + SG_EXPERT_TRIAL) {
-                with += ahead;
-                sum[ahead] += at;
-            } else ck_assert_int_eq(ahead, i < SG_EXPERT_FIRST || faster);
-            sg_expert_time(&h->s, ahead ? 2 : faster ? 3 : 1);
-            if (i % 5 == 0) { /* batches in between change nothing, and look ahead always */
-                sg_expert_begin(&h->s, false);
+        shelf *h = open_for_trial(_i);
+        const double with = faster ? 2 : 3, without = faster ? 3 : 2;
+        uint32_t rest = SG_EXPERT_REST;
+        ck_assert_uint_eq(tokens(h, SG_EXPERT_FIRST, with, without), SG_EXPERT_FIRST);
+        for (int trials = 0; trials < 6; trials++) {
+            for (uint32_t i = 0; i < SG_EXPERT_ROUNDS * 4; i++) ck_assert_uint_eq(tokens(h, SG_EXPERT_TURN, with, without), i % 4 % 3 == 0 ? SG_EXPERT_TURN : 0);
+            for (uint32_t i = 0; i < rest; i++) {
+                ck_assert_int_eq(token(h, with, without), faster);
+                if (i % 5 > 0) continue;
+                sg_expert_begin(&h->s, false); /* batches in between change nothing, and look ahead always */
                 ck_assert(sg_expert_looks_ahead(&h->s, &h->home[0]));
-                sg_expert_time(&h->s, 1000);
             }
+            if (rest < SG_EXPERT_MOST_REST) rest *= 2;
         }
-        ck_assert_uint_eq(with, SG_EXPERT_TRIAL); /* of two times SG_EXPERT_TRIAL */
-        ck_assert_uint_eq(sum[0], sum[1]);        /* what grows with time favours neither */
+        ck_assert_uint_eq(rest, SG_EXPERT_MOST_REST);
+        /* now it is the other way round */
+        ck_assert_uint_eq(tokens(h, SG_EXPERT_ROUNDS * ROUND, without, with), SG_EXPERT_ROUNDS * ROUND / 2);
+        ck_assert_uint_eq(tokens(h, SG_EXPERT_REST, without, with), faster ? 0 : SG_EXPERT_REST);
+        ck_assert_uint_eq(tokens(h, SG_EXPERT_ROUNDS * ROUND, without, with), SG_EXPERT_ROUNDS * ROUND / 2);
         shelf_close(h);
     }
+}
+END_TEST
+
+/* What is not clear is tried for longer, and again as soon as before. */
+START_TEST(trial_of_what_is_not_clear) {
+    shelf *h = open_for_trial(_i);
+    const uint32_t n = SG_EXPERT_MOST_ROUNDS * ROUND;
+    for (uint32_t i = 0; i < SG_EXPERT_FIRST; i++) (void)token(h, 1000, 1000);
+    uint32_t ahead = 0;
+    for (uint32_t i = 0; i < n; i++) ahead += token(h, 1000 + i, 1000 + i); /* what grows with time favours neither */
+    ck_assert_uint_eq(ahead, n / 2);
+    ck_assert_uint_eq(tokens(h, SG_EXPERT_REST, 1000, 1000), SG_EXPERT_REST);
+    for (int worse = 1; worse >= 0; worse--)
+        for (int again = 0; again < 3; again++) {
+            for (uint32_t i = ahead = 0; i < n; i++) ahead += token(h, (i / ROUND % 2 ? 900 : 1100) + (worse ? 5 : -5), 1000); /* its standard error is 14 */
+            ck_assert_uint_eq(ahead, n / 2);
+            ck_assert_uint_eq(tokens(h, SG_EXPERT_REST, 1000, 1000), worse ? 0 : SG_EXPERT_REST);
+        }
+    shelf_close(h);
+}
+END_TEST
+
+/* A token that took a thousand times as long as others says little. */
+START_TEST(trial_with_stalls) {
+    shelf *h = open_for_trial(_i);
+    ck_assert_uint_eq(tokens(h, SG_EXPERT_FIRST, 2, 3), SG_EXPERT_FIRST);
+    uint32_t n = 0;
+    for (; h->s.ahead.at != 0 || n == 0; n++) (void)token(h, n % 16 == 1 ? 3000 : 2, 3.5);
+    ck_assert_uint_le(n, SG_EXPERT_MOST_ROUNDS * ROUND);
+    ck_assert_uint_eq(tokens(h, SG_EXPERT_REST, 2, 3.5), SG_EXPERT_REST);
+    shelf_close(h);
 }
 END_TEST
 
@@ -340,8 +393,10 @@ START_TEST(trust_of_the_pregate) {
     open_with(h, _i, 4, 1);
     sg_expert_store *s = &h->s;
     sg_expert_home *bad = &h->home[0], *half = &h->home[1];
+    const uint32_t runs = 63;
     uint32_t believed = 0;
-    for (uint32_t run = 1; run < SG_EXPERT_FIRST; run++) {
+    s->ahead.rest = runs; /* all with look-ahead */
+    for (uint32_t run = 1; run <= runs; run++) {
         sg_expert_begin(s, true);
         ck_assert(!sg_expert_is_foreseen(s, half)); /* nothing was said yet */
         believed += sg_expert_foresees(s, bad);
@@ -364,12 +419,13 @@ START_TEST(trust_of_the_pregate) {
     }
     ck_assert(believed > 10 && believed < 40);
     ck_assert(bad->far_trust < SG_EXPERT_TRUE && half->far_trust > SG_EXPERT_TRUE && half->far_trust < 0.7f);
-    ck_assert_uint_eq(bad->finds.foreseen, SG_EXPERT_FIRST - 1);
+    ck_assert_uint_eq(bad->finds.foreseen, runs);
     ck_assert_uint_eq(bad->finds.came, 0);
-    ck_assert_uint_eq(half->finds.foreseen, 2 * (SG_EXPERT_FIRST - 1));
-    ck_assert_uint_eq(half->finds.came, SG_EXPERT_FIRST - 1);
+    ck_assert_uint_eq(half->finds.foreseen, 2 * runs);
+    ck_assert_uint_eq(half->finds.came, runs);
     ck_assert(half->finds.guessed > 5 && half->finds.right == 0); /* it was asked, and is worse */
     ck_assert(half->trust < half->far_trust);
+    s->ahead.rest = UINT32_MAX;
     half->trust = 0; /* even so: a probe */
     for (uint32_t k = 0; k < SG_EXPERT_PROBE + 3; k++) {
         sg_expert_begin(s, true);
@@ -495,6 +551,8 @@ int main(void) {
     tcase_add_loop_test(t, any_work, 0, n);
     tcase_add_loop_test(t, trust, 0, 1);
     tcase_add_loop_test(t, trial, 0, 1);
+    tcase_add_loop_test(t, trial_of_what_is_not_clear, 0, 1);
+    tcase_add_loop_test(t, trial_with_stalls, 0, 1);
     tcase_add_loop_test(t, trust_of_the_pregate, 0, 1);
     tcase_add_loop_test(t, next_ones_stay, 0, 1);
     tcase_add_loop_test(t, needed_next_is_not_displaced, 0, 1);
