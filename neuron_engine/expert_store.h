@@ -152,15 +152,15 @@ const uint8_t *sg_expert_get(sg_expert_store *s, uint32_t position, int slice, s
  * experts that it names, and that would be read, are needed (a probe now and then looks whether that is still so); not in batches whose experts
  * come part by part, since there is no room for more; and not while it makes tokens slower.
  *
- * That is tried: after SG_EXPERT_FIRST single tokens with it, which are what short answers have, rounds of four turns of SG_EXPERT_TURN tokens go with,
+ * That is tried: after SG_EXPERT_FIRST single tokens with it, in which trust grows or falls, rounds of four turns of SG_EXPERT_TURN tokens go with,
  * without, without, with it, until the difference is SG_EXPERT_CLEAR times its standard error, at least SG_EXPERT_ROUNDS of them and at most
  * SG_EXPERT_MOST_ROUNDS: where it is too small to be seen it matters little. Tokens then go as it was faster, SG_EXPERT_REST of them up to the next trial,
  * twice as many whenever a trial clearly says the same again, up to SG_EXPERT_MOST_REST: so trials cost next to nothing. */
-#define SG_EXPERT_FIRST 32u
-#define SG_EXPERT_TURN 4u
+#define SG_EXPERT_FIRST 8u
+#define SG_EXPERT_TURN 2u
 #define SG_EXPERT_CLEAR 2.5
-#define SG_EXPERT_ROUNDS 3u
-#define SG_EXPERT_MOST_ROUNDS 12u
+#define SG_EXPERT_ROUNDS 4u
+#define SG_EXPERT_MOST_ROUNDS 24u
 #define SG_EXPERT_REST 512u
 #define SG_EXPERT_MOST_REST 4096u
 #define SG_EXPERT_PROBE 32u
