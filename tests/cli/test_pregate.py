@@ -18,7 +18,6 @@ from test_streaming_experts import DEMO, GOLDEN_EXPERTS
 from with_tensors import pregate, routers, with_tensors
 
 WEIGHT, BIAS = 'sparsegen.pregate.weight', 'sparsegen.pregate.bias'
-SAMPLE = 40
 PROMPT = ('-p', ' '.join(base.PROMPTS))
 IDS = ('--tokens', '1 5 7 9 11 300 20 21 22 401 23 24')
 ARCHITECTURES = ['qwen3moe-q4_0', 'smallthinker-q', 'gpt-oss', 'deepseek2', 'glm4moe', 'qwen2moe', 'lfm2moe']
@@ -116,7 +115,7 @@ class Hints(Case):
     def test_no_bit_changes(self):
         grid = list(itertools.product(('own', 'garbage', 'ahead'), ('gguf', 'bin'), (0.05, 1.2, 60), (1, 2, 5, 128), (1, 3), ((), ('--no-prefetch',), ('--no-cache',))))
         draw = random.Random(3)
-        for kind, form, above, batch, threads, more in draw.sample(grid, SAMPLE // 3 if base.sanitized() else SAMPLE):
+        for kind, form, above, batch, threads, more in draw.sample(grid, 40):
             said = self.check('moe', kind, form, PROMPT, above, '-b', batch, '-t', threads, '--io', draw.choice(base.ENGINES), *more)
             if above < 1 and batch == 1 and kind != 'ahead' and not more:
                 self.assertIn('pre-gate', said)
@@ -164,7 +163,7 @@ class Routes(Case):
         """Whatever is in memory, in which batches, by how many threads."""
         grid = list(itertools.product(('routes', 'biased'), ('gguf', 'bin'), (0.05, 1.2, 60), (1, 2, 5, 128), (1, 2, 3), ((), ('--no-prefetch',), ('--no-cache',))))
         draw = random.Random(4)
-        for kind, form, above, batch, threads, more in draw.sample(grid, SAMPLE // 3 if base.sanitized() else SAMPLE):
+        for kind, form, above, batch, threads, more in draw.sample(grid, 40):
             path, args = model('moe', kind, form), ['-b', batch, '-t', threads, '--io', draw.choice(base.ENGINES), *more]
             got, said = base.within(path, PROMPT, above, *args, '--stats', env={'SPARSEGEN_FAULTS': base.FAULTS.format(7)})
             self.assertTrue(got is not None and got == resident(path, PROMPT), f'{path} {above} {args}: {said}')
