@@ -313,7 +313,8 @@ void sg_stream_recover(sg_stream *s) {
 
 sg_stream_counts sg_stream_get_counts(sg_stream *s) {
     pthread_mutex_lock(&s->lock);
-    const sg_stream_counts c = s->counts;
+    sg_stream_counts c = s->counts;
+    if (s->flying[0] + s->flying[1] > 0) c.busy += sg_trace_now() - s->busy_since;
     pthread_mutex_unlock(&s->lock);
     return c;
 }

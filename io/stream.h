@@ -106,6 +106,7 @@ typedef struct sg_stream_counts {
     uint64_t demand_bytes, demand_reads, demand_fetches; /* reads: what the kernel was asked for, fetches: before merging */
     uint64_t prefetch_bytes, prefetch_reads, prefetch_fetches;
     uint64_t dropped, retried;
+    double busy; /* seconds in which reads were under way, up to when somebody saw that they had ended */
 } sg_stream_counts;
 sg_stream_counts sg_stream_get_counts(sg_stream *s);
 

@@ -69,6 +69,7 @@ struct sg_stream {
     uint32_t most_prefetches; /* that may fly; the rest is kept for demands */
     sg_error failure;       /* code SG_OK: none */
     sg_stream_counts counts;
+    double busy_since;      /* while reads fly */
 
     pthread_mutex_t news_lock;
     pthread_cond_t news;

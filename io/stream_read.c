@@ -51,6 +51,7 @@ bool sg_stream_take(sg_stream *s, sg_stream_read *r, uint32_t skip) {
         last->part = part;
         last = part;
     }
+    if (s->flying[0] + s->flying[1] == 0) s->busy_since = sg_trace_now();
     s->flying[prefetch]++;
     s->flying_bytes[prefetch] += r->total;
     sg_stream_counts *const c = &s->counts;
@@ -154,6 +155,7 @@ void sg_stream_settle(sg_stream *s, sg_stream_ended *sum) {
         s->flying[q] -= sum->reads[q];
         s->flying_bytes[q] -= sum->bytes[q];
     }
+    if (s->flying[0] + s->flying[1] == 0) s->counts.busy += sg_trace_now() - s->busy_since;
     s->counts.retried += sum->retried;
     atomic_fetch_add_explicit(&s->ended, sum->fetches, memory_order_acq_rel); /* none flies that is not counted: who drains can tell */
     pthread_mutex_unlock(&s->lock);

@@ -33,8 +33,7 @@ void sg_expert_store_lay_out(sg_expert_store *s, sg_carver *c) {
         h->cache.halve_after = SG_HEAT_TOKENS_EXPERTS;
         sg_neuron_cache_lay_out(&h->cache, c);
         h->resident = sg_carve(c, h->n_expert, 1);
-        h->guess = sg_carve(c, h->n_expert, 1);
-        h->foreseen = sg_carve(c, h->n_expert, 1);
+        for (uint32_t k = 0; k < SG_EXPERT_NAMERS; k++) h->namer[k].named = sg_carve(c, h->n_expert, 1);
         h->named = sg_carve(c, h->n_expert, sizeof *h->named);
         h->soon = sg_carve(c, h->n_expert, sizeof *h->soon);
         h->slot_memory = h->in_place ? sg_carve(c, h->cache.n_slots, sizeof *h->slot_memory) : NULL;
@@ -56,12 +55,11 @@ void sg_expert_store_clear(sg_expert_store *s) {
         h->store = s;
         sg_neuron_cache_clear(&h->cache);
         memset(h->resident, 0, h->n_expert);
-        h->trust = h->far_trust = h->misses = 1;
+        h->misses = 1;
+        for (uint32_t k = 0; k < SG_EXPERT_NAMERS; k++) h->namer[k].trust = 1;
         for (uint32_t slot = 0; h->in_place && slot < h->cache.n_slots; slot++) h->slot_memory[slot] = h->arena + slot * h->slot_bytes;
     }
     s->home = NULL;
-    s->ahead.on = true;
-    s->ahead.rest = SG_EXPERT_FIRST;
 }
 
 /* ---- reads ---- */

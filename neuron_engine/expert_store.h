@@ -40,10 +40,22 @@ typedef struct sg_expert_finds {
     uint64_t ahead, late;  /* read because they were expected: there, still on the way */
     uint64_t missed;       /* read on demand */
     uint64_t kept;         /* of those that were read: got a slot */
-    uint64_t guessed, right; /* look-ahead: experts that were named, and those of them that were used */
+    uint64_t guessed, right; /* look-ahead from the layer before: experts that were named, and those of them that were used */
     uint64_t foreseen, came; /* the pre-gate, likewise, of the first token of a run */
     uint64_t expected, unused; /* both: reads that were started, and those nobody needed */
 } sg_expert_finds;
+
+/* How many layers of experts look-ahead may be ahead. */
+#define SG_EXPERT_DEPTH 2u
+/* Who names experts of a layer before its router does, the pre-gate, or look-ahead from so many layers before. Judged by those that were not in slots. */
+enum { SG_EXPERT_PREGATE, SG_EXPERT_NAMERS = SG_EXPERT_DEPTH + 1 };
+typedef struct sg_expert_namer {
+    uint8_t *named;        /* [n_expert], 1: for the run; by the pre-gate for its first token */
+    uint32_t run;          /* the last one that he was asked about */
+    float trust;           /* share of them that was needed lately */
+    uint32_t judged;       /* how many there were, as far as it matters for the next step of trust */
+    uint32_t right, wrong; /* since the last look at them began, see sg_expert_looks_ahead */
+} sg_expert_namer;
 
 /* The experts of one layer. */
 typedef struct sg_expert_home {
@@ -57,15 +69,11 @@ typedef struct sg_expert_home {
     uint8_t *resident;     /* [n_expert], 1: in a slot */
     uint8_t **slot_memory; /* [n_slots], in place */
     const uint8_t **at;    /* [n_expert], in place: where an expert is, or is being read to; NULL: nowhere */
-    uint8_t *guess;        /* [n_expert], 1: named by look-ahead for the run `guessed` */
-    uint8_t *foreseen;     /* [n_expert], 1: by the pre-gate, for the first token of the run `foresaw` */
-    uint32_t guessed, foresaw;
     uint32_t *named, n_named, named_at; /* [n_expert], what is expected in the order of its reads; those that were looked at */
     uint16_t *soon;        /* [n_expert], tokens of the next batch that will need it */
     bool apart;            /* those of the last batch did not fit into RAM together; set by the owner */
     float misses;          /* of a token lately */
-    float trust;           /* share of what look-ahead named, and was not in a slot, that was needed lately */
-    float far_trust;       /* the same of the pre-gate */
+    sg_expert_namer namer[SG_EXPERT_NAMERS];
     sg_expert_finds finds;
 } sg_expert_home;
 
@@ -80,8 +88,12 @@ typedef struct sg_expert_read {
     uint32_t first[SG_EXPERT_SLICES + 1]; /* pieces of each slice */
 } sg_expert_read;
 
-/* How many layers of experts look-ahead may be ahead. */
-#define SG_EXPERT_DEPTH 2u
+/* What is done about experts that will probably be needed, see sg_expert_looks_ahead. */
+typedef enum sg_expert_phase {
+    SG_EXPERT_LOOK,  /* they are named, and not read */
+    SG_EXPERT_TRIAL, /* read and not read, in turns */
+    SG_EXPERT_REST   /* as was found to be faster */
+} sg_expert_phase;
 
 /* What the layers of a model share. */
 typedef struct sg_expert_store {
@@ -92,11 +104,17 @@ typedef struct sg_expert_store {
     uint32_t n_reads, n_pieces;
     size_t land_bytes;     /* of an area */
     bool no_ahead;         /* nothing is read because it is expected */
+    bool always_ahead;     /* without finding out whether that pays */
     bool no_cache;         /* every run begins with empty slots */
     struct {
-        bool trial, on;          /* with and without it in turns; with it */
+        sg_expert_phase phase;
+        bool on;                 /* what is named is read */
         bool better;             /* what the last trial said */
-        uint32_t at, rest;       /* single tokens of this trial, or since the last one; of these how many until the next trial */
+        bool looked;             /* what holds now was said by a look, of names that come true */
+        uint32_t tried;          /* tokens for which the last trial held; 0: there was none */
+        uint32_t at, rest;       /* single tokens of this phase; how many of them it has, if it is SG_EXPERT_REST */
+        uint32_t missing;        /* a look: experts that were not in slots */
+        double busy, busy_before; /* a look: the drive's share of the time of a token, sum over tokens; of the stream, when this token began */
         uint32_t rounds;         /* of this trial */
         double seconds[2];       /* of this round, without and with */
         double saved, squares;   /* by look-ahead, of all time of a round: sum over rounds, and of its square */
@@ -148,32 +166,38 @@ void sg_expert_end(sg_expert_store *s);
  * will end with an error. Any thread; *waited grows by the seconds of waiting. */
 const uint8_t *sg_expert_get(sg_expert_store *s, uint32_t position, int slice, size_t from, size_t to, double *waited);
 
-/* Whether to look ahead for a layer: not where almost everything is in slots, since asking the router costs time, too; not where too few of the
- * experts that it names, and that would be read, are needed (a probe now and then looks whether that is still so); not in batches whose experts
- * come part by part, since there is no room for more; and not while it makes tokens slower.
+/* Whether to look ahead for a layer, from so many before: not where almost everything is in slots, since asking the router costs time, too; not where too
+ * few of the experts that it names, and that would be read, are needed (a probe now and then looks whether that is still so); not where who is asked earlier
+ * is nearly as right, nor where who is asked later is more right than that; not in batches whose experts come part by part, since there is no room for
+ * more; and not while it makes tokens slower.
  *
- * That is tried: after SG_EXPERT_FIRST single tokens with it, in which trust grows or falls, rounds of four turns of SG_EXPERT_TURN tokens go with,
- * without, without, with it, until the difference is SG_EXPERT_CLEAR times its standard error, at least SG_EXPERT_ROUNDS of them and at most
- * SG_EXPERT_MOST_ROUNDS: where it is too small to be seen it matters little. Tokens then go as it was faster, SG_EXPERT_REST of them up to the next trial,
- * twice as many whenever a trial clearly says the same again, up to SG_EXPERT_MOST_REST: so trials cost next to nothing. */
-#define SG_EXPERT_FIRST 8u
-#define SG_EXPERT_TURN 2u
-#define SG_EXPERT_CLEAR 2.5
-#define SG_EXPERT_ROUNDS 4u
-#define SG_EXPERT_MOST_ROUNDS 24u
-#define SG_EXPERT_REST 512u
+ * First a look: in SG_EXPERT_LOOK_TOKENS single tokens experts are named, and not read. That says who is to be trusted, which share of the time the drive
+ * is busy without reading ahead, and how much more it would read in vain. Where it would be busy for more than SG_EXPERT_ROOM of the time then, or nothing
+ * right is named, there is nothing to gain, and SG_EXPERT_HOPELESS tokens go without (then comes a trial, since a drive that is busy may have room for more).
+ *
+ * Else it is tried: rounds of four tokens go with, without, without, with it, until the difference is SG_EXPERT_CLEAR times its standard error, at least
+ * SG_EXPERT_ROUNDS of them and at most SG_EXPERT_MOST_ROUNDS: where it is too small to be seen it matters little. Tokens then go as it was faster,
+ * SG_EXPERT_REST_TOKENS of them, twice as many whenever a trial clearly says the same again, up to SG_EXPERT_MOST_REST: so trials cost next to nothing. Then
+ * it is tried again; where it was slower, after another look. */
+#define SG_EXPERT_LOOK_TOKENS 8u
+#define SG_EXPERT_ROOM 0.9
+#define SG_EXPERT_HOPELESS 1024u
+#define SG_EXPERT_CLEAR 3.0
+#define SG_EXPERT_ROUNDS 6u
+#define SG_EXPERT_MOST_ROUNDS 32u
+#define SG_EXPERT_REST_TOKENS 512u
 #define SG_EXPERT_MOST_REST 4096u
 #define SG_EXPERT_PROBE 32u
 #define SG_EXPERT_TRUE 0.4f
 #define SG_EXPERT_FEW 0.05f /* missing experts of a token in a layer */
-bool sg_expert_looks_ahead(const sg_expert_store *s, const sg_expert_home *h);
+bool sg_expert_looks_ahead(const sg_expert_store *s, const sg_expert_home *h, uint32_t distance);
 /* Nothing that is known to be needed, or expected, waits for its read to start: the drive will be idle. */
 bool sg_expert_idle(const sg_expert_store *s);
 /* A run of a single token took so long. */
 void sg_expert_time(sg_expert_store *s, double seconds);
 /* Look-ahead: the layer will probably need experts named[n] in this run, the surest first. Starts reads of those that are nowhere, now and as areas
  * become free; takes the place of what the pre-gate named. */
-void sg_expert_expect(sg_expert_store *s, sg_expert_home *h, const uint32_t *named, uint32_t n);
+void sg_expert_expect(sg_expert_store *s, sg_expert_home *h, uint32_t distance, const uint32_t *named, uint32_t n);
 
 /* The pre-gate, at the beginning of a run, before any layer. Whether to ask it what to read for a layer: as with look-ahead. */
 bool sg_expert_foresees(const sg_expert_store *s, const sg_expert_home *h);
@@ -183,8 +207,6 @@ void sg_expert_foresee(sg_expert_home *h, const uint32_t *first, uint32_t n_firs
 void sg_expert_start_named(sg_expert_store *s);
 /* The first token of the run uses these: how good was it? Before sg_expert_demand. */
 void sg_expert_judge_foreseen(const sg_expert_store *s, sg_expert_home *h, const uint32_t *used, uint32_t n);
-/* Of this layer look-ahead would say nothing better. Where it was not asked for long it is all the same once in a while. */
-bool sg_expert_is_foreseen(const sg_expert_store *s, const sg_expert_home *h);
 /* What the next batch will need decides who stays, where it is known and the pre-gate is believed: whether to count that for a layer (`probing`: also
  * where it is only to be judged), and that h->soon holds it now, until the next run begins: without effect for layers not to count for. Any thread. */
 bool sg_expert_weighs(const sg_expert_store *s, const sg_expert_home *h, bool probing);

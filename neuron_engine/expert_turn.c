@@ -174,6 +174,7 @@ void sg_expert_demand(sg_expert_store *s, sg_expert_home *h, const uint32_t *hit
             s->index[s->n_here + missing] = i;
             s->read[s->n_here + missing++] = r;
         }
+    s->ahead.missing += missing;
     if (count) sort_by_uses(s, s->n_here, n);
     give_up(s);
     for (uint32_t p = s->n_here; p < n; p++) s->slot[p] = SG_SLOT_NONE;

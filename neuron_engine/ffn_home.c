@@ -40,7 +40,7 @@ static void judge_ahead(sg_ffn_store *s) {
     const uint64_t useful = s->finds.ahead + s->finds.late;
     const bool was_trial = s->ahead.until > 0 && !s->ahead.rests;
     if (s->no_cache) s->ahead.rests = true;
-    if (s->no_cache || s->run < s->ahead.until) return;
+    if (s->no_cache || s->always_ahead || s->run < s->ahead.until) return;
     s->ahead.rests = was_trial && (double)(useful - s->ahead.useful) < SG_AHEAD_TRUE * (double)(s->finds.predicted - s->ahead.predicted);
     s->ahead.until = s->run + (s->ahead.rests ? SG_AHEAD_REST : SG_AHEAD_TRIAL);
     s->ahead.predicted = s->finds.predicted;

@@ -45,6 +45,7 @@ typedef struct sg_ffn_store {
     uint32_t n_fetches;
     uint32_t run; /* tokens so far, from 1 */
     bool no_cache, no_pipeline; /* see sparsegen.h */
+    bool always_ahead;          /* without trials */
     sg_ffn_finds finds;
     struct {
         uint32_t until;             /* run with which the present trial or rest ends */

@@ -105,8 +105,7 @@ void sg_exec_expect(const sg_exec_turn *r, const sg_step *s, uint32_t thread) {
     sg_exec *e = r->e;
     sg_expert_home *home = home_of(e, s->layer);
     /* further ahead only a single token, and only where the drive would have nothing to do. Thread 0 changes neither here before a barrier */
-    if (sg_expert_is_foreseen(home->store, home)) return;
-    if (!sg_expert_looks_ahead(home->store, home) || (s->n > 1 && (r->n > 1 || !sg_expert_idle(home->store)))) return;
+    if (!sg_expert_looks_ahead(home->store, home, s->n) || (s->n > 1 && (r->n > 1 || !sg_expert_idle(home->store)))) return;
     const uint32_t n = r->n < SG_EXPECT_TOKENS ? r->n : SG_EXPECT_TOKENS, threads = sg_team_size(e->team);
     sg_acts a = e->ahead;
     a.n = n;
@@ -119,7 +118,7 @@ void sg_exec_expect(const sg_exec_turn *r, const sg_step *s, uint32_t thread) {
     uint32_t lo, hi;
     while (sg_team_take(e->team, sg_matrix_clusters(&s->w->m), 1, &lo, &hi)) sg_matrix_mul(&s->w->m, s->bias, &a, e->expect_scores, e->router.n_expert, lo, hi);
     sg_team_barrier(e->team);
-    if (thread == 0) sg_expert_expect(home->store, home, e->expect_expert, name_experts(e, s, n));
+    if (thread == 0) sg_expert_expect(home->store, home, s->n, e->expect_expert, name_experts(e, s, n));
 }
 
 void sg_exec_experts(const sg_exec_turn *r, const sg_step *s, uint32_t thread) {

@@ -210,9 +210,11 @@ static sg_status load(sg_model *m, sg_loader *l, const sg_model_options *o, cons
     SG_TRY(sg_streaming_create(&m->weights.streaming, r, &m->weights, l, &m->desc, &wo, err));
     m->weights.streaming->store.no_cache = o->no_cache;
     m->weights.streaming->store.no_pipeline = o->no_pipeline;
+    m->weights.streaming->store.always_ahead = o->always_prefetch;
     if (m->weights.streaming->experts) {
         m->weights.streaming->experts->no_cache = o->no_cache;
         m->weights.streaming->experts->no_ahead = o->no_prefetch;
+        m->weights.streaming->experts->always_ahead = o->always_prefetch;
     }
     return SG_OK;
 }
@@ -225,6 +227,7 @@ sg_status sg_model_open_weights(sg_model *m, const sg_gguf *g, const sg_model_op
     m->n_batch = DEFAULT_BATCH;
     m->prefetch = !o->no_prefetch;
     atomic_init(&m->sessions, 0);
+    if (o->no_prefetch && o->always_prefetch) return sg_fail(err, SG_E_ARG, "reading ahead cannot be asked for both always and never");
     if ((unsigned)so.kv_type >= SG_KV_TYPES) return sg_fail(err, SG_E_ARG, "unknown KV cache type %d", (int)so.kv_type);
     if (sg_session_n_threads(&so) > SG_TEAM_MAX) return sg_fail(err, SG_E_ARG, "too many threads");
     sg_loader l;

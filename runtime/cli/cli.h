@@ -60,7 +60,7 @@ typedef struct cli_model {
     int ffn;      /* index of the choice, equal to sg_ffn_mode */
     cli_list lossy;
     int64_t experts; /* of a token, 0: as the model says */
-    bool quiet, stats, pin, no_prefetch, no_cache, no_pipeline, precise;
+    bool quiet, stats, pin, no_prefetch, always_prefetch, no_cache, no_pipeline, precise;
     uint64_t ram;      /* bytes, 0: the library's choice */
     const char *trace, *route_log; /* files, or NULL */
     bool vocab_only; /* the command needs no weights */
@@ -87,6 +87,7 @@ extern const char *const cli_kv_choices[], *const cli_io_choices[], *const cli_c
     { "ram", 0, CLI_SIZE, &(m)->ram, "SIZE",                                                                            \
       "the most memory to take, as 800M or 2G; what does not fit is read while computing (default: what is available)" }, \
     { "no-prefetch", 0, CLI_FLAG, &(m)->no_prefetch, NULL, "read neurons and experts only when they are known to be needed" },       \
+    { "always-prefetch", 0, CLI_FLAG, &(m)->always_prefetch, NULL, "read ahead without finding out whether that pays (to measure what it brings)" }, \
     { "no-cache", 0, CLI_FLAG, &(m)->no_cache, NULL, "read neurons and experts again for every token (to measure what the caches bring)" }, \
     { "no-pipeline", 0, CLI_FLAG, &(m)->no_pipeline, NULL, "do not compute while a layer's neurons are read (to measure the same)" }, \
     { "trace", 0, CLI_STR, &(m)->trace, "FILE", "write reads, waits and steps as a Chrome trace (with a model larger than --ram)" }, \

@@ -172,6 +172,7 @@ int cli_open_model(cli_model *m, uint64_t n_ctx) {
     o.ram = m->ram;
     o.session = &session;
     o.no_prefetch = m->no_prefetch;
+    o.always_prefetch = m->always_prefetch;
     o.no_cache = m->no_cache;
     o.no_pipeline = m->no_pipeline;
     sg_error err;

@@ -112,8 +112,10 @@ typedef struct sg_model_options {
     /* For measuring what each brings; neither changes a result. no_cache: every token reads the neurons that it needs again (and nothing is
      * read from predictions); no_pipeline: a layer's reads start when all its gates are computed, and nothing is computed meanwhile. */
     bool no_cache, no_pipeline;
+    bool always_prefetch; /* read ahead whatever is named by who is mostly right, without finding out first whether that makes tokens faster;
+                           * changes no result. Not together with no_prefetch */
 } sg_model_options;
-#define SG_MODEL_OPTIONS_INIT { sizeof(sg_model_options), SG_IO_AUTO, NULL, NULL, NULL, NULL, false, 0, NULL, false, NULL, false, false }
+#define SG_MODEL_OPTIONS_INIT { sizeof(sg_model_options), SG_IO_AUTO, NULL, NULL, NULL, NULL, false, 0, NULL, false, NULL, false, false, false }
 
 /* Facts about an open model. Strings live as long as the model. */
 typedef struct sg_model_info {

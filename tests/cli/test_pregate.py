@@ -105,6 +105,10 @@ def alike(first, second):
     return pairs
 
 
+# of single tokens the first few read nothing ahead, and not all that follow
+ALWAYS = ('--always-prefetch',)
+
+
 class Hints(Case):
     def check(self, name, kind, form, prompt, above, *args):
         got, said = base.within(model(name, kind, form), prompt, above, *args, '--stats', env={'SPARSEGEN_FAULTS': base.FAULTS.format(5)})
@@ -113,38 +117,38 @@ class Hints(Case):
         return said
 
     def test_no_bit_changes(self):
-        grid = list(itertools.product(('own', 'garbage', 'ahead'), ('gguf', 'bin'), (0.05, 1.2, 60), (1, 2, 5, 128), (1, 3), ((), ('--no-prefetch',), ('--no-cache',))))
+        grid = list(itertools.product(('own', 'garbage', 'ahead'), ('gguf', 'bin'), (0.05, 1.2, 60), (1, 2, 5, 128), (1, 3), (ALWAYS, ('--no-prefetch',), ('--no-cache',))))
         draw = random.Random(3)
         for kind, form, above, batch, threads, more in draw.sample(grid, 40):
             said = self.check('moe', kind, form, PROMPT, above, '-b', batch, '-t', threads, '--io', draw.choice(base.ENGINES), *more)
-            if above < 1 and batch == 1 and kind != 'ahead' and not more:
+            if above < 1 and batch == 1 and kind != 'ahead' and more == ALWAYS:
                 self.assertIn('pre-gate', said)
 
     def test_every_architecture(self):
         for name, kind, batch in itertools.product(ARCHITECTURES, ('own', 'garbage'), (1, 5)):
-            self.check(name, kind, 'gguf', IDS, 0.05, '-b', batch, '-t', 2)
+            self.check(name, kind, 'gguf', IDS, 0.05, '-b', batch, '-t', 2, *ALWAYS)
 
     def test_the_text_stays(self):
         args = ['-p', base.PROMPTS[0], '--temp', 0, '-n', 40, '-t', 2, '-c', 128]
         want = self.ok('-m', model('moe', 'plain'), *args).stdout
         self.assertGreater(len(want), 60)
         size = f"{os.path.getsize(DEMO) * 2 // 5 // 1024 + base.sanitized() * 400000}K"
-        for kind, more in itertools.product(('own', 'garbage', 'ahead'), ((), ('--no-prefetch',), ('-b', 1), ('--ram', size), ('--ram', size, '-b', 1))):
+        for kind, more in itertools.product(('own', 'garbage', 'ahead'), ((), ('--no-prefetch',), ('-b', 1), ('--ram', size), ('--ram', size, '-b', 1), ('--ram', size, *ALWAYS))):
             self.assertEqual(self.ok('-m', model('moe', kind), *args, *more).stdout, want, (kind, more))
 
     def test_accuracy(self):
         """Of the first layer the embedding says all; of the others of the demo model little, as random numbers say of each."""
-        said = self.check('moe', 'own', 'gguf', PROMPT, 0.4, '-b', 1)
+        said = self.check('moe', 'own', 'gguf', PROMPT, 0.4, '-b', 1, *ALWAYS)
         named, layers = named_right(said, 'pre-gate')
         self.assertGreater(layers[0], 85, said)
         self.assertEqual(len(layers), 5)
-        self.assertLess(named_right(self.check('moe', 'garbage', 'gguf', PROMPT, 0.4, '-b', 1), 'pre-gate')[0], 25)
+        self.assertLess(named_right(self.check('moe', 'garbage', 'gguf', PROMPT, 0.4, '-b', 1, *ALWAYS), 'pre-gate')[0], 25)
         self.assertLess(max(layers[1:]), named)
 
     def test_corrections_are_asked(self):
         """In the place of the routers, by the layer before: what they say is what is named."""
-        right = named_right(self.check('moe', 'plain', 'gguf', PROMPT, 2, '-b', 1), 'ahead')  # routers in memory, else they are not asked
-        wrong = named_right(self.check('moe', 'ahead', 'gguf', PROMPT, 2, '-b', 1), 'ahead')
+        right = named_right(self.check('moe', 'plain', 'gguf', PROMPT, 2, '-b', 1, *ALWAYS), 'ahead')  # routers in memory, else they are not asked
+        wrong = named_right(self.check('moe', 'ahead', 'gguf', PROMPT, 2, '-b', 1, *ALWAYS), 'ahead')
         self.assertIsNone(right[1][0])
         self.assertGreater(min(right[1][2:]), 40)
         self.assertLess(max(wrong[1][2:]), 40)
@@ -161,13 +165,13 @@ class Hints(Case):
 class Routes(Case):
     def test_same_bits(self):
         """Whatever is in memory, in which batches, by how many threads."""
-        grid = list(itertools.product(('routes', 'biased'), ('gguf', 'bin'), (0.05, 1.2, 60), (1, 2, 5, 128), (1, 2, 3), ((), ('--no-prefetch',), ('--no-cache',))))
+        grid = list(itertools.product(('routes', 'biased'), ('gguf', 'bin'), (0.05, 1.2, 60), (1, 2, 5, 128), (1, 2, 3), (ALWAYS, ('--no-prefetch',), ('--no-cache',))))
         draw = random.Random(4)
         for kind, form, above, batch, threads, more in draw.sample(grid, 40):
             path, args = model('moe', kind, form), ['-b', batch, '-t', threads, '--io', draw.choice(base.ENGINES), *more]
             got, said = base.within(path, PROMPT, above, *args, '--stats', env={'SPARSEGEN_FAULTS': base.FAULTS.format(7)})
             self.assertTrue(got is not None and got == resident(path, PROMPT), f'{path} {above} {args}: {said}')
-            if above < 1 and not more and (form, batch) != ('bin', 128):
+            if above < 1 and more == ALWAYS and (form, batch) != ('bin', 128):
                 self.assertEqual(named_right(said, 'pre-gate'), (100, [100] * 5))
                 self.assertNotIn('\nahead ', said)
         bits = {resident(model('moe', kind), PROMPT) for kind in ('plain', 'routes', 'biased')}
@@ -184,7 +188,7 @@ class Routes(Case):
             else:  # the same routes, other rounding
                 self.assertLess(difference(want, resident(model(name, 'routes'), IDS)), 0.03, name)
             for batch, above in ((1, 0.05), (5, 0.1), (128, 0.05)):
-                got, said = base.within(path, IDS, above, '-b', batch, '-t', 2, '--stats')
+                got, said = base.within(path, IDS, above, '-b', batch, '-t', 2, '--stats', *ALWAYS)
                 self.assertTrue(got == want, f'{path} {batch}: {said}')
                 if not base.sanitized():
                     self.assertIn('read while computing', said)
@@ -220,7 +224,7 @@ class Routes(Case):
 
     def test_nothing_is_read_in_vain(self):
         for form in 'gguf', 'bin':
-            _, said = base.within(model('moe', 'routes', form), PROMPT, 0.4, '-b', 1, '--stats')
+            _, said = base.within(model('moe', 'routes', form), PROMPT, 0.4, '-b', 1, '--stats', *ALWAYS)
             self.assertRegex(said, r'; 0\.0 % of what it read was not needed')
 
     def test_what_comes_next_stays(self):

@@ -42,6 +42,10 @@ def resident(path, prompt, *args):
     return got
 
 
+# of single tokens the first few read nothing ahead, and not all that follow
+ALWAYS = ('--always-prefetch',)
+
+
 class Grid(Case):
     def check_one(self, path, prompt, above, args, meaning=()):
         """meaning: arguments that change the logits. True: it read while computing."""
@@ -61,7 +65,7 @@ class Grid(Case):
             grid = draw.sample(grid, SAMPLE // 3 if base.sanitized() else SAMPLE)
         streamed = 0
         for name, text, above, engine, prefetch, threads in grid:
-            args = ['--io', engine, '-t', threads, '-b', draw.choice((1, 2, 5, 128)), *([] if prefetch else ['--no-prefetch']),
+            args = ['--io', engine, '-t', threads, '-b', draw.choice((1, 2, 5, 128)), *(draw.choice((ALWAYS, ALWAYS, ())) if prefetch else ('--no-prefetch',)),
                     *draw.choice(((), (), ('--no-cache',)))]
             meaning = draw.choice(((), (), ('--kv', 'f32'), ('--kv', 'q8_0'), ('--precise',)))
             streamed += self.check_one(model(name), ('-p', text), above, args, meaning)
@@ -84,10 +88,23 @@ class Grid(Case):
         ids = ('--tokens', '1 5 7 9 11 300 20 21 22 401 23 24')
         names += [name.replace('.gguf', '.bin') for name in names]
         for i, (name, (above, batch)) in enumerate(itertools.product(names, ((0.05, 1), (0.05, 128), (0.4, 5)))):
-            args = ['--io', base.ENGINES[i // 2 % 3], '-t', 1 + i % 3, '-b', batch]
+            args = ['--io', base.ENGINES[i // 2 % 3], '-t', 1 + i % 3, '-b', batch, *(ALWAYS if i % 4 else ())]
             streamed = self.check_one(model(name), ids, above, args)
             if not base.sanitized():  # their own memory moves the floor by more than such a model has
                 self.assertTrue(streamed, f'{name}: all of it was in memory')
+
+    def test_reading_ahead(self):
+        """Always, never, and of a few tokens not yet: they are what says whether it pays."""
+        path, prompt = model('moe.gguf'), ('-p', base.PROMPTS[0])
+        read = {}
+        for more in ALWAYS, ('--no-prefetch',), ():
+            _, said = base.within(path, prompt, 1.2, '-b', 1, '-t', 2, '--stats', *more)
+            there = re.search(r'look-ahead had ([0-9.]+) % there and ([0-9.]+) % on the way', said)
+            read[more] = float(there[1]) + float(there[2]) if there else None
+        self.assertIsNone(read['--no-prefetch',])
+        self.assertGreater(read[ALWAYS], 20)
+        self.assertLess(read[()] or 0, read[ALWAYS] / 2)
+        self.fails(1, 'reading ahead cannot be asked for both always and never', 'logits', '-m', path, *prompt, '-o', self.tmp / 'out', *ALWAYS, '--no-prefetch')
 
     def test_without_a_cache(self):
         for name in 'moe.gguf', 'moe.bin':

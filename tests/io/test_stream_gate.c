@@ -193,6 +193,34 @@ START_TEST(waiting_promotes) {
 }
 END_TEST
 
+/* From the first read to the last one, without the pause in which none is under way. */
+START_TEST(busy_time) {
+    sg_stream *s = open_one(SG_IO_PREAD, 2, 0);
+    sg_fetch f[2];
+    double least = 0, most = 0;
+    make_some(s, f, 2);
+    for (int round = 0; round < 2; round++) {
+        const double from = sg_trace_now();
+        permit(0);
+        submit_one(s, &f[0], false);
+        wait_arrived(2 * round + 1);
+        const double first = sg_trace_now(), before = sg_stream_get_counts(s).busy;
+        usleep(2000);
+        submit_one(s, &f[1], false);
+        wait_arrived(2 * round + 2);
+        least += sg_trace_now() - first;
+        ck_assert(sg_stream_get_counts(s).busy - before >= 0.002); /* also while they are under way */
+        permit(NO_GATE);
+        sg_stream_drain(s);
+        most += sg_trace_now() - from;
+        usleep(2000);
+    }
+    const double all = sg_stream_get_counts(s).busy;
+    ck_assert_msg(all >= least && all <= most, "%g not from %g to %g", all, least, most);
+    finish(s, f, 2);
+}
+END_TEST
+
 START_TEST(dropping) {
     sg_stream *s = open_one(SG_IO_PREAD, 1, 0);
     sg_fetch f[8];
@@ -479,6 +507,7 @@ int main(void) {
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_add_loop_test(tc, order_of_one_lane, 0, 2);
     tcase_add_test(tc, waiting_promotes);
+    tcase_add_test(tc, busy_time);
     tcase_add_test(tc, dropping);
     tcase_add_test(tc, cancelling);
     tcase_add_test(tc, lanes_for_demands);

@@ -113,6 +113,7 @@ static inline void shelf_open(shelf *h, const sg_stream_options *o, uint32_t n_r
     for (uint32_t i = 0; i < n_reads; i++) s->reads[i].memory = h->first_memory[i] = (uint8_t *)h->landing + i * each + SHELF_GUARD;
     sg_stream_register(h->stream, h->landing, n_reads * each);
     sg_expert_store_clear(s);
+    s->always_ahead = true;
 }
 
 static inline void shelf_close(shelf *h) {

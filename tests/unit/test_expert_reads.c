@@ -134,7 +134,7 @@ START_TEST(there) {
     shelf *h = make(2, 10, 0, 4, 2, _i);
     static const uint32_t named[] = { 2, 5 }, hit[] = { 2, 5, 8 };
     sg_expert_begin(&h->s, false);
-    sg_expert_expect(&h->s, &h->home[1], named, 2);
+    sg_expert_expect(&h->s, &h->home[1], 1, named, 2);
     sg_stream_drain(h->stream); /* drops what waits: nothing may */
     for (uint32_t i = 0; i < h->s.n_reads; i++)
         while (h->s.reads[i].home && sg_fetch_pending(&h->s.reads[i].piece[0])) sg_stream_wait(h->stream, &h->s.reads[i].piece[0]);
@@ -155,7 +155,7 @@ START_TEST(late) {
     static const uint32_t named[] = { 2, 5 }, hit[] = { 2, 5, 8 };
     set_gate(true, NOWHERE);
     sg_expert_begin(&h->s, false);
-    sg_expert_expect(&h->s, &h->home[1], named, 2);
+    sg_expert_expect(&h->s, &h->home[1], 1, named, 2);
     wait_arrived(1);
     ck_assert_int_eq(state_of(&h->s.reads[0], 0), SG_FETCH_FLYING);
     ck_assert_int_eq(state_of(&h->s.reads[1], 0), SG_FETCH_QUEUED);
@@ -186,7 +186,7 @@ START_TEST(wrong_in_all_areas) {
     static const uint32_t named[] = { 2, 5 }, hit[] = { 1, 4, 8 };
     set_gate(true, NOWHERE);
     sg_expert_begin(&h->s, true);
-    sg_expert_expect(&h->s, &h->home[0], named, 2);
+    sg_expert_expect(&h->s, &h->home[0], 1, named, 2);
     wait_arrived(1);
     ck_assert_uint_eq(areas(h), 2);
     const pthread_t id = opener();
@@ -207,7 +207,7 @@ START_TEST(dropped_and_claimed) {
     static const uint32_t named[] = { 2, 5 }, other[] = { 8 };
     set_gate(true, NOWHERE);
     sg_expert_begin(&h->s, true);
-    sg_expert_expect(&h->s, &h->home[0], named, 2);
+    sg_expert_expect(&h->s, &h->home[0], 1, named, 2);
     wait_arrived(1);
     const pthread_t id = opener();
     shelf_run(h, 0, other, 1, NULL, 1);
@@ -231,7 +231,7 @@ START_TEST(areas_of_later_ones) {
     shelf *h = make(1, 10, _i, 2, 2, false);
     static const uint32_t named[] = { 2, 5 }, hit[] = { 1, 2, 5, 7 }, count[] = { 0, 0, 9, 10, 10, 10, 12, 12, 20, 20, 20 };
     sg_expert_begin(&h->s, false);
-    sg_expert_expect(&h->s, &h->home[0], named, 2);
+    sg_expert_expect(&h->s, &h->home[0], 1, named, 2);
     shelf_run(h, 0, hit, 4, count, 12);
     ck_assert_uint_eq(h->home[0].finds.missed, 2);
     shelf_close(h);
@@ -244,7 +244,7 @@ START_TEST(as_areas_become_free) {
     static const uint32_t hit[] = { 0, 2, 4, 6, 8 }, named[] = { 7, 3, 5, 9 };
     sg_expert_begin(&h->s, false);
     sg_expert_demand(&h->s, &h->home[0], hit, 5, NULL, 1);
-    sg_expert_expect(&h->s, &h->home[1], named, 4);
+    sg_expert_expect(&h->s, &h->home[1], 1, named, 4);
     const sg_expert_finds *f = &h->home[1].finds;
     ck_assert_uint_eq(f->expected, 0);
     uint32_t lo = 0;
@@ -303,13 +303,13 @@ START_TEST(two_layers_ahead) {
     sg_expert_begin(s, true);
     sg_expert_demand(s, &h->home[0], hit, 3, NULL, 1);
     ck_assert(sg_expert_idle(s));
-    sg_expert_expect(s, &h->home[2], far, 1); /* the one area that is left */
+    sg_expert_expect(s, &h->home[2], 1, far, 1); /* the one area that is left */
     ck_assert(sg_expert_idle(s));
     ck_assert_ptr_nonnull(area_of(h, 2, 6));
-    sg_expert_expect(s, &h->home[2], far, 2);
+    sg_expert_expect(s, &h->home[2], 1, far, 2);
     ck_assert(!sg_expert_idle(s));
     settle(h);
-    sg_expert_expect(s, &h->home[1], near, 3); /* comes before it */
+    sg_expert_expect(s, &h->home[1], 1, near, 3); /* comes before it */
     ck_assert_ptr_null(area_of(h, 2, 6));
     ck_assert_ptr_nonnull(area_of(h, 1, 3));
     ck_assert_uint_eq(h->home[2].finds.unused, 1);
@@ -352,7 +352,7 @@ START_TEST(all_layers_at_once) {
         ck_assert_uint_eq(h->home[k].finds.ahead + h->home[k].finds.late, 3);
         ck_assert_uint_eq(h->home[k].finds.unused, 0);
         ck_assert_uint_eq(h->home[k].finds.came, 3);
-        ck_assert(h->home[k].far_trust == 1);
+        ck_assert(h->home[k].namer[SG_EXPERT_PREGATE].trust == 1);
     }
     for (uint32_t k = 0; k < LAYERS; k++) ck_assert_uint_eq(h->home[k].finds.missed, 0);
     /* what was named for one run is of no meaning in the next */
@@ -379,13 +379,13 @@ START_TEST(nearer_ones_have_the_areas) {
     shelf_run(h, 0, d, 1, NULL, 1); /* a demand */
     ck_assert(area_of(h, 1, 1) && area_of(h, 2, 2) && !area_of(h, 3, 3));
     ck_assert_uint_eq(h->home[3].finds.unused, 1);
-    sg_expert_expect(s, &h->home[3], e, 2); /* a free one, and no other */
+    sg_expert_expect(s, &h->home[3], 1, e, 2); /* a free one, and no other */
     ck_assert(area_of(h, 1, 1) && area_of(h, 2, 2) && area_of(h, 3, 5) && !area_of(h, 3, 6));
     settle(h);
-    sg_expert_expect(s, &h->home[2], e, 2); /* that of 3, and that of what is not named any more */
+    sg_expert_expect(s, &h->home[2], 1, e, 2); /* that of 3, and that of what is not named any more */
     ck_assert(area_of(h, 1, 1) && area_of(h, 2, 5) && area_of(h, 2, 6));
     settle(h);
-    sg_expert_expect(s, &h->home[2], e, 2); /* the same again: nothing changes */
+    sg_expert_expect(s, &h->home[2], 1, e, 2); /* the same again: nothing changes */
     ck_assert(area_of(h, 1, 1) && area_of(h, 2, 5) && area_of(h, 2, 6));
     ck_assert_uint_eq(h->home[2].finds.unused, 1);
     shelf_run(h, 1, a, 1, NULL, 1);
@@ -407,7 +407,7 @@ START_TEST(far_reads_that_wait_give_way) {
     wait_arrived(1);
     ck_assert_int_eq(state_of(area_of(h, 2, 1), 0), SG_FETCH_FLYING);
     ck_assert_int_eq(state_of(area_of(h, 3, 2), 0), SG_FETCH_QUEUED);
-    sg_expert_expect(s, &h->home[1], near, 2);
+    sg_expert_expect(s, &h->home[1], 1, near, 2);
     ck_assert(area_of(h, 2, 1) && !area_of(h, 3, 2) && area_of(h, 1, 7) && !area_of(h, 1, 8));
     ck_assert_uint_eq(h->home[3].finds.unused, 1);
     ck_assert_uint_eq(h->home[2].finds.unused, 0);
@@ -488,7 +488,7 @@ START_TEST(fails_while_others_fly) {
     ck_assert_int_eq(sg_fetch_get(flying), SG_FETCH_FLYING);
     const pthread_t id = opener();
     sg_expert_end(s);
-    if (!_i) sg_expert_expect(s, &h->home[0], hit, 3); /* whoever looks for an area now */
+    if (!_i) sg_expert_expect(s, &h->home[0], 1, hit, 3); /* whoever looks for an area now */
     ck_assert_msg(!is_closed() || (flying->offset == offset && sg_fetch_get(flying) == SG_FETCH_FLYING), "an area is used that is being read into");
     run_one(h, 0, (const uint32_t[]) { 1 }, (h->may_fail = true, 1));
     ck_assert_msg(!is_closed() || (flying->offset == offset && sg_fetch_get(flying) == SG_FETCH_FLYING), "an area is used that is being read into");
@@ -509,7 +509,7 @@ START_TEST(fails_ahead) {
     run_one(h, 0, hit, 3);
     set_dead(h, s, s->offset + 7 * s->apart);
     sg_expert_begin(&h->s, false);
-    sg_expert_expect(&h->s, &h->home[1], named, 2);
+    sg_expert_expect(&h->s, &h->home[1], 1, named, 2);
     while (sg_stream_failure(h->stream, NULL) == SG_OK) sg_stream_wait_news(h->stream, sg_stream_count(h->stream) - 1);
     h->may_fail = true;
     shelf_run(h, 0, hit, 3, NULL, 1); /* all in slots */
@@ -536,7 +536,7 @@ START_TEST(broken_off) {
         const pthread_t id = opener();
         sg_expert_begin(s, true);
         if (where >= 2) sg_expert_demand(s, &h->home[0], hit, 5, NULL, 1);
-        sg_expert_expect(s, &h->home[1], named, 2);
+        sg_expert_expect(s, &h->home[1], 1, named, 2);
         if (where >= 4) {
             ck_assert(sg_expert_group(s));
             if (where % 2) set_gate(false, NOWHERE);

@@ -219,8 +219,8 @@ static void anything(int i, const plan *p, int rounds) {
             shelf_run(h, k, hit[k], n[k], n_tokens > 1 ? count : NULL, n_tokens);
             used += n[k];
             if (k + 1 == LAYERS || rnd(&seed) % 4 == 0) continue;
-            if (rnd(&seed) % 2) sg_expert_expect(&h->s, &h->home[k + 1], hit[k + 1], n[k + 1]);
-            else sg_expert_expect(&h->s, &h->home[k + 1], named, choose(&seed, p->n_expert, p->most, named));
+            if (rnd(&seed) % 2) sg_expert_expect(&h->s, &h->home[k + 1], 1 + rnd(&seed) % SG_EXPERT_DEPTH, hit[k + 1], n[k + 1]);
+            else sg_expert_expect(&h->s, &h->home[k + 1], 1 + rnd(&seed) % SG_EXPERT_DEPTH, named, choose(&seed, p->n_expert, p->most, named));
         }
     }
     sg_expert_finds sum = { 0 };
@@ -246,202 +246,6 @@ static void anything(int i, const plan *p, int rounds) {
 
 START_TEST(any_work) {
     for (const plan *p = plans; p < plans + PLANS; p++) anything(_i, p, 25);
-}
-END_TEST
-
-/* ---- looking ahead ---- */
-
-/* What was expected wrongly is not trusted any more, until a probe finds that it comes true again; nor is anything where all is in slots. */
-START_TEST(trust) {
-    shelf *h = create();
-    const size_t bytes[] = { 100, 100, 100 };
-    static const uint32_t one[] = { 1 }, two[] = { 2 };
-    shelf_layer(h, 4, 0, bytes, 0, false);
-    shelf_layer(h, 4, 1, bytes, 0, false);
-    open_with(h, _i, 2, 1);
-    sg_expert_home *e = &h->home[0];
-    sg_expert_begin(&h->s, false);
-    ck_assert(sg_expert_looks_ahead(&h->s, e));
-    uint32_t runs = 0;
-    for (; sg_expert_looks_ahead(&h->s, e) && runs < 200; runs++) {
-        sg_expert_expect(&h->s, e, one, 1);
-        shelf_run(h, 0, two, 1, NULL, 1);
-        sg_expert_begin(&h->s, false);
-    }
-    ck_assert(runs > 10 && runs < 100);
-    ck_assert_uint_eq(e->finds.right, 0);
-    for (uint32_t k = 0; k < SG_EXPERT_PROBE && !sg_expert_looks_ahead(&h->s, e); k++) sg_expert_begin(&h->s, false);
-    ck_assert_uint_eq(h->s.run % SG_EXPERT_PROBE, 0);
-    ck_assert(sg_expert_looks_ahead(&h->s, e));
-    for (runs = 0; runs < 100; runs++) {
-        sg_expert_expect(&h->s, e, two, 1);
-        shelf_run(h, 0, two, 1, NULL, 1);
-        sg_expert_begin(&h->s, false);
-    }
-    ck_assert(sg_expert_looks_ahead(&h->s, e));
-    ck_assert_uint_eq(e->finds.right, 100);
-    h->s.no_ahead = true;
-    ck_assert(!sg_expert_looks_ahead(&h->s, e));
-    h->s.no_ahead = false;
-    ck_assert(sg_expert_looks_ahead(&h->s, e));
-    e->apart = true; /* batches only */
-    ck_assert(!sg_expert_looks_ahead(&h->s, e));
-    sg_expert_begin(&h->s, true);
-    ck_assert(sg_expert_looks_ahead(&h->s, e));
-    e->apart = false;
-    sg_expert_begin(&h->s, false);
-    sg_expert_home *kept = &h->home[1];
-    for (runs = 0; sg_expert_looks_ahead(&h->s, kept) && runs < 200; runs++) {
-        shelf_run(h, 1, two, 1, NULL, 1);
-        sg_expert_begin(&h->s, false);
-    }
-    ck_assert(runs > 10 && runs < 100);
-    shelf_close(h);
-}
-END_TEST
-
-static shelf *open_for_trial(int i) {
-    shelf *h = create();
-    const size_t bytes[] = { 100, 100, 100 };
-    shelf_layer(h, 4, 0, bytes, 0, false);
-    open_with(h, i, 2, 1);
-    return h;
-}
-
-/* A single token, which takes so long with look-ahead and without it: whether it had it. */
-static bool token(shelf *h, double with, double without) {
-    sg_expert_begin(&h->s, true);
-    const bool ahead = sg_expert_looks_ahead(&h->s, &h->home[0]);
-    sg_expert_time(&h->s, ahead ? with : without);
-    return ahead;
-}
-
-static uint32_t tokens(shelf *h, uint32_t n, double with, double without) {
-    uint32_t ahead = 0;
-    for (uint32_t i = 0; i < n; i++) ahead += token(h, with, without);
-    return ahead;
-}
-
-#define ROUND (4 * SG_EXPERT_TURN)
-
-/* Single tokens go with look-ahead at first, then with and without it in turns, half of each; from then on as it was faster, for longer when that is
- * said again. */
-START_TEST(trial) {
-    for (int faster = 0; faster < 2; faster++) {
-        shelf *h = open_for_trial(_i);
-        const double with = faster ? 2 : 3, without = faster ? 3 : 2;
-        uint32_t rest = SG_EXPERT_REST;
-        ck_assert_uint_eq(tokens(h, SG_EXPERT_FIRST, with, without), SG_EXPERT_FIRST);
-        for (int trials = 0; trials < 6; trials++) {
-            for (uint32_t i = 0; i < SG_EXPERT_ROUNDS * 4; i++) ck_assert_uint_eq(tokens(h, SG_EXPERT_TURN, with, without), i % 4 % 3 == 0 ? SG_EXPERT_TURN : 0);
-            for (uint32_t i = 0; i < rest; i++) {
-                ck_assert_int_eq(token(h, with, without), faster);
-                if (i % 5 > 0) continue;
-                sg_expert_begin(&h->s, false); /* batches in between change nothing, and look ahead always */
-                ck_assert(sg_expert_looks_ahead(&h->s, &h->home[0]));
-            }
-            if (rest < SG_EXPERT_MOST_REST) rest *= 2;
-        }
-        ck_assert_uint_eq(rest, SG_EXPERT_MOST_REST);
-        /* now it is the other way round */
-        ck_assert_uint_eq(tokens(h, SG_EXPERT_ROUNDS * ROUND, without, with), SG_EXPERT_ROUNDS * ROUND / 2);
-        ck_assert_uint_eq(tokens(h, SG_EXPERT_REST, without, with), faster ? 0 : SG_EXPERT_REST);
-        ck_assert_uint_eq(tokens(h, SG_EXPERT_ROUNDS * ROUND, without, with), SG_EXPERT_ROUNDS * ROUND / 2);
-        shelf_close(h);
-    }
-}
-END_TEST
-
-/* What is not clear is tried for longer, and again as soon as before. */
-START_TEST(trial_of_what_is_not_clear) {
-    shelf *h = open_for_trial(_i);
-    const uint32_t n = SG_EXPERT_MOST_ROUNDS * ROUND;
-    for (uint32_t i = 0; i < SG_EXPERT_FIRST; i++) (void)token(h, 1000, 1000);
-    uint32_t ahead = 0;
-    for (uint32_t i = 0; i < n; i++) ahead += token(h, 1000 + i, 1000 + i); /* what grows with time favours neither */
-    ck_assert_uint_eq(ahead, n / 2);
-    ck_assert_uint_eq(tokens(h, SG_EXPERT_REST, 1000, 1000), SG_EXPERT_REST);
-    for (int worse = 1; worse >= 0; worse--)
-        for (int again = 0; again < 3; again++) {
-            for (uint32_t i = ahead = 0; i < n; i++) ahead += token(h, (i / ROUND % 2 ? 900 : 1100) + (worse ? 5 : -5), 1000); /* its standard error is 14 */
-            ck_assert_uint_eq(ahead, n / 2);
-            ck_assert_uint_eq(tokens(h, SG_EXPERT_REST, 1000, 1000), worse ? 0 : SG_EXPERT_REST);
-        }
-    shelf_close(h);
-}
-END_TEST
-
-/* A token that took a thousand times as long as others says little. */
-START_TEST(trial_with_stalls) {
-    shelf *h = open_for_trial(_i);
-    ck_assert_uint_eq(tokens(h, SG_EXPERT_FIRST, 2, 3), SG_EXPERT_FIRST);
-    uint32_t n = 0;
-    for (; h->s.ahead.at != 0 || n == 0; n++) (void)token(h, n % 16 == 1 ? 3000 : 2, 3.5);
-    ck_assert_uint_le(n, SG_EXPERT_MOST_ROUNDS * ROUND);
-    ck_assert_uint_eq(tokens(h, SG_EXPERT_REST, 2, 3.5), SG_EXPERT_REST);
-    shelf_close(h);
-}
-END_TEST
-
-/* The pre-gate is believed by layer as it proves, of what is not in slots; look-ahead is not asked where it is at least as good, but for a probe. */
-START_TEST(trust_of_the_pregate) {
-    shelf *h = create();
-    const size_t bytes[] = { 100, 100, 100 };
-    static const uint32_t one[] = { 1 }, two[] = { 2 }, both[] = { 1, 2 };
-    shelf_layer(h, 4, 0, bytes, 0, false);
-    shelf_layer(h, 4, 0, bytes, 0, false);
-    open_with(h, _i, 4, 1);
-    sg_expert_store *s = &h->s;
-    sg_expert_home *bad = &h->home[0], *half = &h->home[1];
-    const uint32_t runs = 63;
-    uint32_t believed = 0;
-    s->ahead.rest = runs; /* all with look-ahead */
-    for (uint32_t run = 1; run <= runs; run++) {
-        sg_expert_begin(s, true);
-        ck_assert(!sg_expert_is_foreseen(s, half)); /* nothing was said yet */
-        believed += sg_expert_foresees(s, bad);
-        ck_assert(sg_expert_foresees(s, half));
-        sg_expert_foresee(bad, one, 1, one, 1);
-        sg_expert_foresee(half, both, 2, both, 2);
-        const bool probe = s->run % SG_EXPERT_PROBE == 0;
-        ck_assert_int_eq(sg_expert_is_foreseen(s, half), half->far_trust >= half->trust && !probe);
-        if (!sg_expert_is_foreseen(s, half)) sg_expert_expect(s, half, one, 1);
-        sg_expert_judge_foreseen(s, bad, two, 1);
-        shelf_run(h, 0, two, 1, NULL, 1);
-        sg_expert_judge_foreseen(s, half, two, 1);
-        shelf_run(h, 1, two, 1, NULL, 1);
-        ck_assert_int_eq(sg_expert_weighs(s, half, false), true);
-        ck_assert_int_eq(sg_expert_weighs(s, bad, false), bad->far_trust > SG_EXPERT_TRUE);
-        ck_assert_int_eq(sg_expert_weighs(s, bad, true), bad->far_trust > SG_EXPERT_TRUE || probe);
-        sg_expert_weighed(s, bad);
-        sg_expert_weighed(s, half);
-        ck_assert(half->cache.soon == half->soon && bad->cache.soon == (bad->far_trust > SG_EXPERT_TRUE ? bad->soon : NULL));
-    }
-    ck_assert(believed > 10 && believed < 40);
-    ck_assert(bad->far_trust < SG_EXPERT_TRUE && half->far_trust > SG_EXPERT_TRUE && half->far_trust < 0.7f);
-    ck_assert_uint_eq(bad->finds.foreseen, runs);
-    ck_assert_uint_eq(bad->finds.came, 0);
-    ck_assert_uint_eq(half->finds.foreseen, 2 * runs);
-    ck_assert_uint_eq(half->finds.came, runs);
-    ck_assert(half->finds.guessed > 5 && half->finds.right == 0); /* it was asked, and is worse */
-    ck_assert(half->trust < half->far_trust);
-    s->ahead.rest = UINT32_MAX;
-    half->trust = 0; /* even so: a probe */
-    for (uint32_t k = 0; k < SG_EXPERT_PROBE + 3; k++) {
-        sg_expert_begin(s, true);
-        sg_expert_foresee(half, both, 2, both, 2);
-        ck_assert_int_eq(sg_expert_is_foreseen(s, half), s->run % SG_EXPERT_PROBE != 0);
-    }
-    sg_expert_begin(s, false); /* in batches it names for the first token only */
-    sg_expert_foresee(half, both, 2, both, 0);
-    ck_assert(!sg_expert_is_foreseen(s, half));
-    sg_expert_begin(s, true);
-    s->no_ahead = true; /* reads nothing, and counts all the same */
-    ck_assert(!sg_expert_foresees(s, half));
-    ck_assert(sg_expert_weighs(s, half, false));
-    s->no_cache = true;
-    ck_assert(!sg_expert_weighs(s, half, false));
-    shelf_close(h);
 }
 END_TEST
 
@@ -549,11 +353,6 @@ int main(void) {
     tcase_add_loop_test(t, too_few_slots, 0, n);
     tcase_add_loop_test(t, slots_of_batches, 0, n);
     tcase_add_loop_test(t, any_work, 0, n);
-    tcase_add_loop_test(t, trust, 0, 1);
-    tcase_add_loop_test(t, trial, 0, 1);
-    tcase_add_loop_test(t, trial_of_what_is_not_clear, 0, 1);
-    tcase_add_loop_test(t, trial_with_stalls, 0, 1);
-    tcase_add_loop_test(t, trust_of_the_pregate, 0, 1);
     tcase_add_loop_test(t, next_ones_stay, 0, 1);
     tcase_add_loop_test(t, needed_next_is_not_displaced, 0, 1);
     suite_add_tcase(s, t);
