@@ -95,15 +95,15 @@ class Grid(Case):
 
     def test_reading_ahead(self):
         """Always, never, and of a few tokens not yet: they are what says whether it pays."""
-        path, prompt = model('moe.gguf'), ('-p', base.PROMPTS[0])
+        path, prompt = model('moe.gguf'), ('-p', 'Tom saw a dog.')
         read = {}
         for more in ALWAYS, ('--no-prefetch',), ():
             _, said = base.within(path, prompt, 1.2, '-b', 1, '-t', 2, '--stats', *more)
             there = re.search(r'look-ahead had ([0-9.]+) % there and ([0-9.]+) % on the way', said)
             read[more] = float(there[1]) + float(there[2]) if there else None
         self.assertIsNone(read['--no-prefetch',])
-        self.assertGreater(read[ALWAYS], 20)
-        self.assertLess(read[()] or 0, read[ALWAYS] / 2)
+        self.assertGreater(read[ALWAYS], 0)
+        self.assertEqual(read[()] or 0, 0)
         self.fails(1, 'reading ahead cannot be asked for both always and never', 'logits', '-m', path, *prompt, '-o', self.tmp / 'out', *ALWAYS, '--no-prefetch')
 
     def test_without_a_cache(self):
