@@ -195,8 +195,8 @@ bool sg_expert_looks_ahead(const sg_expert_store *s, const sg_expert_home *h, ui
 bool sg_expert_idle(const sg_expert_store *s);
 /* A run of a single token took so long. */
 void sg_expert_time(sg_expert_store *s, double seconds);
-/* Look-ahead: the layer will probably need experts named[n] in this run, the surest first. Starts reads of those that are nowhere, now and as areas
- * become free; takes the place of what the pre-gate named. */
+/* Look-ahead: the layer will probably need experts named[n] in this run, the surest first. It is judged by that; where it is
+ * believed, and this is no look, reads of those that are nowhere start, now and as areas become free, in the place of what was named before. */
 void sg_expert_expect(sg_expert_store *s, sg_expert_home *h, uint32_t distance, const uint32_t *named, uint32_t n);
 
 /* The pre-gate, at the beginning of a run, before any layer. Whether to ask it what to read for a layer: as with look-ahead. */

@@ -14,7 +14,7 @@ import test_streaming as base
 from cli_case import GOLDENS, Case, main, run
 from gguf_file import GgufFile
 from more_experts import more_experts, raw
-from test_streaming_experts import DEMO, GOLDEN_EXPERTS
+from test_streaming_experts import ALWAYS, DEMO, GOLDEN_EXPERTS
 from with_tensors import pregate, routers, with_tensors
 
 WEIGHT, BIAS = 'sparsegen.pregate.weight', 'sparsegen.pregate.bias'
@@ -103,10 +103,6 @@ def alike(first, second):
             break
     assert pairs, found
     return pairs
-
-
-# of single tokens the first few read nothing ahead, and not all that follow
-ALWAYS = ('--always-prefetch',)
 
 
 class Hints(Case):

@@ -55,6 +55,12 @@ __attribute__((format(printf, 2, 3))) static inline void shelf_wrong(shelf *h, c
 
 /* ---- building ---- */
 
+static inline shelf *shelf_create(void) {
+    shelf *h = calloc(1, sizeof *h);
+    ck_assert_ptr_nonnull(h);
+    return h;
+}
+
 /* A layer whose slices of these sizes (0: none) follow each other in the files, each beginning `residue` bytes behind a block, its experts side by
  * side. In place: one slice, experts in whole blocks. Slices are in file 0, that of the down matrices in the last. */
 static inline void shelf_layer(shelf *h, uint32_t n_expert, uint32_t n_slots, const size_t bytes[SG_EXPERT_SLICES], uint32_t residue, bool in_place) {

@@ -2,12 +2,6 @@
  * test_expert_reads.c. */
 #include "tests/unit/expert_fixture.h"
 
-static shelf *create(void) {
-    shelf *h = calloc(1, sizeof *h);
-    ck_assert_ptr_nonnull(h);
-    return h;
-}
-
 static void open_with(shelf *h, uint32_t n_reads) {
     const sg_stream_options o = { .engine = SG_IO_PREAD };
     shelf_open(h, &o, n_reads, 1);
@@ -17,7 +11,7 @@ static void open_with(shelf *h, uint32_t n_reads) {
 
 /* What was expected wrongly is not trusted any more, until a probe finds that it comes true again; nor is anything where all is in slots. */
 START_TEST(trust) {
-    shelf *h = create();
+    shelf *h = shelf_create();
     const size_t bytes[] = { 100, 100, 100 };
     static const uint32_t one[] = { 1 }, two[] = { 2 };
     shelf_layer(h, 4, 0, bytes, 0, false);
@@ -69,7 +63,7 @@ START_TEST(earlier_or_later) {
     static const uint32_t one[] = { 1 }, two[] = { 2 };
     for (int near_right = 0; near_right < 2; near_right++)
         for (int far_right = 0; far_right < 2; far_right++) {
-            shelf *h = create();
+            shelf *h = shelf_create();
             const size_t bytes[] = { 100, 100, 100 };
             shelf_layer(h, 4, 0, bytes, 0, false);
             open_with(h, 2);
@@ -104,7 +98,7 @@ END_TEST
 /* ---- whether it pays ---- */
 
 static shelf *open_for_trial(void) {
-    shelf *h = create();
+    shelf *h = shelf_create();
     const size_t bytes[] = { 100, 100, 100 };
     shelf_layer(h, 8, 0, bytes, 0, false);
     open_with(h, 2);
@@ -287,7 +281,7 @@ END_TEST
 /* The pre-gate is believed by layer as it proves, of what is not in slots; look-ahead is not asked where it is nearly as good, but for a probe, and reads
  * alone where it is not. */
 START_TEST(trust_of_the_pregate) {
-    shelf *h = create();
+    shelf *h = shelf_create();
     const size_t bytes[] = { 100, 100, 100 };
     static const uint32_t one[] = { 1 }, two[] = { 2 }, both[] = { 1, 2 };
     shelf_layer(h, 4, 0, bytes, 0, false);

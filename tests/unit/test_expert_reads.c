@@ -93,8 +93,7 @@ static pthread_t opener(void) {
 
 /* Layers of experts of three slices that are no neighbours of each other. */
 static shelf *make(uint32_t n_layer, uint32_t n_expert, uint32_t n_slots, uint32_t n_reads, uint32_t lanes, bool in_place) {
-    shelf *h = calloc(1, sizeof *h);
-    ck_assert_ptr_nonnull(h);
+    shelf *h = shelf_create();
     set_gate(false, NOWHERE);
     set_dead(h, NULL, 0);
     static const size_t bytes[] = { 20000, 9000, 30000 };

@@ -7,12 +7,6 @@
 static const sg_io_engine engines[3] = { SG_IO_PREAD, SG_IO_FAULT, SG_IO_URING };
 #define FAULTS "seed=%d,delay=%d,reorder=8,short=20,eio=10"
 
-static shelf *create(void) {
-    shelf *h = calloc(1, sizeof *h);
-    ck_assert_ptr_nonnull(h);
-    return h;
-}
-
 static void open_with(shelf *h, int i, uint32_t n_reads, uint32_t n_threads) {
     char faults[100];
     snprintf(faults, sizeof faults, FAULTS, i + (int)n_reads, 40);
@@ -29,7 +23,7 @@ static const uint32_t residues[] = { 0, 32, 4064, 512, 1, 4095, 3584, 96 };
 enum { SIZES = sizeof sizes / sizeof *sizes, RESIDUES = sizeof residues / sizeof *residues };
 
 START_TEST(every_byte) {
-    shelf *h = create();
+    shelf *h = shelf_create();
     static const uint32_t hit[] = { 0, 1, 2 };
     for (uint32_t i = 0; i < SIZES; i++) {
         const size_t bytes[] = { sizes[i], i % 5 == 4 ? 0 : sizes[(i + 3) % SIZES], sizes[(i + 7) % SIZES] };
@@ -47,7 +41,7 @@ END_TEST
 
 /* Any part of a slice, the ends of pieces among them. */
 START_TEST(any_part) {
-    shelf *h = create();
+    shelf *h = shelf_create();
     const size_t bytes[] = { 3 * SG_EXPERT_PIECE + 12345, 777, 2 * SG_EXPERT_PIECE };
     const uint32_t hit[] = { 1 };
     uint64_t seed = 1234567 + (uint64_t)_i;
@@ -93,7 +87,7 @@ static uint64_t fetches(shelf *h) {
 
 START_TEST(slots_are_hit) {
     for (int in_place = 0; in_place < 2; in_place++) {
-        shelf *h = create();
+        shelf *h = shelf_create();
         const size_t bytes[] = { 5000, 5000, 7000 };
         static const uint32_t a[] = { 1, 4, 6 }, b[] = { 0, 4, 7 };
         shelf_layer(h, 8, 3, bytes, 32, in_place);
@@ -137,7 +131,7 @@ END_TEST
 /* Fewer slots than a run uses: what found one keeps it to the end of the run, the others do without. */
 START_TEST(too_few_slots) {
     for (int in_place = 0; in_place < 2; in_place++) {
-        shelf *h = create();
+        shelf *h = shelf_create();
         const size_t bytes[] = { 4500, 300, 9000 };
         static const uint32_t hit[] = { 0, 1, 2, 3, 5, 6, 8, 9, 11 };
         shelf_layer(h, 12, 4, bytes, 4064, in_place);
@@ -156,7 +150,7 @@ END_TEST
 
 /* Of a batch those get the slots that most tokens use, and they are read first; a hotter one in a later batch displaces a colder one. */
 START_TEST(slots_of_batches) {
-    shelf *h = create();
+    shelf *h = shelf_create();
     const size_t bytes[] = { 4500, 300, 9000 };
     static const uint32_t hit[] = { 0, 1, 2, 3, 4, 5 }, count[] = { 0, 1, 9, 11, 19, 20, 32 }, again[] = { 0, 12, 13, 19, 21, 22, 23 };
     shelf_layer(h, 6, 2, bytes, 32, false);
@@ -198,7 +192,7 @@ enum { LAYERS = 3, PLANS = sizeof plans / sizeof *plans };
 
 /* Runs of any number of tokens, with experts that are expected rightly and wrongly for later layers. */
 static void anything(int i, const plan *p, int rounds) {
-    shelf *h = create();
+    shelf *h = shelf_create();
     static const size_t bytes[LAYERS][SG_EXPERT_SLICES] = { { 6000, 6000, 12345 }, { 12288, 1, 4096 }, { 33, 40000, 511 } };
     uint64_t seed = 99 + (uint64_t)(p - plans) * 7 + (uint64_t)i, used = 0;
     for (uint32_t k = 0; k < LAYERS; k++) shelf_layer(h, p->n_expert, p->n_slots, bytes[k], residues[(k + p->n_reads) % RESIDUES], p->in_place);
@@ -268,7 +262,7 @@ static uint32_t next_run(uint64_t *seed, uint32_t n_expert, uint32_t n_tokens, u
 /* Experts that had to be read in all runs, with the next one known or not. */
 static uint64_t reads_of(int i, uint32_t n_slots, uint32_t n_tokens, bool in_place, bool known) {
     enum { N = 16, ROUNDS = 120 };
-    shelf *h = create();
+    shelf *h = shelf_create();
     const size_t bytes[] = { 64, 64, 64 };
     shelf_layer(h, N, n_slots, bytes, 0, in_place);
     open_with(h, i, in_place ? N : 4, 1);
@@ -312,7 +306,7 @@ END_TEST
 
 /* Of a single token: what the next one is named to need is not displaced, not even by what this one uses, which is warmer for it all the same. */
 START_TEST(needed_next_is_not_displaced) {
-    shelf *h = create();
+    shelf *h = shelf_create();
     const size_t bytes[] = { 100, 100, 100 };
     static const uint32_t a[] = { 0, 1 }, b[] = { 2, 3 };
     shelf_layer(h, 6, 2, bytes, 0, false);
